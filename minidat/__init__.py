@@ -1,0 +1,7 @@
+"""minidat: the Deformable Attention Transformer (DAT, CVPR 2022) from scratch on NumPy and CuPy."""
+
+from minidat import ops
+from minidat.autograd import Tensor, no_grad, op
+
+__version__ = "0.1.0"
+__all__ = ["Tensor", "__version__", "no_grad", "op", "ops"]

@@ -1,0 +1,68 @@
+"""Local attention in windows, and in shifted windows, as in Swin: a token looks at those of its window."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidat import nn, ops
+from minidat.attention.full import check_heads
+from minidat.autograd import Tensor
+from minidat.ops.windows import check_divisible, window_partition
+
+
+def relative_index(window: int) -> np.ndarray:
+    """(w², w²) → the row of the bias table for (query, key): (Δrow + w−1)(2w−1) + Δcol + w−1, Δ = query − key."""
+    rows, cols = np.divmod(np.arange(window * window), window)
+    return (rows[:, None] - rows + window - 1) * (2 * window - 1) + cols[:, None] - cols + window - 1
+
+
+def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
+    """(windows, 1, w², w²): −100 where, after the roll, two tokens of one window come from parts of the map that do not
+    touch, else 0. As released: regions are the slices [0:−w], [−w:−shift], [−shift:] of both axes."""
+    slices = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
+    region = np.zeros((1, height, width, 1))
+    for i, rows in enumerate(slices):
+        for j, cols in enumerate(slices):
+            region[:, rows, cols] = 3 * i + j
+    tokens = window_partition.raw(region, window=window)[0][0, :, :, 0]  # (windows, w²)
+    return np.where(tokens[:, :, None] == tokens[:, None, :], 0.0, -100.0)[:, None]
+
+
+class WindowAttention(nn.Module):
+    """z⁽ᵐ⁾ = softmax(q⁽ᵐ⁾ k⁽ᵐ⁾ᵀ/√d + B⁽ᵐ⁾) v⁽ᵐ⁾ within each window of w×w tokens                       DAT eq. (1)–(3), Swin
+
+    | symbol | attribute |
+    |---|---|
+    | W_q, W_k, W_v | `qkv`, side by side |
+    | W_o | `out` |
+    | B, by relative position | `table` ((2w−1)², M), read at `index` (w², w²) |
+    | shift | `shift`; the map is rolled by −shift before and +shift after |
+
+    `size`: (H, W) of the map. Differences from the released code: none. Its shift is ⌈w/2⌉ (Swin's is ⌊w/2⌋); callers
+    choose. Raises ValueError when heads do not divide dim or windows do not tile the map.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, *, window: int, size: tuple[int, int], rng: np.random.Generator, shift: int = 0
+    ):
+        check_heads("WindowAttention", dim, heads)
+        check_divisible(*size, window)
+        self.heads, self.window, self.shift, self.size = heads, window, shift, size
+        self.table = nn.table(rng, ((2 * window - 1) ** 2, heads))
+        self.qkv = nn.Linear(dim, 3 * dim, rng=rng)
+        self.out = nn.Linear(dim, dim, rng=rng)
+        self.index = Tensor(relative_index(window))
+        self.mask = Tensor(shift_mask(*size, window, shift).astype(np.float32)) if shift else None
+
+    def bias(self) -> Tensor:
+        """B (M, w², w²): the table, read at the relative position of every pair."""
+        return ops.take(self.table, indices=self.index.data, axis=0).transpose(2, 0, 1)
+
+    def __call__(self, x: Tensor, record: dict | None = None) -> Tensor:
+        """x (B, H, W, C) with the `size` given → the same shape."""
+        h, w = x.shape[1:3]
+        if (h, w) != self.size:
+            raise ValueError(f"WindowAttention: built for a map of {self.size}, got {(h, w)}")
+        tokens = ops.window_partition(x, window=self.window, shift=self.shift)  # (B, windows, w², C)
+        z = ops.self_attention(self.qkv(tokens), self.bias(), self.mask, heads=self.heads)
+        return ops.window_merge(self.out(z), height=h, width=w, window=self.window, shift=self.shift)

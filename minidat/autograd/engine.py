@@ -1,0 +1,187 @@
+"""Tensor, @op and backward: reverse-mode differentiation by a tape of vector–Jacobian products.
+
+An op is a function of arrays that returns its value y and its vjp: dy ↦ (dx₀, dx₁, …), where dX is ∂L/∂X in X's shape.
+`@op` lifts it to Tensors: the value goes into a new Tensor that remembers its parents and the vjp. `backward` walks the
+Tensors from the loss to the leaves and hands each one's dy to its vjp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from minidat.autograd.backend import array_module
+from minidat.autograd.shapes import parse
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+Vjp = Callable[[Array], tuple[Array | None, ...]]
+
+OPS: dict[str, Op] = {}
+"""Every op by name: the tests go through it, so that none is left without a gradient check."""
+
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
+
+
+def is_recording() -> bool:
+    """False inside `no_grad()`."""
+    return _recording.get()
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Inside, ops keep nothing for a backward pass."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def _spent(_: Array) -> tuple[Array | None, ...]:
+    raise RuntimeError(
+        "backward: this graph was used up by an earlier backward pass, which frees it as it goes; run the forward again"
+    )
+
+
+class Tensor:
+    """An array with a gradient. `data`: the array. `grad`: ∂L/∂data on leaves that require it, after `backward`."""
+
+    __slots__ = ("__weakref__", "data", "grad", "parents", "requires_grad", "vjp")
+    __array_ufunc__ = None  # ndarray + Tensor goes to Tensor.__radd__
+
+    def __init__(
+        self, data: Array, requires_grad: bool = False, *, parents: tuple[Tensor, ...] = (), vjp: Vjp | None = None
+    ):
+        if isinstance(data, Tensor):
+            raise TypeError("Tensor: data is a Tensor already; it must be a NumPy or CuPy array")
+        self.data = data if hasattr(data, "dtype") else array_module(data).asarray(data)
+        self.grad: Array | None = None
+        self.requires_grad = requires_grad
+        self.parents = parents
+        self.vjp = vjp
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        return f"Tensor(shape={self.shape}, dtype={self.dtype}, requires_grad={self.requires_grad})\n{self.data!r}"
+
+    def detach(self) -> Tensor:
+        """The same array with no history."""
+        return Tensor(self.data)
+
+    def backward(self, dy: Array | None = None) -> None:
+        """Add ∂L/∂leaf to `.grad` of every leaf that requires it, where dy = ∂L/∂self (1 for a scalar).
+
+        Uses the graph up. Raises ValueError for a non-scalar without dy or a dy of another shape, RuntimeError for a
+        graph that needs no gradient or is used up.
+        """
+        for leaf, dx in _pull(self, dy):
+            leaf.grad = dx if leaf.grad is None else leaf.grad + dx
+
+
+def gradients(y: Tensor, leaves: list[Tensor], dy: Array | None = None) -> list[Array | None]:
+    """∂L/∂leaf for each of `leaves`, where dy = ∂L/∂y; None for one that y does not depend on. Touches no `.grad`, so
+    threads may share leaves. Uses the graph up and raises as `Tensor.backward` does."""
+    found = {id(leaf): dx for leaf, dx in _pull(y, dy)}
+    return [found.get(id(leaf)) for leaf in leaves]
+
+
+def _pull(y: Tensor, dy: Array | None) -> Iterator[tuple[Tensor, Array]]:
+    """Pull dy back through the graph of y; yields every leaf once, with its gradient."""
+    if not y.requires_grad:
+        raise RuntimeError("backward: nothing to differentiate; no input requires a gradient, or this ran under no_grad()")
+    order = _topological(y)
+    pending = {id(y): _cotangent(y, dy)}
+    while order:
+        node = order.pop()  # popped, so that its array is freed as soon as nobody needs it
+        d = pending.pop(id(node), None)
+        if d is None:
+            continue
+        if node.vjp is None:
+            yield node, d
+            continue
+        vjp, parents = node.vjp, node.parents
+        node.vjp, node.parents = _spent, ()
+        for parent, dx in zip(parents, vjp(d), strict=True):
+            if dx is None or not parent.requires_grad:
+                continue
+            known = pending.get(id(parent))
+            pending[id(parent)] = dx if known is None else known + dx  # a new array: dx may be shared
+
+
+def _cotangent(y: Tensor, dy: Array | None) -> Array:
+    if dy is None:
+        if y.data.size != 1:
+            raise ValueError(
+                f"backward: y has shape {y.shape}; only a scalar may leave dy out, since a cotangent of ones is blind "
+                "(it is in the null space of softmax and layer norm): pass dy"
+            )
+        return array_module(y.data).ones_like(y.data)
+    if getattr(dy, "shape", ()) != y.shape:
+        raise ValueError(f"backward: dy has shape {getattr(dy, 'shape', ())}, y has {y.shape}; they must be the same")
+    return dy
+
+
+def _topological(y: Tensor) -> list[Tensor]:
+    """Tensors under y that require a gradient, each after its parents. Iterative: a chain may be as long as it likes."""
+    order: list[Tensor] = []
+    seen: set[int] = set()
+    stack = [(y, False)]
+    while stack:
+        node, parents_done = stack.pop()
+        if parents_done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((p, False) for p in node.parents if p.requires_grad and id(p) not in seen)
+    return order
+
+
+class Op:
+    """A differentiable function. Call it with Tensors (or arrays); `.raw` is the function of arrays that it lifts."""
+
+    def __init__(self, raw: Callable[..., tuple[Array, Vjp]], signature: str, name: str | None = None):
+        self.raw = raw
+        self.name = name or raw.__name__
+        self.signature = parse(signature)
+        self.__name__, self.__doc__, self.__wrapped__ = self.name, raw.__doc__, raw
+        if self.name in OPS:
+            raise ValueError(f"op {self.name!r} is defined twice")
+        OPS[self.name] = self
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}: {self.signature.text}>"
+
+    def __call__(self, *inputs: Any, **options: Any) -> Tensor:
+        arrays = tuple(x.data if isinstance(x, Tensor) else x for x in inputs)
+        self.signature.check(self.name, arrays)
+        y, vjp = self.raw(*arrays, **options)
+        if not (_recording.get() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)):
+            return Tensor(y)
+        parents = tuple(x if isinstance(x, Tensor) else _CONSTANT for x in inputs)
+        return Tensor(y, True, parents=parents, vjp=vjp)
+
+
+_CONSTANT = Tensor(0.0)
+"""Stands for an input that is no Tensor: it needs no gradient."""
+
+
+def op(signature: str, name: str | None = None) -> Callable[[Callable[..., tuple[Array, Vjp]]], Op]:
+    """Lift a function of arrays, `f(*arrays, **options) -> (y, vjp)`, to Tensors. `signature`: see `shapes.parse`."""
+    return lambda raw: Op(raw, signature, name)

@@ -1,0 +1,140 @@
+"""Modules: parameters found by walking attributes, and the layers that every model here is made of.
+
+There is no train or eval mode: a forward pass that is given a random generator, `model(x, rng=rng)`, is a training pass
+(drop path draws from it), one without is deterministic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from minidat import ops
+from minidat.autograd import Tensor
+from minidat.autograd.backend import to_device
+
+
+class Module:
+    """Something with parameters. Tensors among its attributes that require a gradient are its parameters, the others
+    its buffers (constants); Modules and lists of Modules are walked. Names are the attribute paths, joined by dots."""
+
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """Every Tensor with its name, in the order in which attributes were set."""
+        for name, value in vars(self).items():
+            children = enumerate(value) if isinstance(value, list) else [(None, value)]
+            for i, child in children:
+                path = prefix + name if i is None else f"{prefix}{name}.{i}"
+                if isinstance(child, Tensor):
+                    yield path, child
+                elif isinstance(child, Module):
+                    yield from child.tensors(path + ".")
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Name → Tensor, of those that are trained."""
+        return {name: t for name, t in self.tensors() if t.requires_grad}
+
+    def to(self, *, dtype: Any = None, device: str | None = None) -> Self:
+        """Convert parameters in place to a dtype, and parameters and buffers to "cpu" or "gpu". Returns self."""
+        for _, t in self.tensors():
+            if device is not None:
+                t.data = to_device(t.data, device)
+            if dtype is not None and t.requires_grad:
+                t.data = t.data.astype(dtype)
+        return self
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Copy arrays into the parameters of the same names. Names and shapes must be the model's own (KeyError, ValueError)."""
+        for name, t in self.parameters().items():
+            if arrays[name].shape != t.shape:
+                raise ValueError(f"{name}: has shape {arrays[name].shape}, the model needs {t.shape}")
+            t.data[...] = arrays[name]
+
+
+def parameter(array: np.ndarray) -> Tensor:
+    """A trained Tensor, float32."""
+    return Tensor(array.astype(np.float32), requires_grad=True)
+
+
+def uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Tensor:
+    """U(−1/√fan_in, 1/√fan_in): what the released model's weights and biases really start from (its own initialisation
+    never runs)."""
+    bound = fan_in**-0.5
+    return parameter(rng.uniform(-bound, bound, shape))
+
+
+def table(rng: np.random.Generator, shape: tuple[int, ...], sigma: float = 0.01) -> Tensor:
+    """A position table: normal with σ = 0.01, as released (its cut at ±2 is 200 σ away and never met)."""
+    return parameter(rng.normal(0.0, sigma, shape))
+
+
+class Linear(Module):
+    """y = x W + b, W (C_in, C_out)."""
+
+    def __init__(self, c_in: int, c_out: int, *, rng: np.random.Generator, bias: bool = True):
+        self.weight = uniform(rng, (c_in, c_out), c_in)
+        self.bias = uniform(rng, (c_out,), c_in) if bias else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(Module):
+    """y = γ x̂ + β over the last axis, ε = 1e-5 as released."""
+
+    def __init__(self, c: int):
+        self.gamma = parameter(np.ones(c))
+        self.beta = parameter(np.zeros(c))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.gamma, self.beta)
+
+
+class Conv2d(Module):
+    """k×k convolution, W (k, k, C_in, C_out)."""
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, *, rng: np.random.Generator, stride: int = 1, padding: int = 0, bias=True
+    ):
+        fan_in = kernel * kernel * c_in
+        self.weight = uniform(rng, (kernel, kernel, c_in, c_out), fan_in)
+        self.bias = uniform(rng, (c_out,), fan_in) if bias else None
+        self.stride, self.padding = stride, padding
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+
+
+class DepthwiseConv2d(Module):
+    """k×k convolution of every channel by itself, W (k, k, C), padded by k // 2."""
+
+    def __init__(self, c: int, kernel: int, *, rng: np.random.Generator, stride: int = 1):
+        self.weight = uniform(rng, (kernel, kernel, c), kernel * kernel)
+        self.bias = uniform(rng, (c,), kernel * kernel)
+        self.stride = stride
+
+    def __call__(self, x: Tensor) -> Tensor:
+        padding = self.weight.shape[0] // 2
+        return ops.depthwise_conv(x, self.weight, self.bias, stride=self.stride, padding=padding)
+
+
+class MLP(Module):
+    """y = GELU(x W₁ + b₁) W₂ + b₂, with a hidden layer `expansion` times as wide."""
+
+    def __init__(self, c: int, *, rng: np.random.Generator, expansion: int = 4):
+        self.hidden = Linear(c, expansion * c, rng=rng)
+        self.out = Linear(expansion * c, c, rng=rng)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.out(ops.gelu(self.hidden(x)))
+
+
+class DropPath(Module):
+    """Each sample's residual branch left out with probability `rate` while training (stochastic depth)."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+
+    def __call__(self, x: Tensor, rng: np.random.Generator | None) -> Tensor:
+        return ops.drop_path(x, rate=self.rate, rng=rng) if rng is not None and self.rate else x

@@ -1,0 +1,37 @@
+"""Every differentiable function of minidat: its equation, its value and its hand-derived gradient."""
+
+from minidat.ops.attention import attention, self_attention
+from minidat.ops.bilinear import bilinear_sample
+from minidat.ops.conv import conv2d, depthwise_conv
+from minidat.ops.deformable import deformable_attention, deformed_points, offset_network
+from minidat.ops.dropout import drop_path, dropout
+from minidat.ops.elementwise import (
+    abs,
+    add,
+    clip,
+    divide,
+    exp,
+    log,
+    maximum,
+    multiply,
+    negative,
+    power,
+    relu,
+    sigmoid,
+    sqrt,
+    subtract,
+    tanh,
+    where,
+)
+from minidat.ops.gelu import gelu
+from minidat.ops.linear import linear, matmul
+from minidat.ops.movement import broadcast_to, concatenate, getitem, pad, reshape, roll, split, take, transpose
+from minidat.ops.normalise import cross_entropy, layer_norm, log_softmax, softmax
+from minidat.ops.operators import install
+from minidat.ops.position_bias import position_bias
+from minidat.ops.reduce import max, mean, sum
+from minidat.ops.windows import window_merge, window_partition
+
+install()
+
+__all__ = [name for name, value in globals().items() if callable(value) and name != "install"]

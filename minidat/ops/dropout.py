@@ -1,0 +1,28 @@
+"""Noise that trains: dropout of elements, drop path of whole residual branches. Both keep the expected value."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidat.autograd.backend import like
+from minidat.autograd.engine import op
+
+
+def _drop(x, rate: float, rng: np.random.Generator, shape: tuple[int, ...]):
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout: rate {rate} must lie in [0, 1)")
+    kept = (rng.random(shape, np.float32) >= rate).astype(x.dtype) / (1 - rate)
+    mask = like(kept.astype(x.dtype), x)
+    return x * mask, lambda dy: (dy * mask,)
+
+
+@op("... -> ...")
+def dropout(x, *, rate: float, rng: np.random.Generator):
+    """y = x·mask/(1 − rate), each element zero with probability `rate`. The mask is drawn on the host from `rng`."""
+    return _drop(x, rate, rng, x.shape)
+
+
+@op("... -> ...")
+def drop_path(x, *, rate: float, rng: np.random.Generator):
+    """y_b = x_b·keep_b/(1 − rate): each sample's whole branch zero with probability `rate` (stochastic depth)."""
+    return _drop(x, rate, rng, (x.shape[0],) + (1,) * (x.ndim - 1))

@@ -1,0 +1,37 @@
+"""Products of matrices: the workhorses."""
+
+from __future__ import annotations
+
+from minidat.autograd.engine import op
+from minidat.ops.elementwise import unbroadcast
+
+
+@op("... n k, ... k m -> ... n m")
+def matmul(x, y):
+    """Z = X Y. Leading axes broadcast as in NumPy; a repeated one's gradient is summed."""
+    z = x @ y
+
+    def vjp(dz):
+        return unbroadcast(dz @ y.swapaxes(-1, -2), x), unbroadcast(x.swapaxes(-1, -2) @ dz, y)
+
+    return z, vjp
+
+
+@op("... c, c d, d? -> ... d")
+def linear(x, w, b):
+    """y = x W + b, token by token. W is (C_in, C_out); b may be None. A 1×1 convolution, channels last.
+
+    One two-dimensional product: dX = dY Wᵀ, dW = Xᵀ dY, db = Σ dY over tokens.
+    """
+    c, d = w.shape
+    x2 = x.reshape(-1, c)  # (tokens, c)
+    y = x2 @ w
+    if b is not None:
+        y += b
+
+    def vjp(dy):
+        dy2 = dy.reshape(-1, d)  # (tokens, d)
+        dx = (dy2 @ w.T).reshape(x.shape)
+        return dx, x2.T @ dy2, None if b is None else dy2.sum(0)
+
+    return y.reshape(*x.shape[:-1], d), vjp

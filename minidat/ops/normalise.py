@@ -1,0 +1,79 @@
+"""Softmax, layer norm and the losses built on them: what makes rows comparable."""
+
+from __future__ import annotations
+
+from minidat.autograd.backend import array_module
+from minidat.autograd.engine import op
+
+
+def softmax_vjp(dy, y):
+    """dX = (diag y − y yᵀ) dY, row by row, for y = softmax(x) over the last axis. The Jacobian is symmetric, and ones lie
+    in its null space."""
+    dx = dy - row_dot(dy, y)
+    dx *= y
+    return dx
+
+
+def row_dot(a, b):
+    """Σ_c a[…, c] b[…, c], kept as an axis of 1: one pass, no product array."""
+    return array_module(a).einsum("...c,...c->...", a, b)[..., None]
+
+
+@op("... n -> ... n")
+def softmax(x):
+    """y_i = e^(x_i) / Σ_j e^(x_j) over the last axis. The largest x is subtracted first, so nothing overflows; −∞ gives 0."""
+    xp = array_module(x)
+    y = x - x.max(axis=-1, keepdims=True)
+    xp.exp(y, out=y)
+    y /= y.sum(axis=-1, keepdims=True)
+    return y, lambda dy: (softmax_vjp(dy, y),)
+
+
+@op("... n -> ... n")
+def log_softmax(x):
+    """y_i = x_i − ln Σ_j e^(x_j) over the last axis; dx = dy − softmax(x) Σ dy."""
+    xp = array_module(x)
+    shifted = x - x.max(axis=-1, keepdims=True)
+    y = shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
+    return y, lambda dy: (dy - xp.exp(y) * dy.sum(axis=-1, keepdims=True),)
+
+
+@op("... c, c, c -> ... c")
+def layer_norm(x, gamma, beta, *, eps: float = 1e-5):
+    """y = γ x̂ + β with x̂ = (x − mean x) / √(var x + ε) over the last axis.
+
+    dx = (d − mean d − x̂ mean(d x̂)) / √(var + ε), where d = γ dy: a shift or a scaling of x changes nothing, so the
+    parts of d along 1 and along x̂ are taken out.
+    """
+    xp = array_module(x)
+    c = x.shape[-1]
+    x_hat = x - x.mean(axis=-1, keepdims=True)
+    inverse_std = 1 / xp.sqrt(row_dot(x_hat, x_hat) * (1 / c) + eps)  # (..., 1)
+    x_hat *= inverse_std
+    y = x_hat * gamma
+    y += beta
+
+    def vjp(dy):
+        dy2, x_hat2 = dy.reshape(-1, c), x_hat.reshape(-1, c)
+        d = dy * gamma
+        dx = d - d.mean(axis=-1, keepdims=True)
+        dx -= x_hat * (row_dot(d, x_hat) * (1 / c))
+        dx *= inverse_std
+        return dx, xp.einsum("nc,nc->c", dy2, x_hat2), dy2.sum(0)
+
+    return y, vjp
+
+
+@op("b k, b k -> ")
+def cross_entropy(logits, targets, *, smoothing: float = 0.0):
+    """L = −(1/B) Σ_b Σ_k t_bk ln softmax(x_b)_k, where t = (1 − s) targets + s/K.
+
+    logits, targets: (B, K); a row of targets is a distribution (one-hot, or mixed by mixup). A scalar. Targets get no
+    gradient. dx = (softmax(x) − t)/B where rows of t sum to 1.
+    """
+    xp = array_module(logits)
+    b, k = logits.shape
+    t = targets * (1 - smoothing) + smoothing / k if smoothing else targets
+    y, log_vjp = log_softmax.raw(logits)
+    loss = xp.asarray(-(t * y).sum() * (1 / b), dtype=logits.dtype)
+    return loss, lambda dy: (*log_vjp(t * (-dy / b)), None)

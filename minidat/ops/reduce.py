@@ -1,0 +1,48 @@
+"""Reductions over one axis, several (a tuple) or all (None)."""
+
+from __future__ import annotations
+
+from minidat.autograd.backend import array_module
+from minidat.autograd.engine import op
+
+Axis = int | tuple[int, ...] | None
+
+
+def _spread(dy, x, axis: Axis, keepdims: bool):
+    """dy with the reduced axes put back as ones, so that it broadcasts against x."""
+    xp = array_module(x)
+    if axis is None:
+        return dy.reshape((1,) * x.ndim)
+    return dy if keepdims else xp.expand_dims(dy, axis)
+
+
+@op("... -> ...")
+def sum(x, *, axis: Axis = None, keepdims: bool = False):
+    """y = Σ x. Every summand gets dy."""
+    xp = array_module(x)
+    return xp.asarray(x.sum(axis=axis, keepdims=keepdims)), lambda dy: (
+        xp.broadcast_to(_spread(dy, x, axis, keepdims), x.shape),
+    )
+
+
+@op("... -> ...")
+def mean(x, *, axis: Axis = None, keepdims: bool = False):
+    """y = (1/n) Σ x. Every summand gets dy / n."""
+    xp = array_module(x)
+    y = xp.asarray(x.mean(axis=axis, keepdims=keepdims))
+    share = y.size / x.size
+    return y, lambda dy: (xp.broadcast_to(_spread(dy * share, x, axis, keepdims), x.shape),)
+
+
+@op("... -> ...")
+def max(x, *, axis: Axis = None, keepdims: bool = False):
+    """y = max x. The largest element gets dy; equal largest ones share it evenly."""
+    xp = array_module(x)
+    y = xp.asarray(x.max(axis=axis, keepdims=keepdims))
+
+    def vjp(dy):
+        largest = x == _spread(y, x, axis, keepdims)
+        count = largest.sum(axis=axis, keepdims=True).astype(x.dtype)
+        return (largest * (_spread(dy, x, axis, keepdims) / count),)
+
+    return y, vjp
