@@ -7,7 +7,7 @@ There is no train or eval mode: a forward pass that is given a random generator,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from minidat.autograd.backend import to_device
 class Module:
     """Something with parameters. Tensors among its attributes that require a gradient are its parameters, the others
     its buffers (constants); Modules and lists of Modules are walked. Names are the attribute paths, joined by dots."""
+
+    if TYPE_CHECKING:
+        def __call__(self, *args: Any, **options: Any) -> Any: ...
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """Every Tensor with its name, in the order in which attributes were set."""

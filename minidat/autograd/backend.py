@@ -30,7 +30,7 @@ def device_module(device: str) -> ModuleType:
     if device != "gpu":
         raise DeviceError(f"device {device!r} is unknown; choose from {', '.join(DEVICES)}")
     try:
-        import cupy  # ty: ignore[unresolved-import]
+        import cupy  # ty: ignore[import-not-found]
     except ImportError as error:
         raise DeviceError(
             "device 'gpu' needs CuPy: pip install 'minidat[cuda12]' or 'minidat[cuda13]', as the driver asks; "
@@ -61,7 +61,7 @@ def like(host: np.ndarray, array: Any) -> Any:
 def erf(x: Any) -> Any:
     """erf(x), exact to the last digits of float64. Slow on the CPU (one call of `math.erf` an element): float32 has `ops.gelu`."""
     if array_module(x) is np:
-        return np.frompyfunc(math.erf, 1, 1)(x).astype(x.dtype)
-    from cupyx.scipy.special import erf as device_erf  # ty: ignore[unresolved-import]
+        return np.asarray(np.frompyfunc(math.erf, 1, 1)(x), dtype=x.dtype)
+    from cupyx.scipy.special import erf as device_erf  # ty: ignore[import-not-found]
 
     return device_erf(x)

@@ -7,16 +7,16 @@ Tensors from the loss to the leaves and hands each one's dy to its vjp.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minidat.autograd.backend import array_module
 from minidat.autograd.shapes import parse
 
 Array = Any  # numpy.ndarray or cupy.ndarray
-Vjp = Callable[[Array], tuple[Array | None, ...]]
+Vjp = Callable[[Array], tuple[Any, ...]]  # one gradient an input, None where there is none
 
 OPS: dict[str, Op] = {}
 """Every op by name: the tests go through it, so that none is left without a gradient check."""
@@ -30,7 +30,7 @@ def is_recording() -> bool:
 
 
 @contextmanager
-def no_grad() -> Iterator[None]:
+def no_grad() -> Generator[None]:
     """Inside, ops keep nothing for a backward pass."""
     token = _recording.set(False)
     try:
@@ -39,7 +39,7 @@ def no_grad() -> Iterator[None]:
         _recording.reset(token)
 
 
-def _spent(_: Array) -> tuple[Array | None, ...]:
+def _spent(_: Array) -> tuple[Any, ...]:
     raise RuntimeError(
         "backward: this graph was used up by an earlier backward pass, which frees it as it goes; run the forward again"
     )
@@ -79,6 +79,25 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape}, dtype={self.dtype}, requires_grad={self.requires_grad})\n{self.data!r}"
+
+    if TYPE_CHECKING:  # given to the class by minidat.ops.operators: the engine knows no op
+        def __neg__(self) -> Tensor: ...
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: float) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __getitem__(self, other: Any) -> Tensor: ...
+        def reshape(self, *args: Any, **options: Any) -> Tensor: ...
+        def transpose(self, *args: Any, **options: Any) -> Tensor: ...
+        def sum(self, *args: Any, **options: Any) -> Tensor: ...
+        def mean(self, *args: Any, **options: Any) -> Tensor: ...
+        def max(self, *args: Any, **options: Any) -> Tensor: ...
 
     def detach(self) -> Tensor:
         """The same array with no history."""
@@ -158,7 +177,7 @@ class Op:
 
     def __init__(self, raw: Callable[..., tuple[Array, Vjp]], signature: str, name: str | None = None):
         self.raw = raw
-        self.name = name or raw.__name__
+        self.name: str = name or getattr(raw, "__name__", "op")
         self.signature = parse(signature)
         self.__name__, self.__doc__, self.__wrapped__ = self.name, raw.__doc__, raw
         if self.name in OPS:

@@ -115,12 +115,20 @@ def entries(model: Pyramid) -> Iterator[Entry]:
             yield from _norm(block.norm2, f"stages.{i}.layer_norms.{2 * j + 1}.norm")
             yield from _layer(block.mlp.hidden, f"stages.{i}.mlps.{j}.chunk.linear1", LINEAR)
             yield from _layer(block.mlp.out, f"stages.{i}.mlps.{j}.chunk.linear2", LINEAR)
-            mixer = _window if isinstance(block.mixer, WindowAttention) else _deformable
-            yield from mixer(block.mixer, f"stages.{i}.attns.{j}")
+            yield from _mixer(block.mixer, f"stages.{i}.attns.{j}")
     for i, down in enumerate(model.downs):
         yield from _merge(down, f"down_projs.{i}")
     yield from _norm(model.norm, "cls_norm.norm")
     yield from _layer(model.head, "cls_head", LINEAR)
+
+
+def _mixer(mixer: nn.Module, name: str) -> Iterator[Entry]:
+    if isinstance(mixer, WindowAttention):
+        yield from _window(mixer, name)
+    elif isinstance(mixer, DeformableAttention):
+        yield from _deformable(mixer, name)
+    else:
+        raise ValueError(f"{name}: {type(mixer).__name__} has no counterpart among the released models")
 
 
 def _layer(layer: Any, name: str, layout: Layout) -> Iterator[Entry]:

@@ -117,9 +117,9 @@ class Stage(nn.Module):
 
     def __call__(self, x: Tensor, rng: np.random.Generator | None = None, record: dict | None = None) -> Tensor:
         for i, block in enumerate(self.blocks):
-            entry = None if record is None else {}
-            x = block(x, rng, entry)
-            if entry:
+            entry: dict = {}
+            x = block(x, rng, None if record is None else entry)
+            if record is not None and entry:
                 record[i] = entry
         return x
 
@@ -155,8 +155,8 @@ class Pyramid(nn.Module):
         for i, stage in enumerate(self.stages):
             if i:
                 x = self.downs[i - 1](x)
-            entries = None if record is None else {}
-            x = stage(x, rng, entries)
-            if entries:
+            entries: dict = {}
+            x = stage(x, rng, None if record is None else entries)
+            if record is not None:
                 record.update({(i, block): entry for block, entry in entries.items()})
         return self.head(ops.mean(self.norm(x), axis=(1, 2)))

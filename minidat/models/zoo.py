@@ -39,6 +39,15 @@ MODELS: dict[str, Callable[[], Config]] = {
     "dat_small": lambda: dat(*_T, 18, drop_path=0.3),
     "dat_base": lambda: dat(*_B, 18, drop_path=0.5),
     "dat_base_384": lambda: dat(*_B, 18, image=384, window=12, drop_path=0.5),
+    "dat_micro": lambda: Config(
+        32,
+        4,
+        10,
+        (
+            StageConfig(48, 3, ("L", "D"), window=4, groups=1, kernel=3),
+            StageConfig(96, 6, ("L", "D"), window=4, groups=2, kernel=3),
+        ),
+    ),
     "dat_cifar": lambda: Config(
         32,
         2,

@@ -85,9 +85,10 @@ def self_attention(qkv, bias, mask, *, heads: int):
         xp.matmul(p.swapaxes(-1, -2), dy, out=dv)
         ds = softmax_vjp(dy @ v.swapaxes(-1, -2), p)
         dbias = None if bias is None else unbroadcast(ds, bias)
-        ds *= d**-0.5
         xp.matmul(ds, k, out=dq)
         xp.matmul(ds.swapaxes(-1, -2), q, out=dk)
+        dq *= d**-0.5  # not ds: a bias of the scores' own shape has it for its gradient
+        dk *= d**-0.5
         return dqkv, dbias, None
 
     return y.reshape(*qkv.shape[:-2], n, e // 3), vjp

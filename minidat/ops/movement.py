@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 from minidat.autograd.backend import array_module
@@ -18,8 +19,8 @@ def reshape(x, *, shape: tuple[int, ...]):
 
 @op("... -> ...")
 def transpose(x, *, axes: tuple[int, ...]):
-    """y[i₀, i₁, …] = x[…]: axis k of y is axis axes[k] of x. A view."""
-    inverse = sorted(range(len(axes)), key=axes.__getitem__)
+    """y[i₀, i₁, …] = x[…]: axis k of y is axis axes[k] of x, which may count from the end. A view."""
+    inverse = sorted(range(len(axes)), key=lambda k: axes[k] % x.ndim)
     return x.transpose(axes), lambda dy: (dy.transpose(inverse),)
 
 
@@ -54,7 +55,10 @@ def concatenate(*xs, axis: int):
 
 @op("... -> ...")
 def getitem(x, *, index: Any):
-    """y = x[index] for integers, slices, None and Ellipsis. A view. For arrays of indices use `take`."""
+    """y = x[index] for integers, slices, None and Ellipsis. A view. TypeError for arrays of indices: use `take`."""
+    for part in index if isinstance(index, tuple) else (index,):
+        if not (part is None or part is Ellipsis or isinstance(part, Integral | slice)):
+            raise TypeError(f"getitem: index {part!r} is no integer, slice, None or Ellipsis; for arrays of indices use take")
 
     def vjp(dy):
         dx = array_module(x).zeros_like(x)

@@ -73,7 +73,8 @@ def cross_entropy(logits, targets, *, smoothing: float = 0.0):
     """
     xp = array_module(logits)
     b, k = logits.shape
-    t = targets * (1 - smoothing) + smoothing / k if smoothing else targets
+    t = targets.astype(logits.dtype, copy=False)
+    t = t * (1 - smoothing) + smoothing / k if smoothing else t
     y, log_vjp = log_softmax.raw(logits)
     loss = xp.asarray(-(t * y).sum() * (1 / b), dtype=logits.dtype)
     return loss, lambda dy: (*log_vjp(t * (-dy / b)), None)

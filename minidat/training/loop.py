@@ -1,0 +1,306 @@
+"""The training run: a folder with a log and checkpoints, which continues to the bit where it was stopped.
+
+All randomness is drawn from (seed, purpose, step), never from a state that would have to be saved: the order of the data
+from the epoch, augmentation from the step, drop path from the step and the micro-batch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from minidat.autograd.backend import asnumpy, to_device
+from minidat.models import create
+from minidat.training import checkpoint, data
+from minidat.training.augment import RECIPES, augment, normalise, one_hot
+from minidat.training.optim import AdamW, Arena, Schedule, clip_by_norm
+from minidat.training.parallel import BatchGradient, BatchResult, Workers, available_cores, batch_result, predict
+from minidat.training.settings import Settings
+
+LAST, BEST, LOG = "last.safetensors", "best.safetensors", "log.jsonl"
+LOG_EVERY = 10  # steps
+SAVE_SECONDS = 30.0  # between checkpoints inside an epoch
+TEST_BATCH = 500
+ORDER, AUGMENT, NOISE = range(3)  # purposes of random numbers
+
+
+class TrainingError(RuntimeError):
+    """A run cannot start, or cannot go on."""
+
+
+class Interrupted(Exception):
+    """The user stopped the run; its checkpoint is on disk."""
+
+
+class Reporter(Protocol):
+    """Who watches a run."""
+
+    def train(self, record: dict[str, Any]) -> None: ...
+
+    def test(self, record: dict[str, Any]) -> None: ...
+
+
+def generator(seed: int, purpose: int, *position: int) -> np.random.Generator:
+    """Random numbers for one purpose at one position of a run."""
+    return np.random.default_rng([seed, purpose, *position])
+
+
+class Run:
+    """One training run in a folder. `Run.start` makes a new one, `Run.resume` continues one; `train` brings it to its end.
+
+    threads: of the CPU (all cores by default); part of what makes a result repeatable to the bit. device: "cpu" or "gpu".
+    """
+
+    def __init__(self, settings: Settings, folder: Path, *, device: str = "cpu", threads: int | None = None):
+        self.settings, self.folder, self.device = settings, folder, device
+        self.threads = 1 if device == "gpu" else threads or available_cores()
+        self.training = _load(settings, "train", settings.train_size)
+        self.testing = _load(settings, "test", settings.test_size)
+        self.steps_per_epoch = len(self.training) // settings.batch
+        if not self.steps_per_epoch:
+            raise TrainingError(
+                f"batch {settings.batch} is larger than the training set, {len(self.training)} images: nothing to train on"
+            )
+        self.total = settings.epochs * self.steps_per_epoch
+        self.model = create(
+            settings.model, classes=len(self.training.classes), drop_path=settings.drop_path, seed=settings.seed
+        )
+        if self.model.config.image != self.training.image_size:
+            raise TrainingError(
+                f"model {settings.model} takes images of {self.model.config.image} pixels, "
+                f"data {settings.data} has {self.training.image_size}"
+            )
+        self.model.to(device=device)
+        self.arena = Arena(self.model.parameters())
+        self.optimiser = AdamW(self.arena, weight_decay=settings.weight_decay)
+        self.schedule = Schedule(
+            settings.lr,
+            self.total,
+            round(settings.warmup * self.steps_per_epoch),
+            minimum=settings.minimum_lr,
+        )
+        self.step = 0
+        self.best = -1.0  # test accuracy
+        self.seconds = 0.0  # spent so far, over all sittings
+        self.meter = BatchResult(0.0, 0, 0)  # since the last line of the log
+        self.stop_asked = False
+
+    @classmethod
+    def start(cls, settings: Settings, folder: Path, **options: Any) -> Run:
+        """A new run. Raises TrainingError when the folder holds one already."""
+        if (folder / LAST).exists() or (folder / LOG).exists():
+            raise TrainingError(f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out")
+        run = cls(settings, folder, **options)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOG).touch()
+        return run
+
+    @classmethod
+    def resume(cls, folder: Path, **options: Any) -> Run:
+        """Continue from the folder's last checkpoint. Raises CheckpointError when it is missing or damaged."""
+        path = folder / LAST
+        arrays, meta = checkpoint.load(path)
+        if meta.get("kind") != "run":
+            raise checkpoint.CheckpointError(path, "it holds weights only, no run to continue")
+        run = cls(Settings.from_json(meta["settings"]), folder, **options)
+        if meta["data"] != _fingerprint(run.training):
+            raise TrainingError(f"{path}: the run was on {meta['data']}, the data here is {_fingerprint(run.training)}")
+        run._restore(path, arrays, meta)
+        _truncate_log(folder / LOG, run.step)
+        return run
+
+    def train(self, reporter: Reporter) -> None:
+        """Train to the end. Raises Interrupted after saving when the user asks to stop (Ctrl-C), TrainingError when the
+        loss or the gradient is no longer finite."""
+        with Workers(self.threads, self.settings.micro) as workers, self._listening(), open(self.folder / LOG, "a") as log:
+            gradient = BatchGradient(self.model, self.arena, workers)
+            begun, before, saved = time.perf_counter(), self.seconds, time.perf_counter()
+            order_of, order = -1, np.empty(0, np.int64)
+            while self.step < self.total:
+                epoch, position = divmod(self.step, self.steps_per_epoch)
+                if epoch != order_of:
+                    order_of, order = epoch, generator(self.settings.seed, ORDER, epoch).permutation(len(self.training))
+                first = position * self.settings.batch
+                self._advance(gradient, order[first : first + self.settings.batch])
+                self.seconds = before + time.perf_counter() - begun
+                if self.step % LOG_EVERY == 0 or self.step % self.steps_per_epoch == 0:
+                    reporter.train(self._write(log, self._train_record()))
+                if self.step % self.steps_per_epoch == 0:
+                    result = self._test(workers)
+                    self.seconds = before + time.perf_counter() - begun
+                    reporter.test(self._write(log, self._test_record(result)))
+                    self._save_epoch(result.correct / result.count)
+                    saved = time.perf_counter()
+                elif self.stop_asked or time.perf_counter() - saved > SAVE_SECONDS:
+                    self.save(LAST)
+                    saved = time.perf_counter()
+                if self.stop_asked and self.step < self.total:
+                    raise Interrupted
+
+    def _advance(self, gradient: BatchGradient, indices: np.ndarray) -> None:
+        """One step of the optimiser."""
+        s, step = self.settings, self.step
+        images, labels = self.training.batch(indices)
+        images, targets = augment(
+            images,
+            labels,
+            RECIPES[s.recipe],
+            generator(s.seed, AUGMENT, step),
+            classes=len(self.training.classes),
+            mean=self.training.mean,
+            std=self.training.std,
+        )
+        grad, result = gradient(
+            to_device(images, self.device),
+            to_device(targets, self.device),
+            smoothing=s.smoothing,
+            generator=lambda start: generator(s.seed, NOISE, step, start),
+        )
+        lr = self.schedule(step)
+        norm = clip_by_norm(grad, s.clip)
+        if not (math.isfinite(result.loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"step {step + 1}: the loss is {result.loss / result.count} and the gradient's norm {norm}: not finite, "
+                f"so training stops here (learning rate {lr:.2g}). The last checkpoint is from before. "
+                "Try a lower --lr, a longer --warmup or a smaller --clip"
+            )
+        self.optimiser.step(grad, lr)
+        self.meter += result
+        self.step += 1
+
+    def _test(self, workers: Workers) -> BatchResult:
+        return evaluate(self.model, self.testing, workers, self.device)
+
+    def _train_record(self) -> dict[str, Any]:
+        meter, self.meter = self.meter, BatchResult(0.0, 0, 0)
+        return {
+            "kind": "train",
+            "step": self.step,
+            "epoch": round(self.step / self.steps_per_epoch, 4),
+            "loss": meter.loss / meter.count,
+            "accuracy": meter.correct / meter.count,
+            "lr": self.schedule(self.step - 1),
+            "images_per_second": round(self.step * self.settings.batch / max(self.seconds, 1e-9), 1),
+            "seconds": round(self.seconds, 2),
+        }
+
+    def _test_record(self, result: BatchResult) -> dict[str, Any]:
+        return {
+            "kind": "test",
+            "step": self.step,
+            "epoch": self.step // self.steps_per_epoch,
+            "loss": result.loss / result.count,
+            "accuracy": result.correct / result.count,
+            "seconds": round(self.seconds, 2),
+        }
+
+    def _write(self, log: Any, record: dict[str, Any]) -> dict[str, Any]:
+        log.write(json.dumps(record) + "\n")
+        log.flush()
+        return record
+
+    def _save_epoch(self, accuracy: float) -> None:
+        if accuracy > self.best:
+            self.best = accuracy
+            self.save(BEST)
+        self.save(LAST)
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint into the folder: parameters, optimiser, and where in the run this is."""
+        state = self.optimiser.state()
+        arrays = {f"parameters/{n}": asnumpy(t.data) for n, t in self.model.parameters().items()}
+        for moment in ("m", "v"):
+            arrays |= {f"adamw.{moment}/{n}": asnumpy(a) for n, a in self.arena.views(state[moment]).items()}
+        meta = {
+            "kind": "run",
+            "settings": self.settings.to_json(),
+            "data": _fingerprint(self.training),
+            "classes": list(self.training.classes),
+            "step": self.step,
+            "adamw_t": int(state["t"]),
+            "best": self.best,
+            "seconds": self.seconds,
+            "meter": [self.meter.loss, self.meter.correct, self.meter.count],
+        }
+        checkpoint.save(self.folder / name, arrays, meta)
+
+    def _restore(self, path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        prefixes = ("parameters", "adamw.m", "adamw.v")
+        shapes = dict(zip(self.arena.names, self.arena.shapes, strict=True))
+        expected = {f"{prefix}/{name}": shape for prefix in prefixes for name, shape in shapes.items()}
+        checkpoint.check_names(expected, {name: array.shape for name, array in arrays.items()}, path)
+        flat = {}
+        for prefix in prefixes:
+            flat[prefix] = np.empty(self.arena.data.shape, np.float32)
+            for name, view in self.arena.views(flat[prefix]).items():
+                view[...] = arrays[f"{prefix}/{name}"]
+        self.arena.data[...] = to_device(flat["parameters"], self.device)
+        self.optimiser.load_state({"m": flat["adamw.m"], "v": flat["adamw.v"], "t": np.array(meta["adamw_t"])})
+        self.step, self.best, self.seconds = meta["step"], meta["best"], meta["seconds"]
+        self.meter = BatchResult(*meta["meter"])
+
+    @contextmanager
+    def _listening(self) -> Generator[None]:
+        """The first Ctrl-C (or SIGTERM) asks to stop after the step at hand; a second one stops at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            if self.stop_asked:
+                raise KeyboardInterrupt
+            self.stop_asked = True
+
+        try:
+            old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: nobody to listen
+            old = {}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+def evaluate(model: Any, dataset: data.Dataset, workers: Workers, device: str) -> BatchResult:
+    """Loss and correct answers of a model over a data set, images as they are."""
+    total = BatchResult(0.0, 0, 0)
+    for start in range(0, len(dataset), TEST_BATCH):
+        images, labels = dataset.batch(np.arange(start, min(start + TEST_BATCH, len(dataset))))
+        x = to_device(normalise(images, dataset.mean, dataset.std), device)
+        targets = to_device(one_hot(labels, len(dataset.classes)), device)
+        total += batch_result(predict(model, x, workers), targets)
+    return total
+
+
+def _load(settings: Settings, split: str, size: int | None) -> data.Dataset:
+    return data.load(settings.data, split, data_dir=settings.data_dir, seed=settings.seed, size=size)
+
+
+def _fingerprint(dataset: data.Dataset) -> str:
+    """What a data set is, so that a run is not continued on another one."""
+    count = min(len(dataset), 16)
+    images, labels = dataset.batch(np.arange(count))
+    mark = int(images.astype(np.int64).sum()) * 1000 + int(labels.sum())
+    return f"{dataset.name}: {len(dataset)} images, {len(dataset.classes)} classes, mark {mark}"
+
+
+def _truncate_log(path: Path, step: int) -> None:
+    """Drop the records that a stopped run wrote after its last checkpoint, and a line that was cut short."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if record["step"] > step:
+            break
+        kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)

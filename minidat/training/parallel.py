@@ -1,0 +1,134 @@
+"""One batch on all cores: its images cut into shards, one a thread, and every shard into micro-batches that stay in cache.
+
+NumPy lets go of the interpreter's lock inside its loops and products, so threads run side by side, each with its own tape
+and single-threaded BLAS. Parameters are shared and only read; gradients are added up in a fixed order, so a result is
+repeatable to the bit for a given number of threads and size of micro-batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from minidat import ops
+from minidat.autograd import Tensor, array_module, gradients, no_grad
+from minidat.models import Pyramid
+from minidat.training.optim import Arena
+
+T = TypeVar("T")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Sums over a batch of `count` images: the loss, and how many were classified right."""
+
+    loss: float
+    correct: int
+    count: int
+
+    def __add__(self, other: BatchResult) -> BatchResult:
+        return BatchResult(self.loss + other.loss, self.correct + other.correct, self.count + other.count)
+
+
+class Workers(AbstractContextManager):
+    """Threads that each take a shard of a batch. Inside `with`, BLAS runs on one thread a call where there are several.
+
+    threads: 1 for a GPU. micro: images in a micro-batch.
+    """
+
+    def __init__(self, threads: int, micro: int):
+        if threads < 1 or micro < 1:
+            raise ValueError(f"workers: threads {threads} and micro-batch {micro} must be at least 1")
+        self.threads, self.micro = threads, micro
+        self._stack = ExitStack()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        if self.threads > 1:
+            self._stack.enter_context(threadpool_limits(1, "blas"))
+            self._pool = self._stack.enter_context(ThreadPoolExecutor(self.threads))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+        self._pool = None
+
+    def map_shards(self, count: int, work: Callable[[int, list[slice]], T]) -> list[T]:
+        """work(shard, its micro-batches as slices of 0 … count−1) for every shard, results in the shards' order."""
+        pieces = [slice(i, min(i + self.micro, count)) for i in range(0, count, self.micro)]
+        size = -(-len(pieces) // self.threads)
+        shards = [pieces[i : i + size] for i in range(0, len(pieces), size)]
+        if self._pool is None:
+            return [work(i, shard) for i, shard in enumerate(shards)]
+        return list(self._pool.map(work, range(len(shards)), shards))
+
+
+class BatchGradient:
+    """The gradient of the mean loss over a batch, into flat buffers laid out as `arena`."""
+
+    def __init__(self, model: Pyramid, arena: Arena, workers: Workers):
+        self.model, self.arena, self.workers = model, arena, workers
+        self.leaves = list(model.parameters().values())
+        self.buffers = [array_module(arena.data).zeros_like(arena.data) for _ in range(workers.threads)]
+
+    def __call__(
+        self, images: Any, targets: Any, *, smoothing: float, generator: Callable[[int], np.random.Generator]
+    ) -> tuple[Any, BatchResult]:
+        """(flat gradient, result) of images (B, H, W, 3) and targets (B, K), in the arena's dtype.
+
+        generator: start of a micro-batch → its random numbers, so that noise does not depend on the threads. The
+        gradient is valid until the next call.
+        """
+        batch = len(images)
+
+        def work(shard: int, pieces: list[slice]) -> BatchResult:
+            grad = self.buffers[shard]
+            grad[...] = 0
+            total = BatchResult(0.0, 0, 0)
+            for piece in pieces:
+                logits = self.model(Tensor(images[piece]), rng=generator(piece.start))
+                loss = ops.cross_entropy(logits, targets[piece], smoothing=smoothing)
+                count = piece.stop - piece.start
+                total += _result(float(loss.data) * count, logits.data, targets[piece])
+                weight = array_module(loss.data).full_like(loss.data, count / batch)
+                self.arena.flatten(gradients(loss, self.leaves, weight), grad, accumulate=True)
+            return total
+
+        results = self.workers.map_shards(batch, work)
+        for other in self.buffers[1 : len(results)]:
+            self.buffers[0] += other
+        return self.buffers[0], sum(results[1:], results[0])
+
+
+def predict(model: Pyramid, images: Any, workers: Workers) -> Any:
+    """Logits (B, K) of images (B, H, W, 3), without a tape."""
+
+    def work(_: int, pieces: list[slice]) -> Any:
+        with no_grad():  # the switch is the thread's own
+            return [model(Tensor(images[piece])).data for piece in pieces]
+
+    shards = workers.map_shards(len(images), work)
+    return array_module(images).concatenate([logits for shard in shards for logits in shard])
+
+
+def batch_result(logits: Any, targets: Any) -> BatchResult:
+    """Cross-entropy without smoothing and correct answers, summed over a batch of logits and targets (B, K)."""
+    loss, _ = ops.cross_entropy.raw(logits, targets)
+    return _result(float(loss) * len(logits), logits, targets)
+
+
+def _result(loss: float, logits: Any, targets: Any) -> BatchResult:
+    correct = int((logits.argmax(1) == targets.argmax(1)).sum())
+    return BatchResult(loss, correct, len(logits))

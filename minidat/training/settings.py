@@ -1,0 +1,80 @@
+"""What a training run is told: everything that its result depends on, as it is kept in its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from minidat.models.zoo import MODELS
+from minidat.training.augment import RECIPES
+from minidat.training.data import DATASETS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """epochs, warmup: passes over the data. batch: images a step. lr: the highest learning rate; minimum_lr: the last.
+    clip: largest norm of the gradient. smoothing: of the labels. drop_path: the last block's rate. recipe: a name of
+    `RECIPES`. train_size, test_size: use only so many images. micro: images a thread takes at a time.
+
+    Raises ValueError, naming the setting and what it may be.
+    """
+
+    model: str = "dat_micro"
+    data: str = "shapes"
+    data_dir: str | None = None
+    epochs: int = 4
+    batch: int = 64
+    lr: float = 2e-3
+    minimum_lr: float = 1e-5
+    warmup: float = 0.5
+    weight_decay: float = 0.05
+    clip: float = 5.0
+    smoothing: float = 0.0
+    drop_path: float = 0.0
+    recipe: str = "light"
+    seed: int = 0
+    train_size: int | None = None
+    test_size: int | None = None
+    micro: int = 32
+
+    def __post_init__(self) -> None:
+        for name, known in (("model", MODELS), ("data", DATASETS), ("recipe", RECIPES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(known)}")
+        for name in ("epochs", "batch", "micro", "train_size", "test_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name in ("smoothing", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        for name in ("warmup", "minimum_lr", "weight_decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.minimum_lr > self.lr:
+            raise ValueError(f"minimum_lr is {self.minimum_lr}; it must not be above lr, {self.lr}")
+        if self.warmup >= self.epochs:
+            raise ValueError(f"warmup is {self.warmup} epochs; it must be shorter than the run, {self.epochs} epochs")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings from a checkpoint. Raises ValueError for names that this version does not know."""
+        unknown = values.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"settings {', '.join(sorted(unknown))} are unknown to this version of minidat")
+        return cls(**values)
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "shapes": {},
+    "cifar10": {"model": "dat_cifar", "epochs": 10, "batch": 64, "lr": 1e-3},
+    "cifar100": {"model": "dat_cifar", "epochs": 20, "batch": 64, "lr": 1e-3},
+}
+"""What differs from `Settings` for each data set, where the user does not say."""
