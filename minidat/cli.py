@@ -17,7 +17,7 @@ from minidat.training import checkpoint
 from minidat.training.augment import RECIPES
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.data import DATASETS, DataError, load
-from minidat.training.loop import BEST, LAST, LOG, Interrupted, Run, TrainingError, evaluate
+from minidat.training.loop import BEST, LAST, Interrupted, Run, TrainingError, evaluate
 from minidat.training.parallel import Workers, available_cores
 from minidat.training.settings import DEFAULTS, Settings
 
@@ -49,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train a network", formatter_class=_Help))
     _add_eval(commands.add_parser("eval", help="test a trained network", formatter_class=_Help))
-    _add_info(commands.add_parser("info", help="shapes, parameters and multiply-adds of a network", formatter_class=_Help))
+    _add_info(
+        commands.add_parser("info", help="shapes, parameters and multiply-adds of a network", formatter_class=_Help)
+    )
     _add_bench(commands.add_parser("bench", help="compare with PyTorch, side by side", formatter_class=_Help))
     return top
 
@@ -74,7 +76,9 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     default = Settings()
     add = command.add_argument
     add("model", nargs="?", choices=MODELS, help=f"network (default: {default.model} for shapes, dat_cifar for CIFAR)")
-    add("--data", choices=DATASETS, default=default.data, help="data set; shapes is drawn on the fly and needs no files")
+    add(
+        "--data", choices=DATASETS, default=default.data, help="data set; shapes is drawn on the fly and needs no files"
+    )
     add("--data-dir", help="folder with the CIFAR archive or its unpacked folder (default: data)")
     add("--download", action="store_true", help="fetch the archive into --data-dir where it is not there")
     add("--out", type=Path, help="folder for log, curves and checkpoints (default: a new one under runs/)")
@@ -88,7 +92,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     add("--weight-decay", type=float, help=f"AdamW's weight decay (default: {default.weight_decay})")
     add("--clip", type=float, help=f"largest norm of the gradient (default: {default.clip})")
     add("--smoothing", type=float, help=f"label smoothing (default: {default.smoothing})")
-    add("--drop-path", type=float, help=f"drop path rate of the last block (default: {default.drop_path})")
+    add("--drop-path", type=float, help="drop path rate of the last block (default: the network's own)")
     add("--recipe", choices=RECIPES, help=f"augmentation (default: {default.recipe}; light for CIFAR)")
     add("--seed", type=int, help=f"of weights, data order and noise (default: {default.seed})")
     add("--train-size", type=int, help="train on so many images (default: all)")
@@ -106,11 +110,12 @@ def _train(arguments: argparse.Namespace) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     place = {"device": arguments.device, "threads": arguments.threads}
     if arguments.resume:
-        del given["data"]
+        for name in ("data", "data_dir"):
+            given.pop(name, None)
         if given or arguments.out:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--out"
             raise TrainingError(f"--resume continues a run with its own settings; leave out {named}")
-        run = Run.resume(arguments.resume, **place)
+        run = Run.resume(arguments.resume, data_dir=arguments.data_dir, **place)
     else:
         settings = Settings(**DEFAULTS[arguments.data] | given)
         if arguments.download:

@@ -21,6 +21,7 @@ class Module:
     its buffers (constants); Modules and lists of Modules are walked. Names are the attribute paths, joined by dots."""
 
     if TYPE_CHECKING:
+
         def __call__(self, *args: Any, **options: Any) -> Any: ...
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -98,7 +99,15 @@ class Conv2d(Module):
     """k×k convolution, W (k, k, C_in, C_out)."""
 
     def __init__(
-        self, c_in: int, c_out: int, kernel: int, *, rng: np.random.Generator, stride: int = 1, padding: int = 0, bias=True
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int,
+        *,
+        rng: np.random.Generator,
+        stride: int = 1,
+        padding: int = 0,
+        bias=True,
     ):
         fan_in = kernel * kernel * c_in
         self.weight = uniform(rng, (kernel, kernel, c_in, c_out), fan_in)

@@ -86,7 +86,6 @@ class Console:
             f"test it again     minidat eval {self.run.folder}"
         )
 
-
     def _draw_points(self) -> Path:
         """Where the deformable points went on the first few test images."""
         run = self.run
@@ -104,8 +103,8 @@ class Console:
             path,
             boxes=boxes,
             classes=run.testing.classes,
-            labels=labels,
-            predictions=predictions,
+            labels=labels.tolist(),
+            predictions=predictions.tolist(),
         )
         return path
 

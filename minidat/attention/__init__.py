@@ -5,5 +5,3 @@ from minidat.attention.full import MultiHeadSelfAttention
 from minidat.attention.window import WindowAttention
 
 __all__ = ["CONVENTIONS", "Convention", "DeformableAttention", "MultiHeadSelfAttention", "WindowAttention"]
-
-

@@ -137,9 +137,7 @@ class DeformableAttention(nn.Module):
             return ops.broadcast_to(Tensor(points), shape=shape)
         theta = (self.depthwise.weight, self.depthwise.bias, self.norm.gamma, self.norm.beta, self.pointwise.weight)
         offsets = ops.offset_network(q, *theta, stride=self.stride)
-        return ops.deformed_points(
-            offsets, self.reference, limit=self.limit, amplitude=self.amplitude, size=self.size
-        )
+        return ops.deformed_points(offsets, self.reference, limit=self.limit, amplitude=self.amplitude, size=self.size)
 
     def bias(self, points: Tensor) -> Tensor | None:
         """φ(B̂; R), (B, M, H·W, N), or what stands in its place                                      DAT eq. (9)"""

@@ -59,7 +59,7 @@ def like(host: np.ndarray, array: Any) -> Any:
 
 
 def erf(x: Any) -> Any:
-    """erf(x), exact to the last digits of float64. Slow on the CPU (one call of `math.erf` an element): float32 has `ops.gelu`."""
+    """erf(x), exact to the last digits of float64. Slow on the CPU, one call of `math.erf` an element: float32 has `ops.gelu`."""
     if array_module(x) is np:
         return np.asarray(np.frompyfunc(math.erf, 1, 1)(x), dtype=x.dtype)
     from cupyx.scipy.special import erf as device_erf  # ty: ignore[import-not-found]

@@ -96,7 +96,9 @@ def _slope(raw: Raw, arrays: Sequence[Any], i: int, v: Any, dy: Any, step: float
 
 def _report(raw, arrays, i, dx, dy, step, options, label, error) -> str:
     if arrays[i].size > 4096:
-        return f"d{label}: off by {error:.1e} along a random direction ({arrays[i].size} elements: too many to go through)"
+        return (
+            f"d{label}: off by {error:.1e} along a random direction ({arrays[i].size} elements: too many to go through)"
+        )
     numeric = numeric_gradient(raw, arrays, i, dy, step=step, **options)
     yours = asnumpy(dx)
     at = np.unravel_index(np.argmax(abs(yours - numeric)), numeric.shape)

@@ -81,6 +81,7 @@ class Tensor:
         return f"Tensor(shape={self.shape}, dtype={self.dtype}, requires_grad={self.requires_grad})\n{self.data!r}"
 
     if TYPE_CHECKING:  # given to the class by minidat.ops.operators: the engine knows no op
+
         def __neg__(self) -> Tensor: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __radd__(self, other: Any) -> Tensor: ...
@@ -123,7 +124,9 @@ def gradients(y: Tensor, leaves: list[Tensor], dy: Array | None = None) -> list[
 def _pull(y: Tensor, dy: Array | None) -> Iterator[tuple[Tensor, Array]]:
     """Pull dy back through the graph of y; yields every leaf once, with its gradient."""
     if not y.requires_grad:
-        raise RuntimeError("backward: nothing to differentiate; no input requires a gradient, or this ran under no_grad()")
+        raise RuntimeError(
+            "backward: nothing to differentiate; no input requires a gradient, or this ran under no_grad()"
+        )
     order = _topological(y)
     pending = {id(y): _cotangent(y, dy)}
     while order:

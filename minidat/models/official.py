@@ -34,12 +34,16 @@ SAME = Layout(lambda a: a, lambda a: a)
 LINEAR = Layout(lambda a: a.T, lambda a: a.T)  # (out, in) ↔ (in, out)
 POINTWISE = Layout(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])  # (out, in, 1, 1) ↔ (in, out)
 CONV = Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))  # (out, in, k, k) ↔ (k, k, in, out)
-DEPTHWISE = Layout(lambda a: a[:, 0].transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1)[:, None])  # (c, 1, k, k) ↔ (k, k, c)
+DEPTHWISE = Layout(
+    lambda a: a[:, 0].transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1)[:, None]
+)  # (c, 1, k, k) ↔ (k, k, c)
 
 Entry = tuple[str, Tensor, Layout]
 
 
-def build(config: Mapping[str, Any], state: Mapping[str, np.ndarray] | None = None, *, dtype: Any = np.float32) -> Pyramid:
+def build(
+    config: Mapping[str, Any], state: Mapping[str, np.ndarray] | None = None, *, dtype: Any = np.float32
+) -> Pyramid:
     """Our model from the released constructor's keywords (with "version": 1) and, where given, a released state dict.
 
     state: name → array, as released; index and mask buffers may be there and are checked against ours. dtype: of the
@@ -186,11 +190,11 @@ def load(model: Pyramid, state: Mapping[str, np.ndarray]) -> None:
     if missing or extra:
         raise ValueError(f"state dict: missing {_some(missing)}; not in this model {_some(extra)}")
     for name, (t, layout) in wanted.items():
-        array = layout.ours(np.asarray(state[name]))
-        if array.shape != t.shape:
-            fits = layout.released(np.empty(t.shape)).shape
-            raise ValueError(f"state dict: {name} has shape {np.shape(state[name])}, this model needs {fits}")
-        t.data[...] = array
+        array = np.asarray(state[name])
+        fits = layout.released(np.broadcast_to(0, t.shape)).shape
+        if array.shape != fits:
+            raise ValueError(f"state dict: {name} has shape {array.shape}, this model needs {fits}")
+        t.data[...] = layout.ours(array)
     for name, array in constants.items():
         if name in state and not np.array_equal(state[name], array):
             raise ValueError(f"state dict: buffer {name} differs from this model's: window or image size is another")
@@ -212,7 +216,7 @@ def to_official(model: Pyramid, grads: bool = False) -> dict[str, np.ndarray]:
 
 
 def points(record: Mapping[tuple[int, int], Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """"stage.block" → (positions, references), each (B, G, H_G, W_G, 2), normalised (row, col), as the released model
+    """ "stage.block" → (positions, references), each (B, G, H_G, W_G, 2), normalised (row, col), as the released model
     returns them, from the record of a forward pass."""
     out = {}
     for (stage, block), entry in record.items():

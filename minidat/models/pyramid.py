@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -137,7 +138,7 @@ class Pyramid(nn.Module):
             mixers = [mixer(letter, stage, size, config.convention, rng) for letter in stage.mixers]
             self.stages.append(Stage([Block(m, stage.dim, config.expansion, next(rates), rng) for m in mixers]))
         dims = [stage.dim for stage in config.stages]
-        self.downs = [PatchMerge(a, b, 2, rng=rng, bias=False) for a, b in zip(dims, dims[1:], strict=False)]
+        self.downs = [PatchMerge(a, b, 2, rng=rng, bias=False) for a, b in pairwise(dims)]
         self.norm = nn.LayerNorm(dims[-1])
         self.head = nn.Linear(dims[-1], config.classes, rng=rng)
 

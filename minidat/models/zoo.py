@@ -57,7 +57,6 @@ MODELS: dict[str, Callable[[], Config]] = {
             StageConfig(96, 6, ("L", "D"), window=4, groups=2, kernel=5),
             StageConfig(192, 12, ("L", "D"), window=4, groups=4, kernel=3),
         ),
-        drop_path=0.1,
     ),
 }
 

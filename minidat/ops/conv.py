@@ -38,30 +38,30 @@ def conv2d(x, w, bias, *, stride: int = 1, padding: int = 0):
     One product with the patches laid out as rows (i j, k l c). Where patches do not overlap (stride = k, no padding, as
     in patch embedding) laying them out is a reshape, and so is its inverse; otherwise the vjp adds overlapping ones up.
     """
-    k, l, c, d = w.shape
-    _check_fits("conv2d", x, (k, l), padding)
+    k, k2, c, d = w.shape
+    _check_fits("conv2d", x, (k, k2), padding)
     xp = array_module(x)
     xpad = _padded(x, padding)
     b, h, wd, _ = xpad.shape
-    rows, cols = output_size(h, k, stride, 0), output_size(wd, l, stride, 0)
-    tiled = stride == k == l and h % k == 0 and wd % l == 0
+    rows, cols = output_size(h, k, stride, 0), output_size(wd, k2, stride, 0)
+    tiled = stride == k == k2 and h % k == 0 and wd % k2 == 0
     if tiled:
-        patches = xpad.reshape(b, rows, k, cols, l, c).swapaxes(2, 3)  # (b, rows, cols, k, l, c)
+        patches = xpad.reshape(b, rows, k, cols, k2, c).swapaxes(2, 3)  # (b, rows, cols, k, k2, c)
     else:
-        taps = [_shifted(xpad, i, j, rows, cols, stride) for i in range(k) for j in range(l)]
-        patches = xp.stack(taps, axis=3)  # (b, rows, cols, k·l, c)
-    flat = patches.reshape(-1, k * l * c)
+        taps = [_shifted(xpad, i, j, rows, cols, stride) for i in range(k) for j in range(k2)]
+        patches = xp.stack(taps, axis=3)  # (b, rows, cols, k·k2, c)
+    flat = patches.reshape(-1, k * k2 * c)
     y, linear_vjp = linear.raw(flat, w.reshape(-1, d), bias)
 
     def vjp(dy):
         dflat, dw, dbias = linear_vjp(dy.reshape(-1, d))
         if tiled:
-            dx = dflat.reshape(b, rows, cols, k, l, c).swapaxes(2, 3).reshape(xpad.shape)
+            dx = dflat.reshape(b, rows, cols, k, k2, c).swapaxes(2, 3).reshape(xpad.shape)
         else:
-            dtaps = dflat.reshape(b, rows, cols, k, l, c)
+            dtaps = dflat.reshape(b, rows, cols, k, k2, c)
             dx = xp.zeros_like(xpad)
             for i in range(k):
-                for j in range(l):
+                for j in range(k2):
                     _shifted(dx, i, j, rows, cols, stride)[...] += dtaps[:, :, :, i, j]
         return _cropped(dx, padding), dw.reshape(w.shape), dbias
 
@@ -74,12 +74,12 @@ def depthwise_conv(x, w, bias, *, stride: int = 1, padding: int = 0):
 
     One multiply-add of the whole map for each tap; the vjp meets the same shifted views.
     """
-    k, l, c = w.shape
-    _check_fits("depthwise_conv", x, (k, l), padding)
+    k, k2, c = w.shape
+    _check_fits("depthwise_conv", x, (k, k2), padding)
     xp = array_module(x)
     xpad = _padded(x, padding)
-    rows, cols = output_size(xpad.shape[1], k, stride, 0), output_size(xpad.shape[2], l, stride, 0)
-    taps = [(i, j) for i in range(k) for j in range(l)]
+    rows, cols = output_size(xpad.shape[1], k, stride, 0), output_size(xpad.shape[2], k2, stride, 0)
+    taps = [(i, j) for i in range(k) for j in range(k2)]
     y = xp.zeros((x.shape[0], rows, cols, c), x.dtype)
     for i, j in taps:
         y += _shifted(xpad, i, j, rows, cols, stride) * w[i, j]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
@@ -48,7 +49,7 @@ def concatenate(*xs, axis: int):
 
     def vjp(dy):
         along = axis % dy.ndim
-        return tuple(dy[(slice(None),) * along + (slice(a, b),)] for a, b in zip(ends, ends[1:], strict=False))
+        return tuple(dy[(slice(None),) * along + (slice(a, b),)] for a, b in pairwise(ends))
 
     return xp.concatenate(xs, axis), vjp
 
@@ -58,7 +59,9 @@ def getitem(x, *, index: Any):
     """y = x[index] for integers, slices, None and Ellipsis. A view. TypeError for arrays of indices: use `take`."""
     for part in index if isinstance(index, tuple) else (index,):
         if not (part is None or part is Ellipsis or isinstance(part, Integral | slice)):
-            raise TypeError(f"getitem: index {part!r} is no integer, slice, None or Ellipsis; for arrays of indices use take")
+            raise TypeError(
+                f"getitem: index {part!r} is no integer, slice, None or Ellipsis; for arrays of indices use take"
+            )
 
     def vjp(dy):
         dx = array_module(x).zeros_like(x)
@@ -84,7 +87,7 @@ def take(x, *, indices: Any, axis: int):
     0 … n − 1 (IndexError otherwise on NumPy; CuPy would wrap them). The vjp adds up where an index repeats."""
     xp = array_module(x)
     n, along = x.shape[axis], axis % x.ndim
-    if xp is array_module() and indices.size and not (0 <= indices.min() and indices.max() < n):
+    if xp is array_module() and indices.size and (indices.min() < 0 or indices.max() >= n):
         raise IndexError(f"take: indices reach from {indices.min()} to {indices.max()}, axis {axis} has {n} elements")
 
     def vjp(dy):

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,20 +98,26 @@ class Run:
     def start(cls, settings: Settings, folder: Path, **options: Any) -> Run:
         """A new run. Raises TrainingError when the folder holds one already."""
         if (folder / LAST).exists() or (folder / LOG).exists():
-            raise TrainingError(f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out")
+            raise TrainingError(
+                f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out"
+            )
         run = cls(settings, folder, **options)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / LOG).touch()
         return run
 
     @classmethod
-    def resume(cls, folder: Path, **options: Any) -> Run:
-        """Continue from the folder's last checkpoint. Raises CheckpointError when it is missing or damaged."""
+    def resume(cls, folder: Path, *, data_dir: str | None = None, **options: Any) -> Run:
+        """Continue from the folder's last checkpoint, with the data in another folder where given. Raises CheckpointError
+        when the checkpoint is missing or damaged, TrainingError when the data is not the run's."""
         path = folder / LAST
         arrays, meta = checkpoint.load(path)
         if meta.get("kind") != "run":
             raise checkpoint.CheckpointError(path, "it holds weights only, no run to continue")
-        run = cls(Settings.from_json(meta["settings"]), folder, **options)
+        settings = Settings.from_json(meta["settings"])
+        if data_dir is not None:
+            settings = replace(settings, data_dir=data_dir)
+        run = cls(settings, folder, **options)
         if meta["data"] != _fingerprint(run.training):
             raise TrainingError(f"{path}: the run was on {meta['data']}, the data here is {_fingerprint(run.training)}")
         run._restore(path, arrays, meta)
@@ -120,7 +127,11 @@ class Run:
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted after saving when the user asks to stop (Ctrl-C), TrainingError when the
         loss or the gradient is no longer finite."""
-        with Workers(self.threads, self.settings.micro) as workers, self._listening(), open(self.folder / LOG, "a") as log:
+        with (
+            Workers(self.threads, self.settings.micro) as workers,
+            self._listening(),
+            open(self.folder / LOG, "a") as log,
+        ):
             gradient = BatchGradient(self.model, self.arena, workers)
             begun, before, saved = time.perf_counter(), self.seconds, time.perf_counter()
             order_of, order = -1, np.empty(0, np.int64)

@@ -13,9 +13,9 @@ from minidat.training.data import DATASETS
 
 @dataclass(frozen=True)
 class Settings:
-    """epochs, warmup: passes over the data. batch: images a step. lr: the highest learning rate; minimum_lr: the last.
-    clip: largest norm of the gradient. smoothing: of the labels. drop_path: the last block's rate. recipe: a name of
-    `RECIPES`. train_size, test_size: use only so many images. micro: images a thread takes at a time.
+    """epochs, warmup: passes over the data. batch: images a step. lr: the highest learning rate; minimum_lr: the last one.
+    clip: largest norm of the gradient. smoothing: of the labels. drop_path: the last block's rate (None: the model's own).
+    recipe: a name of `RECIPES`. train_size, test_size: use only so many images. micro: images a thread takes at a time.
 
     Raises ValueError, naming the setting and what it may be.
     """
@@ -31,8 +31,8 @@ class Settings:
     weight_decay: float = 0.05
     clip: float = 5.0
     smoothing: float = 0.0
-    drop_path: float = 0.0
-    recipe: str = "light"
+    drop_path: float | None = None
+    recipe: str = "none"
     seed: int = 0
     train_size: int | None = None
     test_size: int | None = None
@@ -47,7 +47,7 @@ class Settings:
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         for name in ("smoothing", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
+            if not 0 <= (getattr(self, name) or 0.0) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         for name in ("warmup", "minimum_lr", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
@@ -74,7 +74,7 @@ class Settings:
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "shapes": {},
-    "cifar10": {"model": "dat_cifar", "epochs": 10, "batch": 64, "lr": 1e-3},
-    "cifar100": {"model": "dat_cifar", "epochs": 20, "batch": 64, "lr": 1e-3},
+    "cifar10": {"model": "dat_cifar", "epochs": 10, "lr": 1e-3, "recipe": "light"},
+    "cifar100": {"model": "dat_cifar", "epochs": 20, "lr": 1e-3, "recipe": "light"},
 }
 """What differs from `Settings` for each data set, where the user does not say."""

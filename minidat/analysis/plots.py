@@ -1,0 +1,373 @@
+"""Pictures: the curves of a training run, and where deformable points went. The only file with matplotlib.
+
+Figures are drawn on a canvas of their own (Agg): no display is needed, and pyplot's global figures are left
+alone.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from minidat.autograd.backend import asnumpy
+from minidat.ops.deformable import to_pixels
+
+DPI = 150
+INK, GREY, PALE = "#1a1a1a", "#595959", "#d9d9d9"
+TRAIN, TEST = "#0072b2", "#d55e00"  # blue and vermilion: apart for every kind of colour vision
+RIGHT, WRONG = "#00694a", "#b3261e"
+GROUPS = (  # of a group of points: its colour, and its mark, so that a grey print tells them apart too
+    ("#d55e00", "o"),
+    ("#0072b2", "s"),
+    ("#009e73", "^"),
+    ("#b5489a", "D"),
+    ("#e69f00", "v"),
+    ("#3a9bd9", "P"),
+    ("#7a4b1c", "X"),
+    ("#6a51a3", "p"),
+)
+
+
+def curves(log: Path, out: Path) -> None:
+    """Loss and accuracy against epoch, of training batches and of the test set, as a PNG 1650 pixels wide.
+
+    log: JSON lines; used are those whose "kind" is "train" or "test", with "epoch" (may be fractional),
+    "loss" and "accuracy" (0 … 1). A last line that is still being written is left out. Training batches are
+    noisy: they are drawn pale, under their moving mean. Raises ValueError for any other line that is no such
+    record, and for a log without records.
+    """
+    records = read_log(log)
+    figure = Figure(figsize=(11, 4.6), dpi=DPI, facecolor="white")
+    for i, key in enumerate(("loss", "accuracy")):
+        axes = figure.add_axes((0.055 + 0.495 * i, 0.13, 0.385, 0.75))
+        _bare(axes)
+        _curve(axes, records["train"], key)
+        _test_points(axes, records["test"], key)
+        axes.set_title(key.capitalize(), loc="left", color=INK, fontsize=13, fontweight="bold", pad=10)
+        axes.set_xlabel("epoch", color=INK)
+        _limits(axes, [record for kind in records.values() for record in kind], key)
+        axes.legend(loc="upper right" if key == "loss" else "lower right", frameon=False, labelcolor=INK)
+    _save(figure, out)
+
+
+def read_log(log: Path) -> dict[str, list[dict[str, float]]]:
+    """{"train": records, "test": records} of a training log, in the log's order. Errors as in `curves`."""
+    records: dict[str, list[dict[str, float]]] = {"train": [], "test": []}
+    keys = ("epoch", "loss", "accuracy")
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if record["kind"] in records:
+                records[record["kind"]].append({key: float(record[key]) for key in keys})
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            found = f"line {number} is no record of a training log: {line.strip()[:80]!r}"
+            raise ValueError(f"{log}: {found}") from error
+    if not any(records.values()):
+        raise ValueError(f'{log}: holds no record of kind "train" or "test" yet: nothing to draw')
+    return records
+
+
+def moving_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """(n,) → (n,): the mean of the `width` (odd) values around each; near the ends, of those there are."""
+    n, sums = len(values), np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    first = np.maximum(np.arange(n) - width // 2, 0)
+    end = np.minimum(np.arange(n) + width // 2 + 1, n)
+    return (sums[end] - sums[first]) / (end - first)
+
+
+def _curve(axes: Axes, records: Sequence[Mapping[str, float]], key: str) -> None:
+    """Training batches: each, pale, and their moving mean; a few are shown as they are."""
+    if not records:
+        return
+    epochs, values = (np.array([record[k] for record in records]) for k in ("epoch", key))
+    if len(values) < 40:
+        axes.plot(epochs, values, color=TRAIN, lw=1.5, marker="s", ms=3.5, label="training batches")
+        return
+    width = 2 * (len(values) // 80) + 1
+    axes.plot(epochs, values, color=TRAIN, lw=0.5, alpha=0.28)
+    axes.plot(epochs, moving_mean(values, width), color=TRAIN, lw=1.8, label="training batches, moving mean")
+
+
+def _test_points(axes: Axes, records: Sequence[Mapping[str, float]], key: str) -> None:
+    """The test set, and the last value beside the last point."""
+    if not records:
+        return
+    epochs, values = ([record[k] for record in records] for k in ("epoch", key))
+    size = float(np.clip(240 / len(values), 2.5, 5))
+    marks: dict[str, Any] = {"marker": "o", "ms": size, "mec": "white", "mew": size / 7}
+    axes.plot(epochs, values, color=TEST, lw=1.5, **marks, label="test set", zorder=3)
+    text = f"{values[-1]:.1%}" if key == "accuracy" else f"{values[-1]:.2f}"
+    axes.annotate(
+        text,
+        (epochs[-1], values[-1]),
+        xytext=(8, 0),
+        textcoords="offset points",
+        va="center",
+        color=TEST,
+        fontweight="bold",
+        annotation_clip=False,
+    )
+
+
+def _limits(axes: Axes, records: Sequence[Mapping[str, float]], key: str) -> None:
+    """Both axes from 0; accuracy in per cent, and no further than the full 100."""
+    last, top = max(record["epoch"] for record in records), max(record[key] for record in records)
+    axes.set_xlim(0, 1.02 * last or 1)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=last >= 4, steps=[1, 2, 5, 10]))
+    axes.set_ylim(0, 1.05 * top or 1)
+    if key == "accuracy":
+        axes.set_ylim(0, min(1.02, 1.1 * top) or 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _bare(axes: Axes) -> None:
+    """Two spines and a pale grid behind the curves."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(colors=GREY, labelcolor=INK)
+    axes.grid(color=PALE, lw=0.6)
+    axes.set_axisbelow(True)
+
+
+def _save(figure: Figure, out: Path) -> None:
+    FigureCanvasAgg(figure)
+    figure.savefig(out, format="png", metadata={"Software": None})  # the same bytes from every version
+
+
+Record = Mapping[str, Any]
+
+EDGE, LABEL, GAP = 0.25, 1.9, 0.06  # inches: around all, the column of row labels, between panels
+CAPTION = (
+    "In each deformable block, a small network that looks at the queries moves every reference point (grey) "
+    "by an offset of its own, once for each group of channels. Keys and values are read at the deformed "
+    "points (coloured), between the pixels of the block’s map; beyond its edge they fade to zero. Maps are "
+    "enlarged to the image’s size. Group 1 of one block has nothing to do with group 1 of another."
+)
+
+
+def map_to_image(points: np.ndarray, size: tuple[int, int], image: tuple[int, int]) -> np.ndarray:
+    """Points (…, 2), (row, col) in pixels of a map of `size` (h, w), in pixels of an image (H, W) that the
+    map covers: (p + ½)·H/h − ½, since pixel i reaches from i − ½ to i + ½ in both."""
+    scale = np.array([whole / n for whole, n in zip(image, size, strict=True)])
+    return (np.asarray(points) + 0.5) * scale - 0.5
+
+
+def reference_pixels(reference: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Reference points (P, 2), normalised to [−1, 1], in pixels of a map of `size` (h, w)."""
+    return np.stack([to_pixels(np.asarray(reference)[:, i], n) for i, n in enumerate(size)], -1)
+
+
+def overshoot(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """How far points (…, 2) lie outside a map of `size` (h, w), in parts of its sides: (…), 0 inside."""
+    parts = (np.asarray(points) + 0.5) / size
+    return np.maximum(np.maximum(-parts, parts - 1), 0.0).max(-1)
+
+
+def points_figure(
+    images: np.ndarray,
+    records: Mapping[tuple[int, int], Record],
+    out: Path,
+    *,
+    boxes: np.ndarray | None = None,
+    classes: Sequence[str] | None = None,
+    labels: Sequence[int] | None = None,
+    predictions: Sequence[int] | None = None,
+) -> None:
+    """Where the deformable points went, as a PNG: a column for each image, a row for each deformable block.
+
+    images: uint8 (N, H, W, 3), as they are to be seen; they make the first row. records: what `model(x,
+    record=records)` filled for these images, (stage, block) → "points" (N, G, P, 2) in pixels of the stage's
+    map, "reference" (P, 2) normalised, "size" (h, w), "grid" (H_G, W_G). boxes: (N, 4), (row0, col0, row1,
+    col1) in pixels, half-open. labels, predictions: (N,) class numbers, written "true → predicted" with a
+    tick or a cross; classes: their names. Points that are more than a sixth of the image outside are counted,
+    but not shown. Raises ValueError for images of another kind, for records of another number of images, for
+    no records.
+    """
+    _check(images, records)
+    records = {key: _on_host(records[key]) for key in sorted(records)}
+    outside = max(float(overshoot(r["points"], r["size"]).max()) for r in records.values())
+    titles = [_title(i, labels, predictions, classes) for i in range(len(images))]
+    sheet = _Sheet(images, len(records), rim=min(0.03 + outside, 1 / 6), titled=bool(titles[0][0]))
+    sheet.write(0.22, "Where the deformable points went", fontsize=16, fontweight="bold")
+    _legend(sheet, max(record["points"].shape[1] for record in records.values()), boxes is not None)
+    for row in range(1 + len(records)):
+        for column in range(len(images)):
+            axes = sheet.panel(row, column)
+            if boxes is not None:
+                _box(axes, boxes[column], 1.1 if row else 1.6)
+    sheet.title(titles)
+    for row, ((stage, block), record) in enumerate(records.items(), 1):
+        for column in range(len(images)):
+            _points(sheet.panels[row, column], record, column, images.shape[1:3], sheet.image_side)
+        middle = sheet.top(row) + sheet.tall / 2
+        name = f"Stage {stage + 1}, block {block + 1}"
+        sheet.write(middle - 0.52, name, fontsize=10.5, fontweight="bold")
+        sheet.write(middle - 0.28, _describe(record), fontsize=9, linespacing=1.5, color=GREY)
+    _save(sheet.figure, out)
+
+
+class _Sheet:
+    """The page of `points_figure`, laid out in inches from its top left: title, legend, panels, caption.
+
+    rim: white space around each image for the points that left it, in parts of its sides.
+    """
+
+    def __init__(self, images: np.ndarray, blocks: int, *, rim: float, titled: bool):
+        n, rows, cols = images.shape[:3]
+        self.images, self.rim = images, rim
+        self.side = float(np.clip(12.9 / n, 1.9, 3.2))
+        self.tall = self.side * rows / cols
+        self.image_side = self.side / (1 + 2 * rim)
+        self.width = max(2 * EDGE + LABEL + n * (self.side + GAP), 7.5)
+        caption = textwrap.wrap(CAPTION, int((self.width - 2 * EDGE) * 15))
+        above = 0.3 if titled else 0.1  # of the first images, less the rim that is there already
+        self.head = 0.9 + max(0.0, above - (self.side - self.image_side) / 2)
+        foot = 0.3 + 0.16 * len(caption)
+        self.height = self.top(1 + blocks) + foot
+        self.figure = Figure(figsize=(self.width, self.height), dpi=DPI, facecolor="white")
+        style = {"fontsize": 8.5, "color": GREY, "linespacing": 1.35}
+        self.write(self.height - foot + 0.12, "\n".join(caption), **style)
+        self.panels: dict[tuple[int, int], Axes] = {}
+
+    def top(self, row: int) -> float:
+        return self.head + row * (self.tall + GAP)
+
+    def write(self, y: float, text: str, **style: Any) -> None:
+        style = {"color": INK, "va": "top"} | style
+        self.figure.text(EDGE / self.width, 1 - y / self.height, text, **style)
+
+    def panel(self, row: int, column: int) -> Axes:
+        """An image with its rim: as it is in row 0, lightened below so that points stand out."""
+        left, bottom = EDGE + LABEL + column * (self.side + GAP), self.height - self.top(row) - self.tall
+        w, h = self.width, self.height
+        axes = self.figure.add_axes((left / w, bottom / h, self.side / w, self.tall / h))
+        self.panels[row, column] = axes
+        _show(axes, self.images[column], 0.5 if row else 0.0, self.rim)
+        return axes
+
+    def title(self, titles: Sequence[tuple[str, str]]) -> None:
+        """(text, colour) over each image of row 0, as large as the longest allows."""
+        longest = max(len(text) for text, _ in titles)
+        size = min(10.5, 72 * self.side / (0.68 * max(longest, 1)))
+        place = ((self.images.shape[2] - 1) / 2, -0.5), (0, 5)
+        for column, (text, colour) in enumerate(titles):
+            style: dict[str, Any] = {"ha": "center", "fontsize": size, "fontweight": "bold", "color": colour}
+            axes = self.panels[0, column]
+            axes.annotate(text, place[0], xytext=place[1], textcoords="offset points", **style)
+
+
+def _on_host(record: Record) -> Record:
+    return dict(record) | {key: asnumpy(record[key]) for key in ("points", "reference")}
+
+
+def _check(images: np.ndarray, records: Mapping[tuple[int, int], Record]) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
+        got = f"{images.dtype} {images.shape}"
+        raise ValueError(f"points_figure: images must be uint8 (N, H, W, 3), got {got}")
+    if not records:
+        why = "the model has no deformable block, or was called without record="
+        raise ValueError(f"points_figure: records is empty: {why}")
+    for (stage, block), record in records.items():
+        n = len(record["points"])
+        if n != len(images):
+            where = f"records[{stage}, {block}]"
+            raise ValueError(f"points_figure: {where} is of {n} images, but {len(images)} are given")
+
+
+def _title(
+    i: int, labels: Sequence[int] | None, predictions: Sequence[int] | None, classes: Sequence[str] | None
+) -> tuple[str, str]:
+    """ "true → predicted ✓", or the one that is known, and its colour."""
+    numbers = [int(known[i]) for known in (labels, predictions) if known is not None]
+    text = " → ".join(str(number) if classes is None else classes[number] for number in numbers)
+    if len(numbers) < 2:
+        return text, INK
+    return (f"{text} ✓", RIGHT) if numbers[0] == numbers[1] else (f"{text} ✗", WRONG)
+
+
+def _describe(record: Record) -> str:
+    """Under a row's label: how many points there are, and how far they moved."""
+    points, size = record["points"], record["size"]
+    moved = np.linalg.norm(points - reference_pixels(record["reference"], size), axis=-1).mean()
+    map_size, grid = ("×".join(map(str, record[name])) for name in ("size", "grid"))
+    groups, outside = points.shape[1], (overshoot(points, size) > 0).mean()
+    lines = [
+        f"{map_size} map, {grid} points",
+        f"{groups} groups" if groups > 1 else "1 group",
+        f"mean move {moved:.2f} map pixels",
+    ]
+    return "\n".join([*lines, f"{outside:.1%} outside the map"] if outside else lines)
+
+
+def _show(axes: Axes, image: np.ndarray, pale: float, rim: float) -> None:
+    """An image, enlarged without smoothing, lightened so that points stand out, with a white rim."""
+    rows, cols = image.shape[:2]
+    axes.imshow(image + ((255 - image) * pale).astype(np.uint8), interpolation="nearest")
+    axes.set_xlim(-0.5 - rim * cols, cols - 0.5 + rim * cols)
+    axes.set_ylim(rows - 0.5 + rim * rows, -0.5 - rim * rows)
+    axes.set_axis_off()
+
+
+def _box(axes: Axes, box: np.ndarray, line: float) -> None:
+    row, col, end_row, end_col = (float(x) - 0.5 for x in box)  # the outer edges of its pixels
+    for colour, style in (("white", "-"), (INK, (0, (3, 2)))):
+        edge: dict[str, Any] = {"fill": False, "ec": colour, "ls": style, "lw": line}
+        axes.add_patch(Rectangle((col, row), end_col - col, end_row - row, **edge))
+
+
+def _points(axes: Axes, record: Record, i: int, image: tuple[int, int], inches: float) -> None:
+    """Image i's points: grey references, a line from each to where it went, a mark there."""
+    size = record["size"]
+    reference = reference_pixels(record["reference"], size)
+    start = map_to_image(reference, size, image)[:, ::-1]  # (P, 2) as (x, y)
+    ends = map_to_image(record["points"][i], size, image)[..., ::-1]  # (G, P, 2)
+    mark = float(np.clip(0.2 * 72 * inches / max(record["grid"]), 1.8, 5.5))  # typographic points
+    for group, end in enumerate(ends):
+        colour, _ = GROUPS[group % len(GROUPS)]
+        lines = list(np.stack([start, end], 1))
+        axes.add_collection(LineCollection(lines, colors=colour, linewidths=mark / 4.5))
+    axes.plot(*start.T, "o", ms=0.75 * mark, color=GREY, mec="white", mew=mark / 12)
+    for group, end in enumerate(ends):
+        colour, shape = GROUPS[group % len(GROUPS)]
+        axes.plot(*end.T, shape, ms=mark, color=colour, mec="white", mew=mark / 9)
+
+
+def _legend(sheet: _Sheet, groups: int, box: bool) -> None:
+    """One line under the title: the reference points, the groups, the object's box."""
+
+    def mark(shape: str, colour: str, label: str, size: float = 6.5) -> Line2D:
+        return Line2D([], [], ls="", marker=shape, ms=size, color=colour, mec="white", mew=0.6, label=label)
+
+    handles: list[Any] = [mark("o", GREY, "reference point", 5)]
+    handles += [mark(*GROUPS[g % len(GROUPS)][::-1], f"group {g + 1}") for g in range(groups)]
+    if box:
+        handles.append(Rectangle((0, 0), 1, 1, fill=False, ec=INK, ls=(0, (3, 2)), lw=1.4, label="object"))
+    sheet.figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(EDGE / sheet.width, 1 - 0.58 / sheet.height),
+        ncols=len(handles) if len(handles) < 8 or sheet.width > 10 else (len(handles) + 1) // 2,
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=INK,
+        handlelength=1.2,
+        handletextpad=0.5,
+        columnspacing=1.4,
+        borderpad=0,
+        borderaxespad=0,
+    )

@@ -1,0 +1,1 @@
+"""Data, augmentation and everything that trains a model."""

@@ -1,0 +1,355 @@
+"""Where the attentions meet: each at its simplest is plain self-attention. And deformable attention against itself."""
+
+import loops
+import numpy as np
+import pytest
+
+from minidat.attention import CONVENTIONS, DeformableAttention, MultiHeadSelfAttention, WindowAttention
+from minidat.attention.deformable import POSITIONS, grid
+from minidat.attention.window import relative_index, shift_mask
+from minidat.autograd import Tensor, gradients
+from minidat.ops.deformable import LIMITS, to_normalised, to_pixels
+
+DIM, HEADS = 12, 6
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def maps(h, w, dim=DIM, seed=7):
+    return Tensor(rng(seed).standard_normal((2, h, w, dim)), requires_grad=True)
+
+
+def deformable(size, *, seed=0, moving=True, **options):
+    """A float64 deformable attention, whose tables, norms and offsets are large enough to matter."""
+    module = DeformableAttention(DIM, HEADS, size=size, rng=rng(seed), **options).to(dtype=np.float64)
+    draws = rng(seed + 1)
+    if moving:
+        for name, t in module.parameters().items():
+            t.data = t.data + draws.normal(0, 0.5 if name in ("table", "pointwise.weight") else 0.1, t.shape)
+    return module
+
+
+def copy_qkv(source, target):
+    """query, key, value, out → qkv, out"""
+    for kind in ("weight", "bias"):
+        parts = [getattr(getattr(source, name), kind).data for name in ("query", "key", "value")]
+        getattr(target.qkv, kind).data = np.concatenate(parts, axis=-1)
+        getattr(target.out, kind).data = getattr(source.out, kind).data.copy()
+
+
+def pulled(y, x, module):
+    """Values and gradients for a random cotangent."""
+    parameters = module.parameters()
+    found = gradients(y, [x, *parameters.values()], rng(9).standard_normal(y.shape))
+    return dict(zip(["x", *parameters], found, strict=True))
+
+
+def assert_same(one, other, rtol=1e-9, atol=1e-11):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=rtol, atol=atol, err_msg=name)
+
+
+# Degenerate cases
+
+
+def test_one_window_is_full_self_attention():
+    window = WindowAttention(DIM, HEADS, window=3, size=(3, 3), rng=rng()).to(dtype=np.float64)
+    full = MultiHeadSelfAttention(DIM, HEADS, rng=rng(1)).to(dtype=np.float64)
+    window.table.data[:] = 0
+    for name, t in full.parameters().items():
+        t.data = window.parameters()[name].data.copy()
+    x = maps(3, 3)
+    one, other = window(x), full(x)
+    np.testing.assert_allclose(one.data, other.data, rtol=1e-12, atol=1e-14)
+    with_table, without = pulled(one, x, window), pulled(other, x, full)
+    assert with_table.pop("table").any()
+    assert_same(with_table, without)
+
+
+@pytest.mark.parametrize("groups", [1, 2, HEADS])
+def test_deformable_attention_at_the_pixel_centres_is_full_self_attention(groups):
+    still = deformable((3, 5), groups=groups, stride=1, offsets=False, position="none", convention="paper")
+    full = MultiHeadSelfAttention(DIM, HEADS, rng=rng(1)).to(dtype=np.float64)
+    copy_qkv(still, full)
+    x = maps(3, 5)
+    one, other = still(x), full(x)
+    np.testing.assert_allclose(one.data, other.data, rtol=1e-11, atol=1e-13)
+    dy = rng(3).standard_normal(one.shape)
+    (dx, dq, do), (dx2, dqkv, do2) = (
+        gradients(one, [x, still.query.weight, still.out.weight], dy),
+        gradients(other, [x, full.qkv.weight, full.out.weight], dy),
+    )
+    np.testing.assert_allclose(dx, dx2, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(dq, dqkv[:, :DIM], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(do, do2, rtol=1e-9, atol=1e-12)
+
+
+def test_zero_offsets_do_not_reproduce_full_attention_under_the_released_conventions():
+    x = maps(3, 5)
+    for convention in ("v1", "v2"):
+        still = deformable((3, 5), offsets=False, position="none", convention=convention)
+        full = MultiHeadSelfAttention(DIM, HEADS, rng=rng(1)).to(dtype=np.float64)
+        copy_qkv(still, full)
+        assert abs(still(x).data - full(x).data).max() > 0.01
+
+
+def test_offsets_of_zero_are_no_offsets():
+    moving = deformable((3, 4), range_factor=0.0)
+    still = deformable((3, 4), offsets=False)
+    for name, t in still.parameters().items():
+        t.data = moving.parameters()[name].data
+    x = maps(3, 4)
+    np.testing.assert_allclose(moving(x).data, still(x).data, rtol=1e-12, atol=1e-14)
+
+
+def test_no_bias_is_a_bias_of_zero():
+    biased, bare = deformable((3, 4)), deformable((3, 4), position="none")
+    for name, t in bare.parameters().items():
+        t.data = biased.parameters()[name].data
+    biased.table.data[:] = 0
+    fixed = deformable((3, 4), position="fixed")
+    for name, t in bare.parameters().items():
+        fixed.parameters()[name].data = t.data
+    fixed.table.data[:] = 0
+    x = maps(3, 4)
+    np.testing.assert_allclose(biased(x).data, bare(x).data, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(fixed(x).data, bare(x).data, rtol=1e-12, atol=1e-14)
+
+
+# The fused op and the equations
+
+
+@pytest.mark.parametrize(
+    "groups, stride, size", [(1, 1, (3, 5)), (2, 2, (5, 4)), (HEADS, 1, (4, 3)), (HEADS, 2, (3, 6))]
+)
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_fused_is_what_the_equations_say(convention, limit, groups, stride, size):
+    module = deformable(size, groups=groups, stride=stride, kernel=3, limit=limit, convention=convention)
+    x, record = maps(*size), {}
+    fused, stepwise = module(x), module(x, record={})
+    np.testing.assert_allclose(fused.data, stepwise.data, rtol=1e-11, atol=1e-13)
+    found = pulled(fused, x, module)
+    assert_same(found, pulled(stepwise, x, module))
+    assert all(abs(dx).max() > 1e-6 for name, dx in found.items() if name != "key.bias"), "a path is dead"
+    module(x, record=record)
+    points = -(-size[0] // stride) * -(-size[1] // stride)
+    assert record["points"].shape == (2, groups, points, 2) and record["size"] == size
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_deformable_attention_is_the_loops(convention):
+    module = deformable((2, 4), groups=2, stride=1, kernel=3, convention=convention)
+    x = maps(2, 4)
+    arrays = [
+        t.data
+        for t in (
+            x,
+            *(module.query.weight, module.query.bias),
+            *(module.depthwise.weight, module.depthwise.bias, module.norm.gamma, module.norm.beta),
+            *(module.pointwise.weight, module.reference),
+            *(module.key.weight, module.key.bias, module.value.weight, module.value.bias),
+            *(module.table, module.rows, module.cols, module.out.weight, module.out.bias),
+        )
+    ]
+    expected = loops.deformable_attention(*arrays, stride=1, limit="tanh", amplitude=module.amplitude)
+    np.testing.assert_allclose(module(x).data, expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("offsets", [True, False])
+def test_every_variant_gives_every_parameter_a_gradient(position, offsets):
+    module = deformable((3, 5), groups=2, stride=2, position=position, offsets=offsets)
+    x = maps(3, 5)
+    y = module(x)
+    assert y.shape == x.shape and y.dtype == np.float64
+    for name, dx in pulled(y, x, module).items():
+        assert dx is not None and np.isfinite(dx).all() and (dx.any() or name == "key.bias"), name
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 1)])
+def test_maps_of_one_pixel_are_finite(size, convention, limit, position):
+    module = deformable(size, kernel=3, convention=convention, limit=limit, position=position)
+    x = maps(*size)
+    y = module(x)
+    assert np.isfinite(y.data).all()
+    assert all(np.isfinite(dx).all() for dx in pulled(y, x, module).values())
+
+
+def test_float32_stays_float32():
+    for module in (
+        DeformableAttention(DIM, HEADS, size=(4, 2), rng=rng()),
+        DeformableAttention(DIM, HEADS, size=(4, 2), rng=rng(), offsets=False),
+        WindowAttention(DIM, HEADS, window=2, size=(4, 2), rng=rng(), shift=1),
+        MultiHeadSelfAttention(DIM, HEADS, rng=rng()),
+    ):
+        x = Tensor(rng().standard_normal((1, 4, 2, DIM)).astype(np.float32), requires_grad=True)
+        y = module(x)
+        assert y.dtype == np.float32
+        dy = np.ones_like(y.data)
+        assert {dx.dtype for dx in gradients(y, [x, *module.parameters().values()], dy)} == {np.dtype(np.float32)}
+
+
+def test_heads_and_groups_are_permuted_together():
+    """A group's channels, its heads' bias and their part of the keys belong together: permuting the two groups of all
+    weights is a change of names."""
+    module, swapped = deformable((3, 4), groups=2), deformable((3, 4), groups=2)
+    halves = np.roll(np.arange(DIM), DIM // 2)
+    heads = np.roll(np.arange(HEADS), HEADS // 2)
+    for name in ("query", "key", "value", "out"):
+        layer = getattr(swapped, name)
+        layer.weight.data, layer.bias.data = layer.weight.data[halves][:, halves], layer.bias.data[halves]
+    swapped.table.data = swapped.table.data[heads]
+    x = maps(3, 4)
+    y, y2 = module(x), swapped(Tensor(x.data[..., halves]))
+    np.testing.assert_allclose(y2.data, y.data[..., halves], rtol=1e-11, atol=1e-13)
+
+
+# Windows
+
+
+@pytest.mark.parametrize("size, window, shift", [((4, 6), 2, 0), ((4, 6), 2, 1), ((6, 3), 3, 2), ((3, 3), 3, 1)])
+def test_window_attention_is_the_loops(size, window, shift):
+    module = WindowAttention(4, 2, window=window, size=size, rng=rng(), shift=shift).to(dtype=np.float64)
+    module.table.data = rng(1).standard_normal(module.table.shape)
+    x = maps(*size, dim=4)
+    weights = [t.data for t in (module.table, module.qkv.weight, module.qkv.bias, module.out.weight, module.out.bias)]
+    expected = loops.window_attention(x.data, *weights, heads=2, window=window, shift=shift)
+    np.testing.assert_allclose(module(x).data, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_token_sees_its_window_and_no_other():
+    module = WindowAttention(4, 2, window=2, size=(4, 6), rng=rng(), shift=1).to(dtype=np.float64)
+    x = maps(4, 6, dim=4)
+    y = module(x)
+    for (row, col), seen in {
+        (1, 1): {(1, 1), (1, 2), (2, 1), (2, 2)},
+        (0, 0): {(0, 0)},  # the corner, rolled to the far end, shares a window with the three other corners: masked
+        (3, 2): {(3, 1), (3, 2)},
+    }.items():
+        dy = np.zeros(y.shape)
+        dy[0, row, col] = 1
+        (dx,) = gradients(module(x), [x], dy)
+        assert {tuple(map(int, at)) for at in np.argwhere(abs(dx[0]).max(-1) > 1e-12)} == seen
+
+
+def test_relative_index_and_shift_mask_are_the_released_ones():
+    index = relative_index(7)
+    assert index.shape == (49, 49) and (np.diag(index) == 84).all() and index[0, 1] == 83
+    mask = shift_mask(56, 56, 7, 4)
+    assert mask.shape == (64, 1, 49, 49) and set(np.unique(mask)) == {-100.0, 0.0}
+    assert not mask[0].any() and mask[7].any() and mask[-1].any()
+    np.testing.assert_array_equal(mask, mask.swapaxes(-1, -2))
+
+
+# Grids
+
+
+def pixels_of(module, axis=0):
+    """The pixels at which undeflected points lie along an axis."""
+    return np.unique(to_pixels(module.reference.data[:, axis], module.size[axis]))
+
+
+def test_reference_points_of_the_paper_lie_on_pixels():
+    module = DeformableAttention(4, 2, size=(5, 7), rng=rng(), convention="paper")
+    np.testing.assert_allclose(pixels_of(module, 0), np.arange(5), atol=1e-12)
+    np.testing.assert_allclose(pixels_of(module, 1), np.arange(7), atol=1e-12)
+    first, second = module.reference.data[:2]
+    np.testing.assert_allclose(first, [-1, -1])
+    np.testing.assert_allclose(second, [-1, -1 + 2 / 6])  # the column runs first
+
+
+def test_reference_points_of_the_first_release():
+    module = DeformableAttention(4, 2, size=(14, 7), rng=rng(), convention="v1")
+    rows, cols = pixels_of(module, 0), pixels_of(module, 1)
+    np.testing.assert_allclose(rows, (np.arange(14) + 0.5) * 13 / 14)
+    np.testing.assert_allclose(rows[[0, -1]], [0.464, 12.536], atol=5e-4)
+    np.testing.assert_allclose(cols[[0, -1]], [0.429, 5.571], atol=5e-4)
+    assert module.amplitude == (2 / 14, 2 / 7)
+    np.testing.assert_allclose(module.amplitude[0] / 2 * 13, 0.93, atol=5e-3)  # the reach in pixels
+
+
+def test_reference_points_of_the_second_release():
+    module = DeformableAttention(4, 2, size=(56, 7), rng=rng(), stride=8, kernel=9, convention="v2")
+    rows = pixels_of(module, 0)
+    assert module.key_size == (7, 1)
+    np.testing.assert_allclose(rows, (np.arange(7) + 0.5) * 55 / 6)
+    np.testing.assert_allclose(rows[[0, 1, -2, -1]], [4.58, 13.75, 50.4, 59.6], atol=2e-2)
+    narrow = DeformableAttention(4, 2, size=(7, 5), rng=rng(), convention="v2")
+    np.testing.assert_allclose(pixels_of(narrow, 0), np.arange(7) + 0.5)
+    np.testing.assert_allclose(narrow.reference.data[:, 0].max(), 7 / 6)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_query_coordinates(convention):
+    module = DeformableAttention(4, 2, size=(5, 7), rng=rng(), convention=convention)
+    for t, n in ((module.rows, 5), (module.cols, 7)):
+        wanted = (np.arange(n) + 0.5) * (n - 1) / n if convention == "v1" else np.arange(n)
+        np.testing.assert_allclose(t.data, wanted, atol=1e-12)
+
+
+def test_points_stay_within_the_region_of_their_reference():
+    """s·tanh reaches s/2 pixels each way at stride 1 under the paper's convention."""
+    module = deformable((5, 7), range_factor=3.0)
+    module.pointwise.weight.data *= 1e6
+    points = module.points(Tensor(rng().standard_normal((2, 5, 7, DIM)))).data
+    still = np.stack([to_pixels(module.reference.data[:, i], n) for i, n in enumerate((5, 7))], -1)
+    np.testing.assert_allclose(abs(points - still), 1.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_pixels_and_normalised_coordinates_are_inverse(n):
+    pixels = np.arange(n)
+    np.testing.assert_allclose(to_pixels(to_normalised(pixels, n), n), pixels, atol=1e-15)
+    assert to_normalised(0, n) == -1 and (n == 1 or to_normalised(n - 1, n) == 1)
+    np.testing.assert_allclose(grid(n, "corner"), to_normalised(pixels, n))
+
+
+# What is refused
+
+
+def make(**options):
+    return DeformableAttention(12, 6, **{"size": (3, 5), "rng": rng(), **options})
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: make(groups=5), "DeformableAttention: groups 5 must divide both dim 12 and heads 6"),
+        (lambda: make(groups=4), "groups 4 must divide both dim 12 and heads 6"),
+        (lambda: make(groups=0), "groups 0 must divide"),
+        (lambda: make(limit="cosine"), "limit 'cosine' is unknown; choose from tanh, squash, clamp, none"),
+        (
+            lambda: make(position="absolute"),
+            "position 'absolute' is unknown; choose from relative, none, fixed",
+        ),
+        (lambda: make(convention="v3"), "convention 'v3' is unknown; choose from paper, v1, v2"),
+        (lambda: DeformableAttention(12, 5, size=(3, 5), rng=rng()), "dim 12 cannot be cut into 5 heads"),
+        (
+            lambda: MultiHeadSelfAttention(12, 5, rng=rng()),
+            "MultiHeadSelfAttention: dim 12 cannot be cut into 5 heads",
+        ),
+        (
+            lambda: WindowAttention(12, 5, window=2, size=(4, 6), rng=rng()),
+            "WindowAttention: dim 12 cannot be cut",
+        ),
+        (
+            lambda: WindowAttention(12, 6, window=4, size=(4, 6), rng=rng()),
+            "a map of 4×6 cannot be cut into .*4×4",
+        ),
+        (lambda: make()(maps(5, 3)), r"DeformableAttention: built for a map of \(3, 5\), got \(5, 3\)"),
+        (
+            lambda: WindowAttention(12, 6, window=2, size=(4, 6), rng=rng())(maps(6, 4)),
+            r"WindowAttention: built for a map of \(4, 6\), got \(6, 4\)",
+        ),
+    ],
+)
+def test_constructors_and_calls_refuse(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

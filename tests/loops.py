@@ -1,0 +1,254 @@
+"""The hard ops in index notation: Python loops over NumPy arrays, forward only, named as in `minidat.ops`.
+
+They are the specification, so they are slow, use no broadcasting (but to spell out a mask) and share nothing
+with the package. Nothing here checks its input.
+"""
+
+import math
+from itertools import product
+
+import numpy as np
+
+REACH = 100.0  # what is subtracted from the score of a pair that a shifted window must not join
+
+
+def rows_of(x):
+    """Every index of all axes but the last."""
+    return np.ndindex(*x.shape[:-1])
+
+
+def g(a, b):
+    """max(0, 1 − |a − b|)"""
+    return max(0.0, 1.0 - abs(a - b))
+
+
+def gelu(x):
+    """x Φ(x)"""
+    return x * 0.5 * (1.0 + math.erf(x / math.sqrt(2.0)))
+
+
+def softmax(x):
+    y = np.zeros(x.shape)
+    for at in rows_of(x):
+        total = sum(math.exp(x[(*at, j)]) for j in range(x.shape[-1]))
+        for i in range(x.shape[-1]):
+            y[(*at, i)] = math.exp(x[(*at, i)]) / total
+    return y
+
+
+def log_softmax(x):
+    y = np.zeros(x.shape)
+    for at in rows_of(x):
+        total = sum(math.exp(x[(*at, j)]) for j in range(x.shape[-1]))
+        for i in range(x.shape[-1]):
+            y[(*at, i)] = x[(*at, i)] - math.log(total)
+    return y
+
+
+def layer_norm(x, gamma, beta, *, eps=1e-5):
+    y, c = np.zeros(x.shape), x.shape[-1]
+    for at in rows_of(x):
+        mean = sum(x[(*at, i)] for i in range(c)) / c
+        variance = sum((x[(*at, i)] - mean) ** 2 for i in range(c)) / c
+        for i in range(c):
+            y[(*at, i)] = gamma[i] * (x[(*at, i)] - mean) / math.sqrt(variance + eps) + beta[i]
+    return y
+
+
+def cross_entropy(logits, targets, *, smoothing=0.0):
+    (b, k), log_p = logits.shape, log_softmax(logits)
+    t = [[(1 - smoothing) * targets[i, j] + smoothing / k for j in range(k)] for i in range(b)]
+    return np.array(-sum(t[i][j] * log_p[i, j] for i, j in product(range(b), range(k))) / b)
+
+
+def linear(x, w, b):
+    y = np.zeros((*x.shape[:-1], w.shape[1]))
+    for at in rows_of(x):
+        for j in range(w.shape[1]):
+            bias = 0.0 if b is None else b[j]
+            y[(*at, j)] = sum(x[(*at, i)] * w[i, j] for i in range(w.shape[0])) + bias
+    return y
+
+
+def read(x, b, row, col, c):
+    """A map's element, zero outside."""
+    return x[b, row, col, c] if 0 <= row < x.shape[1] and 0 <= col < x.shape[2] else 0.0
+
+
+def conv2d(x, w, bias, *, stride=1, padding=0):
+    (b, h, wd, c), (kh, kw, _, d) = x.shape, w.shape
+    rows, cols = (h + 2 * padding - kh) // stride + 1, (wd + 2 * padding - kw) // stride + 1
+    y = np.zeros((b, rows, cols, d))
+    for n, i, j, o in np.ndindex(*y.shape):
+        y[n, i, j, o] = 0.0 if bias is None else bias[o]
+        for u, v, k in product(range(kh), range(kw), range(c)):
+            y[n, i, j, o] += read(x, n, i * stride + u - padding, j * stride + v - padding, k) * w[u, v, k, o]
+    return y
+
+
+def depthwise_conv(x, w, bias, *, stride=1, padding=0):
+    (b, h, wd, c), (kh, kw, _) = x.shape, w.shape
+    rows, cols = (h + 2 * padding - kh) // stride + 1, (wd + 2 * padding - kw) // stride + 1
+    y = np.zeros((b, rows, cols, c))
+    for n, i, j, k in np.ndindex(*y.shape):
+        y[n, i, j, k] = 0.0 if bias is None else bias[k]
+        for u, v in product(range(kh), range(kw)):
+            y[n, i, j, k] += read(x, n, i * stride + u - padding, j * stride + v - padding, k) * w[u, v, k]
+    return y
+
+
+def attention(q, k, v, bias, mask, *, scale):
+    lead, (n, d), (m, c) = q.shape[:-2], q.shape[-2:], v.shape[-2:]
+    scores = np.zeros((*lead, n, m))
+    for at in np.ndindex(*lead):
+        for i, j in product(range(n), range(m)):
+            scores[(*at, i, j)] = scale * sum(q[(*at, i, e)] * k[(*at, j, e)] for e in range(d))
+            for term in (bias, mask):
+                if term is not None:
+                    scores[(*at, i, j)] += np.broadcast_to(term, scores.shape)[(*at, i, j)]
+    p, y = softmax(scores), np.zeros((*lead, n, c))
+    for at in np.ndindex(*lead):
+        for i, e in product(range(n), range(c)):
+            y[(*at, i, e)] = sum(p[(*at, i, j)] * v[(*at, j, e)] for j in range(m))
+    return y
+
+
+def heads_of(x, heads):
+    """(…, n, M·d) → (…, M, n, d): channel c is element c mod d of head c // d."""
+    *lead, n, c = x.shape
+    d = c // heads
+    y = np.zeros((*lead, heads, n, d))
+    for at in np.ndindex(*lead):
+        for i, channel in product(range(n), range(c)):
+            y[(*at, channel // d, i, channel % d)] = x[(*at, i, channel)]
+    return y
+
+
+def side_by_side(x):
+    """(…, M, n, d) → (…, n, M·d)"""
+    *lead, heads, n, d = x.shape
+    y = np.zeros((*lead, n, heads * d))
+    for at in np.ndindex(*lead):
+        for i, channel in product(range(n), range(heads * d)):
+            y[(*at, i, channel)] = x[(*at, channel // d, i, channel % d)]
+    return y
+
+
+def self_attention(qkv, bias, mask, *, heads):
+    c = qkv.shape[-1] // 3
+    q, k, v = (heads_of(qkv[..., i * c : (i + 1) * c], heads) for i in range(3))
+    return side_by_side(attention(q, k, v, bias, mask, scale=1 / math.sqrt(c // heads)))
+
+
+def bilinear_sample(x, points):
+    """Equation (8) as it stands: every pixel of the map, most with weight 0."""
+    (b, h, w, c), (_, groups, n, _) = x.shape, points.shape
+    y = np.zeros((b, n, c))
+    for i, p, channel in np.ndindex(*y.shape):
+        row, col = points[i, channel // (c // groups), p]
+        y[i, p, channel] = sum(g(row, r) * g(col, s) * x[i, r, s, channel] for r, s in product(range(h), range(w)))
+    return y
+
+
+def position_bias(table, points, rows, cols):
+    (m, r, c), (b, groups, n, _), h, w = table.shape, points.shape, len(rows), len(cols)
+    y = np.zeros((b, m, h * w, n))
+    for i, head, row, col, key in product(*map(range, (b, m, h, w, n))):
+        p = points[i, head // (m // groups), key]
+        down, right = rows[row] - p[0] + (r - 1) / 2, cols[col] - p[1] + (c - 1) / 2
+        y[i, head, row * w + col, key] = sum(
+            g(down, u) * g(right, v) * table[head, u, v] for u, v in product(range(r), range(c))
+        )
+    return y
+
+
+def offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, *, stride):
+    e, pad = len(gamma), len(w_depthwise) // 2
+    groups = q.shape[-1] // e
+    offsets = []
+    for group in range(groups):  # one network, shared by the groups
+        u = depthwise_conv(q[..., group * e : (group + 1) * e], w_depthwise, b_depthwise, stride=stride, padding=pad)
+        a = layer_norm(u, gamma, beta)
+        for at in np.ndindex(*a.shape):
+            a[at] = gelu(a[at])
+        offsets.append(linear(a, w_pointwise, None).reshape(len(q), -1, 2))
+    return np.stack(offsets, axis=1)
+
+
+def deformed_points(offsets, reference, *, limit, amplitude, size):
+    y = np.zeros(offsets.shape)
+    for b, group, n, axis in np.ndindex(*y.shape):
+        p, delta = reference[n, axis], offsets[b, group, n, axis]
+        limited = {
+            "tanh": p + amplitude[axis] * math.tanh(delta),
+            "squash": math.tanh(p + delta),
+            "clamp": min(max(p + delta, -1.0), 1.0),
+            "none": p + delta,
+        }[limit]
+        y[b, group, n, axis] = (limited + 1) / 2 * (size[axis] - 1)
+    return y
+
+
+def deformable_attention(
+    x,
+    w_q,
+    b_q,
+    w_depthwise,
+    b_depthwise,
+    gamma,
+    beta,
+    w_pointwise,
+    reference,
+    w_k,
+    b_k,
+    w_v,
+    b_v,
+    table,
+    rows,
+    cols,
+    w_o,
+    b_o,
+    *,
+    stride,
+    limit,
+    amplitude,
+):
+    (b, h, w, c), m = x.shape, len(table)
+    q = linear(x, w_q, b_q)
+    offsets = offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, stride=stride)
+    points = deformed_points(offsets, reference, limit=limit, amplitude=amplitude, size=(h, w))
+    sampled = bilinear_sample(x, points)
+    bias = position_bias(table, points, rows, cols)
+    tokens = q.reshape(b, h * w, c), linear(sampled, w_k, b_k), linear(sampled, w_v, b_v)
+    z = attention(*(heads_of(t, m) for t in tokens), bias, None, scale=1 / math.sqrt(c // m))
+    return linear(side_by_side(z), w_o, b_o).reshape(x.shape)
+
+
+def window_attention(x, table, w_qkv, b_qkv, w_o, b_o, *, heads, window, shift):
+    """Each query looks at the keys of its own window of the rolled map. A key of another region weighs e^(−100)
+    of what it would; regions are what the cuts at −window and −shift of both axes make of the rolled map."""
+    b, h, w, c = x.shape
+    qkv, d = linear(x, w_qkv, b_qkv), c // heads
+    z = np.zeros(x.shape)
+
+    def region(i, n):
+        return 0 if i < n - window else 1 if i < n - shift else 2
+
+    for n, m, i, j in product(range(b), range(heads), range(h), range(w)):  # (i, j): the query on the rolled map
+        top, left = i // window * window, j // window * window
+        keys = [(top + u, left + v) for u, v in product(range(window), repeat=2)]
+        query = qkv[n, (i + shift) % h, (j + shift) % w, m * d : (m + 1) * d]
+        scores = np.zeros(len(keys))
+        for at, (u, v) in enumerate(keys):
+            key = qkv[n, (u + shift) % h, (v + shift) % w, c + m * d : c + (m + 1) * d]
+            relative = (i - u + window - 1) * (2 * window - 1) + (j - v + window - 1)
+            scores[at] = sum(query[e] * key[e] for e in range(d)) / math.sqrt(d) + table[relative, m]
+            if shift and (region(i, h), region(j, w)) != (region(u, h), region(v, w)):
+                scores[at] -= REACH
+        p = softmax(scores)
+        for e in range(d):
+            channel = m * d + e
+            z[n, (i + shift) % h, (j + shift) % w, channel] = sum(
+                p[at] * qkv[n, (u + shift) % h, (v + shift) % w, 2 * c + channel] for at, (u, v) in enumerate(keys)
+            )
+    return linear(z, w_o, b_o)

@@ -1,0 +1,83 @@
+"""Every hard op three times: in loops, composed of primitives, and fused. Same values; same gradients."""
+
+import loops
+import numpy as np
+import pytest
+from ops.cases import of
+
+from minidat import composed, ops
+from minidat.autograd import Tensor
+from minidat.autograd.engine import gradients
+from minidat.ops.bilinear import _corners, _dense
+
+HARD = [
+    name
+    for name, f in vars(composed).items()
+    if callable(f) and getattr(f, "__module__", "") == composed.__name__ and hasattr(ops, name)
+]
+FORMULATIONS = {"dense": _dense, "corners": _corners}
+
+
+def draw(case, seed=1):
+    rng = np.random.default_rng(seed)
+    return rng, *case.make(rng, (2,))
+
+
+def test_every_hard_op_is_composed():
+    assert {
+        "softmax", "log_softmax", "layer_norm", "cross_entropy", "conv2d", "depthwise_conv", "attention",
+        "self_attention", "bilinear_sample", "position_bias", "offset_network", "deformed_points",
+        "deformable_attention",
+    } == set(HARD)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", of(*HARD), ids=str)
+def test_values_and_gradients_agree(case):
+    rng, arrays, options = draw(case)
+    tensors = [
+        None if a is None else Tensor(a, requires_grad=i in case.differentiable(arrays)) for i, a in enumerate(arrays)
+    ]
+    leaves = [tensors[i] for i in case.differentiable(arrays)]
+    fused, derived = (
+        getattr(ops, case.op)(*tensors, **options),
+        getattr(composed, case.op)(*tensors, **options),
+    )
+    np.testing.assert_allclose(fused.data, getattr(loops, case.op)(*arrays, **options), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(derived.data, fused.data, rtol=1e-11, atol=1e-12)
+    dy = np.asarray(rng.standard_normal(fused.shape))
+    for i, one, other in zip(
+        case.differentiable(arrays), gradients(fused, leaves, dy), gradients(derived, leaves, dy), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11, err_msg=f"input {i}")
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("case", of("bilinear_sample"), ids=str)
+def test_both_formulations_of_sampling_agree(case, formulation):
+    rng, arrays, _ = draw(case)
+    y, vjp = FORMULATIONS[formulation](*arrays)
+    np.testing.assert_allclose(y, loops.bilinear_sample(*arrays), rtol=1e-11, atol=1e-12)
+    leaves = [Tensor(a, requires_grad=True) for a in arrays]
+    dy = rng.standard_normal(y.shape)
+    for one, other in zip(vjp(dy), gradients(composed.bilinear_sample(*leaves), leaves, dy), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_small_maps_are_dense_and_large_ones_gathered(monkeypatch):
+    chosen = []
+    module = ops.bilinear_sample.raw.__globals__
+    for name in ("_dense", "_corners"):
+        monkeypatch.setitem(module, name, lambda x, points, name=name: chosen.append(name) or (x, None))
+    for size in ((16, 16), (1, 257)):
+        ops.bilinear_sample.raw(np.zeros((1, *size, 2)), np.zeros((1, 1, 3, 2)))
+    assert chosen == ["_dense", "_corners"]
+
+
+def test_position_bias_of_whole_pixels_is_the_table_itself():
+    rng = np.random.default_rng(0)
+    (h, w), table = (3, 4), rng.standard_normal((2, 5, 7))
+    rows, cols = np.arange(3.0), np.arange(4.0)
+    points = np.stack(np.meshgrid(rows, cols, indexing="ij"), -1).reshape(1, 1, h * w, 2)
+    bias = ops.position_bias.raw(table, points, rows, cols)[0].reshape(2, h, w, h, w)
+    for i, j, k, m in np.ndindex(h, w, h, w):
+        np.testing.assert_array_equal(bias[:, i, j, k, m], table[:, i - k + h - 1, j - m + w - 1])

@@ -1,0 +1,164 @@
+"""A run ends the same to the bit however often it is killed; it stops where it must and says why."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from minidat.training import checkpoint, loop
+from minidat.training.checkpoint import CheckpointError
+from minidat.training.loop import BEST, LAST, LOG, Interrupted, Run, TrainingError
+from minidat.training.settings import Settings
+
+SMALL = Settings(
+    epochs=2, batch=8, lr=2e-3, train_size=48, test_size=16, micro=4, recipe="paper", drop_path=0.2, smoothing=0.1, warmup=1
+)
+
+CHILD = """
+import sys, json
+from pathlib import Path
+from minidat.training import loop
+from minidat.training.settings import Settings
+loop.SAVE_SECONDS = 0.0  # a checkpoint after every step
+folder, settings = Path(sys.argv[1]), Settings.from_json(json.loads(sys.argv[2]))
+run = loop.Run.resume(folder, threads=2) if (folder / loop.LAST).exists() else loop.Run.start(settings, folder, threads=2)
+class Quiet:
+    def train(self, record): pass
+    def test(self, record): pass
+print("step", run.step, flush=True)
+run.train(Quiet())
+print("done", flush=True)
+"""
+
+
+class Quiet:
+    def __init__(self):
+        self.tests = []
+
+    def train(self, record):
+        pass
+
+    def test(self, record):
+        self.tests.append(record)
+
+
+def finished(folder, settings=SMALL, **options):
+    run = Run.start(settings, folder, threads=2, **options)
+    run.train(Quiet())
+    return run
+
+
+def log_without_times(folder):
+    timed = ("seconds", "images_per_second")
+    records = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k not in timed} for record in records]
+
+
+def child(folder, settings):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, "-c", CHILD, str(folder), json.dumps(settings.to_json())]
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def assert_same_run(one, other):
+    for name in (LAST, BEST):
+        (a, meta_a), (b, meta_b) = checkpoint.load(one / name), checkpoint.load(other / name)
+        assert a.keys() == b.keys()
+        assert all(np.array_equal(a[key], b[key]) for key in a)  # to the bit
+        assert {k: v for k, v in meta_a.items() if k != "seconds"} == {k: v for k, v in meta_b.items() if k != "seconds"}
+    assert log_without_times(one) == log_without_times(other)
+
+
+def test_killed_at_any_moment_and_resumed_ends_bitwise_equal(tmp_path):
+    finished(tmp_path / "whole")
+    rng = np.random.default_rng(0)
+    kills = 0
+    for _ in range(12):
+        process = child(tmp_path / "killed", SMALL)
+        assert process.stdout.readline().startswith("step")  # it has started training
+        time.sleep(rng.uniform(0.05, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if process.returncode == 0:
+            break
+        kills += 1
+    else:
+        process = child(tmp_path / "killed", SMALL)
+        assert process.communicate()[0].endswith("done\n")
+    assert kills >= 1
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_stopped_at_every_step_and_resumed_ends_bitwise_equal(tmp_path):
+    finished(tmp_path / "whole")
+    Run.start(SMALL, tmp_path / "stopped", threads=2)
+    sittings = 0
+    while True:
+        try:
+            run = Run.resume(tmp_path / "stopped", threads=2) if sittings else Run(SMALL, tmp_path / "stopped", threads=2)
+            run.stop_asked = True
+            sittings += 1
+            run.train(Quiet())
+            break
+        except Interrupted:
+            continue
+    assert sittings == 12  # one a step
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_the_gradient_does_not_depend_on_the_shards(tmp_path):
+    one = Run.start(SMALL, tmp_path / "one", threads=1)
+    two = Run.start(SMALL, tmp_path / "two", threads=2)
+    one.train(Quiet())
+    two.train(Quiet())
+    np.testing.assert_allclose(one.arena.data, two.arena.data, rtol=0, atol=2e-3)  # sums in another order
+    assert abs(one.best - two.best) <= 0.2
+
+
+def test_a_run_learns(tmp_path):
+    settings = Settings(epochs=12, batch=16, train_size=64, test_size=32, recipe="none", lr=3e-3, warmup=1)
+    run = Run.start(settings, tmp_path, threads=2)
+    run.train(Quiet())
+    losses = [r["loss"] for r in log_without_times(tmp_path) if r["kind"] == "train"]
+    assert losses[0] > 2.2
+    assert losses[-1] < 1.8  # learns 64 images by heart
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    run = Run.start(SMALL, tmp_path, threads=1)
+    run.save(LAST)
+    before = (tmp_path / LAST).read_bytes()
+    run.arena.data[0] = np.nan
+    with pytest.raises(TrainingError, match=r"step 1: the loss is nan.*lower --lr"):
+        run.train(Quiet())
+    assert (tmp_path / LAST).read_bytes() == before
+
+
+def test_what_a_run_refuses(tmp_path):
+    finished(tmp_path / "run", Settings(epochs=1, batch=8, train_size=8, test_size=8))
+    with pytest.raises(TrainingError, match="holds a run already"):
+        Run.start(SMALL, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Run.resume(tmp_path / "nowhere")
+    with pytest.raises(TrainingError, match="batch 64 is larger than the training set, 10 images"):
+        Run.start(Settings(train_size=10), tmp_path / "small")
+    with pytest.raises(ValueError, match="model 'vit' is unknown; choose from"):
+        Settings(model="vit")
+    with pytest.raises(ValueError, match="warmup is 4"):
+        Settings(epochs=4, warmup=4)
+    arrays, meta = checkpoint.load(tmp_path / "run" / LAST)
+    checkpoint.save(tmp_path / "run" / LAST, arrays, meta | {"data": "shapes: 8 other images"})
+    with pytest.raises(TrainingError, match="the run was on shapes: 8 other images"):
+        Run.resume(tmp_path / "run")
+
+
+def test_a_log_line_cut_short_and_later_lines_are_dropped(tmp_path):
+    path = tmp_path / LOG
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    loop._truncate_log(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
