@@ -149,6 +149,33 @@ def test_references_and_reach_of_the_offsets(convention, reference, reach):
     assert offset[..., 1].abs().max() == pytest.approx(2 / columns, rel=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["use_pes", "fixed_pes", "dwc_pes"])
+def test_a_position_encoding_of_zeros_is_none_at_all(variant):
+    torch.manual_seed(0)
+    plain = rival.TorchDAT(_config(use_pes=[False] * 3))
+    encoded = rival.TorchDAT(_config(**{variant: [True] * 3, "use_pes": [False, True, True]}))
+    encoded.load_state_dict(plain.state_dict(), strict=False)
+    tables = [p for name, p in encoded.named_parameters() if "rpe_table" in name]
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = plain(x)
+        for table in tables:
+            table.zero_()
+        torch.testing.assert_close(encoded(x), expected)
+        tables[0].normal_()
+        assert (encoded(x) - expected).abs().max() > 1e-3
+
+
+def test_no_offsets_leaves_the_references_and_freezes_the_offset_network():
+    model = rival.TorchDAT(_config(no_offs=[True] * 3))
+    logits, positions, references = model.forward_with_points(torch.randn(2, 3, 32, 32))
+    logits.square().sum().backward()
+    assert torch.equal(positions[1][1], references[1][1])
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, p in model.named_parameters() if p.grad is None}
+    assert frozen == {name for name, _ in model.named_parameters() if "conv_offset" in name}
+
+
 def test_without_offsets_the_paper_s_grid_gives_plain_attention():
     """References on the pixels: this is full attention with the bias table read at query - key."""
     torch.manual_seed(0)

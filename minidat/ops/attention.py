@@ -5,7 +5,7 @@ from __future__ import annotations
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
 from minidat.ops.elementwise import unbroadcast
-from minidat.ops.normalise import softmax_vjp
+from minidat.ops.normalise import row_sum, softmax_vjp
 
 
 def weights(q, k, bias, mask, scale: float):
@@ -19,7 +19,7 @@ def weights(q, k, bias, mask, scale: float):
         p += mask
     p -= p.max(axis=-1, keepdims=True)
     xp.exp(p, out=p)
-    p /= p.sum(axis=-1, keepdims=True)
+    p /= row_sum(p)
     return p
 
 
@@ -80,7 +80,7 @@ def self_attention(qkv, bias, mask, *, heads: int):
 
     def vjp(dy):
         dy = split_heads(dy, heads)
-        dqkv = xp.empty_like(qkv)
+        dqkv = xp.empty(qkv.shape, qkv.dtype)  # in C order, so that its parts are views
         dq, dk, dv = parts(dqkv)
         xp.matmul(p.swapaxes(-1, -2), dy, out=dv)
         ds = softmax_vjp(dy @ v.swapaxes(-1, -2), p)

@@ -19,13 +19,19 @@ def row_dot(a, b):
     return array_module(a).einsum("...c,...c->...", a, b)[..., None]
 
 
+def row_sum(a):
+    """Σ_c a[…, c], kept as an axis of 1: a product with ones, several times as fast as a reduction over short rows."""
+    c = a.shape[-1]
+    return (a.reshape(-1, c) @ array_module(a).ones(c, a.dtype)).reshape(*a.shape[:-1], 1)
+
+
 @op("... n -> ... n")
 def softmax(x):
     """y_i = e^(x_i) / Σ_j e^(x_j) over the last axis. The largest x is subtracted first, so nothing overflows; −∞ gives 0."""
     xp = array_module(x)
     y = x - x.max(axis=-1, keepdims=True)
     xp.exp(y, out=y)
-    y /= y.sum(axis=-1, keepdims=True)
+    y /= row_sum(y)
     return y, lambda dy: (softmax_vjp(dy, y),)
 
 
@@ -47,7 +53,7 @@ def layer_norm(x, gamma, beta, *, eps: float = 1e-5):
     """
     xp = array_module(x)
     c = x.shape[-1]
-    x_hat = x - x.mean(axis=-1, keepdims=True)
+    x_hat = x - row_sum(x) * (1 / c)
     inverse_std = 1 / xp.sqrt(row_dot(x_hat, x_hat) * (1 / c) + eps)  # (..., 1)
     x_hat *= inverse_std
     y = x_hat * gamma
@@ -56,7 +62,7 @@ def layer_norm(x, gamma, beta, *, eps: float = 1e-5):
     def vjp(dy):
         dy2, x_hat2 = dy.reshape(-1, c), x_hat.reshape(-1, c)
         d = dy * gamma
-        dx = d - d.mean(axis=-1, keepdims=True)
+        dx = d - row_sum(d) * (1 / c)
         dx -= x_hat * (row_dot(d, x_hat) * (1 / c))
         dx *= inverse_std
         return dx, xp.einsum("nc,nc->c", dy2, x_hat2), dy2.sum(0)

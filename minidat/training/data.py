@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -106,6 +106,7 @@ class Cifar:
     layouts: tuple[Layout, ...]
 
 
+CLASSES10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _BATCHES = tuple(f"data_batch_{k}" for k in range(1, 6))
 
 CIFAR = {
@@ -115,7 +116,7 @@ CIFAR = {
         records={"train": 10_000, "test": 10_000},
         labels=(("label", 10),),
         keys=("labels", "label_names"),
-        classes=tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+        classes=CLASSES10,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
         layouts=(
@@ -416,7 +417,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 class _Unpickler(pickle.Unpickler):
     """Builds NumPy arrays and plain containers, and refuses whatever else a pickle may call."""
 
-    allowed = {
+    allowed: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,

@@ -77,7 +77,7 @@ class Shapes:
         object. Raises IndexError for an index outside the data set.
         """
         keys, labels = self._keys(indices)
-        masks: np.ndarray = _cover(labels, _place(keys, labels)) >= 0.5  # (B, H, W)
+        masks = _cover(labels, _place(keys, labels)) >= 0.5  # (B, H, W)
         rows, cols = np.any(masks, 2), np.any(masks, 1)  # (B, H), (B, W)
         first = rows.argmax(1), cols.argmax(1)
         end = IMAGE - rows[:, ::-1].argmax(1), IMAGE - cols[:, ::-1].argmax(1)
@@ -89,7 +89,7 @@ class Shapes:
         shape, kind = indices.shape, indices.dtype
         if indices.ndim != 1 or (indices.size and kind.kind not in "iu"):
             raise IndexError(f"shapes: indices have shape {shape} and type {kind}, expected (B,) integers")
-        if indices.size and not (0 <= indices.min() and indices.max() < self.size):
+        if indices.size and (indices.min() < 0 or indices.max() >= self.size):
             span = f"{indices.min()}..{indices.max()}"
             raise IndexError(f"shapes: indices run {span}, expected within 0..{self.size - 1}")
         indices = indices.astype(np.uint64)

@@ -63,11 +63,7 @@ def python2_pickle(entries):
         if isinstance(value, np.ndarray):
             out += b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
             out += b"(K\x01" + b"".join(b"J" + struct.pack("<i", size) for size in value.shape) + b"\x86"
-            out += (
-                b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN"
-                + b"J\xff\xff\xff\xff" * 2
-                + b"K\x00tb"
-            )
+            out += b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\x00tb"
             out += b"\x89" + python2_string(value.tobytes()) + b"tb"
         else:
             items = [python2_string(v.encode()) if isinstance(v, str) else b"K" + bytes([v]) for v in value]
@@ -217,10 +213,7 @@ def test_nothing_there(tmp_path, monkeypatch):
     assert f"{tmp_path / 'no'} does not exist" in refusal("cifar10", tmp_path / "no")
     (tmp_path / "notes.txt").touch()
     said = refusal("cifar100", tmp_path)
-    assert (
-        "holds notes.txt, expected CIFAR-100 there as one of cifar-100-binary.tar.gz, cifar-100-binary/"
-        in said
-    )
+    assert "holds notes.txt, expected CIFAR-100 there as one of cifar-100-binary.tar.gz, cifar-100-binary/" in said
     assert "'shapes'" in said
     monkeypatch.chdir(tmp_path)
     assert f"{tmp_path / 'data'} does not exist" in refusal("cifar10", None)
@@ -251,9 +244,7 @@ def test_cifar100_needs_its_names(tmp_path, form, kind):
 @pytest.mark.parametrize("change", [-1, 3073])
 def test_a_file_of_another_size(tmp_path, kind, change):
     content = contents("cifar10", "binary")[1]["data_batch_2.bin"]
-    write(
-        tmp_path, "cifar10", "binary", kind, {"data_batch_2.bin": (content + bytes(3073))[: 33803 + change]}
-    )
+    write(tmp_path, "cifar10", "binary", kind, {"data_batch_2.bin": (content + bytes(3073))[: 33803 + change]})
     said = refusal("cifar10", tmp_path)
     assert re.search(rf"data_batch_2.bin has {33803 + change} bytes, expected 33803; delete it", said)
 
@@ -270,7 +261,7 @@ def test_a_label_out_of_range(tmp_path, name, kind):
 
 def test_a_fine_label_out_of_range(tmp_path):
     for form in FORMS:
-        layout, files = contents("cifar100", form)
+        layout, _ = contents("cifar100", form)
         file = layout.splits["test"][0]
         images, labels = records("cifar100", "test", 0)
         labels[6] = 100
@@ -308,9 +299,7 @@ def test_a_file_that_is_no_archive_and_an_archive_of_something_else(tmp_path):
     path.write_text("<html>moved</html>")
     assert "Not a gzipped file" in refusal("cifar10", path)
     path = write(tmp_path, "cifar100", "binary", "archive")
-    assert "holds cifar-100-binary, expected cifar-10-batches-bin or cifar-10-batches-py" in refusal(
-        "cifar10", path
-    )
+    assert "holds cifar-100-binary, expected cifar-10-batches-bin or cifar-10-batches-py" in refusal("cifar10", path)
 
 
 class Payload:
@@ -483,9 +472,7 @@ def test_no_network(tmp_path, error, what):
         download.fetch("cifar100", tmp_path, opener=opener)
     said = str(caught.value)
     assert said.startswith(f"cifar100: https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz {what}; ")
-    assert (
-        f"put it in {tmp_path}" in said and "--data shapes" in said and "cifar-100-binary.tar.gz (MD5" in said
-    )
+    assert f"put it in {tmp_path}" in said and "--data shapes" in said and "cifar-100-binary.tar.gz (MD5" in said
     with pytest.raises(ValueError, match="'shapes' has no archive, expected one of cifar10, cifar100"):
         download.fetch("shapes", tmp_path, opener=opener)
 

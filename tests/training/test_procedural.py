@@ -169,34 +169,42 @@ def test_no_clutter_inside_the_object(drawn):
     assert spread[hollow].max() < 0.14 * 255
 
 
+def ridge(x, targets, strength, steps=15):
+    """The weights that minimise |x w − targets|² + strength |w|², by conjugate gradients."""
+    weights = np.zeros((x.shape[1], targets.shape[1]), x.dtype)
+    rest = way = x.T @ targets
+    for _ in range(steps):
+        bent = x.T @ (x @ way) + strength * way
+        size = (rest * rest).sum(0)
+        length = size / (way * bent).sum(0)
+        weights, rest = weights + length * way, rest - length * bent
+        way = rest + (rest * rest).sum(0) / size * way
+    return weights
+
+
 def test_a_linear_model_fails():
-    """Ridge regression on raw pixels, the best of four strengths: below twice chance."""
-    train, test = Shapes("train"), Shapes("test")
-    x, labels = train.batch(np.arange(3000))
-    z, truth = test.batch(np.arange(1000))
+    """Ridge regression on the pixels of 3000 images, of a strength that suits it, stays below twice chance."""
+    x, labels = Shapes("train").batch(np.arange(3000))
+    z, truth = Shapes("test").batch(np.arange(1000))
     x, z = (images.reshape(len(images), -1) / np.float32(255) - np.float32(0.5) for images in (x, z))
-    targets = np.eye(10, dtype=np.float32)[labels] - np.float32(0.1)
-    gram, cross = x @ x.T, z @ x.T
-    best = 0.0
-    for strength in (10, 300, 3000):
-        scores = cross @ np.linalg.solve(gram + strength * np.eye(3000, dtype=np.float32), targets)
-        best = max(best, (scores.argmax(1) == truth).mean())
-    assert best < 0.2
+    weights = ridge(x, np.eye(10, dtype=np.float32)[labels] - np.float32(0.1), 1000)
+    assert ((x @ weights).argmax(1) == labels).mean() > 0.4  # it did learn what there is for it
+    assert ((z @ weights).argmax(1) == truth).mean() < 0.2
 
 
 def test_the_mask_tells_the_class():
-    """The outlines themselves, centred, are learnt from few: nearest neighbour among 1500 masks."""
+    """The outlines themselves, centred, are learnt from few: nearest neighbour among 900 masks."""
     shapes = Shapes("train")
-    indices = np.arange(1800)
+    indices = np.arange(1100)
     labels = shapes.batch(indices)[1]
     boxes, masks = shapes.objects(indices)
     middle = ((boxes[:, :2] + boxes[:, 2:]) / 2 - 8).astype(int)
     padded = np.pad(masks, ((0, 0), (8, 8), (8, 8)))
     window = np.arange(16) + 8
     cut = np.stack([m[r + window][:, c + window] for m, (r, c) in zip(padded, middle, strict=True)])
-    flat = cut.reshape(1800, -1).astype(np.float32)
-    apart = flat[1500:].sum(1)[:, None] + flat[:1500].sum(1) - 2 * flat[1500:] @ flat[:1500].T
-    assert (labels[:1500][apart.argmin(1)] == labels[1500:]).mean() > 0.8
+    flat = cut.reshape(1100, -1).astype(np.float32)
+    apart = flat[900:].sum(1)[:, None] + flat[:900].sum(1) - 2 * flat[900:] @ flat[:900].T
+    assert (labels[:900][apart.argmin(1)] == labels[900:]).mean() > 0.8
 
 
 @pytest.mark.parametrize("indices", [[20_000], [-1], [0.5], [[1, 2]], 3])
