@@ -9,7 +9,9 @@ slope jumps, as that of g(a, b) does at whole pixels, the two may take different
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from itertools import product
+from operator import add
 
 from minidat.autograd import Tensor, array_module
 from minidat.ops import abs, broadcast_to, clip, concatenate, exp, gelu, log, pad, relu, split, sqrt, tanh
@@ -43,13 +45,13 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0) ->
 
 def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0) -> Tensor:
     """y[b, i, j] = Σ_(k, l) x[b, i·stride + k − padding, j·stride + l − padding] W[k, l] + bias"""
-    y = sum(seen @ w[tap] for tap, seen in _taps(x, w, stride, padding))
+    y = reduce(add, (seen @ w[tap] for tap, seen in _taps(x, w, stride, padding)))
     return y if bias is None else y + bias
 
 
 def depthwise_conv(x: Tensor, w: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0) -> Tensor:
     """The same with every channel by itself: · W[k, l, c] in place of @ W[k, l]."""
-    y = sum(seen * w[tap] for tap, seen in _taps(x, w, stride, padding))
+    y = reduce(add, (seen * w[tap] for tap, seen in _taps(x, w, stride, padding)))
     return y if bias is None else y + bias
 
 

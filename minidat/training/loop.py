@@ -6,12 +6,8 @@ from the epoch, augmentation from the step, drop path from the step and the micr
 
 from __future__ import annotations
 
-import json
 import math
-import signal
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,11 +16,12 @@ import numpy as np
 
 from minidat.autograd.backend import asnumpy, to_device
 from minidat.models import create
-from minidat.training import checkpoint, data
+from minidat.training import checkpoint, data, log
 from minidat.training.augment import RECIPES, augment, normalise, one_hot
 from minidat.training.optim import AdamW, Arena, Schedule, clip_by_norm
 from minidat.training.parallel import BatchGradient, BatchResult, Workers, available_cores, batch_result, predict
 from minidat.training.settings import Settings
+from minidat.training.stop import StopSignal
 
 LAST, BEST, LOG = "last.safetensors", "best.safetensors", "log.jsonl"
 LOG_EVERY = 10  # steps
@@ -92,18 +89,19 @@ class Run:
         self.best = -1.0  # test accuracy
         self.seconds = 0.0  # spent so far, over all sittings
         self.meter = BatchResult(0.0, 0, 0)  # since the last line of the log
-        self.stop_asked = False
+        self.stop = StopSignal()
+        self._order_of, self._order = -1, np.empty(0, np.int64)  # an epoch and its permutation
 
     @classmethod
     def start(cls, settings: Settings, folder: Path, **options: Any) -> Run:
         """A new run. Raises TrainingError when the folder holds one already."""
-        if (folder / LAST).exists() or (folder / LOG).exists():
+        if (folder / LAST).exists():
             raise TrainingError(
                 f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out"
             )
         run = cls(settings, folder, **options)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOG).touch()
+        (folder / LOG).write_text("")  # one that is there is of a run that left no checkpoint
         return run
 
     @classmethod
@@ -121,40 +119,43 @@ class Run:
         if meta["data"] != _fingerprint(run.training):
             raise TrainingError(f"{path}: the run was on {meta['data']}, the data here is {_fingerprint(run.training)}")
         run._restore(path, arrays, meta)
-        _truncate_log(folder / LOG, run.step)
+        log.truncate(folder / LOG, run.step)
         return run
 
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted after saving when the user asks to stop (Ctrl-C), TrainingError when the
         loss or the gradient is no longer finite."""
-        with (
-            Workers(self.threads, self.settings.micro) as workers,
-            self._listening(),
-            open(self.folder / LOG, "a") as log,
-        ):
+        with Workers(self.threads, self.settings.micro) as workers, self.stop:
             gradient = BatchGradient(self.model, self.arena, workers)
-            begun, before, saved = time.perf_counter(), self.seconds, time.perf_counter()
-            order_of, order = -1, np.empty(0, np.int64)
+            start = time.perf_counter() - self.seconds  # as if all sittings had been one
+            saved = self.seconds
             while self.step < self.total:
-                epoch, position = divmod(self.step, self.steps_per_epoch)
-                if epoch != order_of:
-                    order_of, order = epoch, generator(self.settings.seed, ORDER, epoch).permutation(len(self.training))
-                first = position * self.settings.batch
-                self._advance(gradient, order[first : first + self.settings.batch])
-                self.seconds = before + time.perf_counter() - begun
-                if self.step % LOG_EVERY == 0 or self.step % self.steps_per_epoch == 0:
-                    reporter.train(self._write(log, self._train_record()))
-                if self.step % self.steps_per_epoch == 0:
-                    result = self._test(workers)
-                    self.seconds = before + time.perf_counter() - begun
-                    reporter.test(self._write(log, self._test_record(result)))
+                self._advance(gradient, self._next_indices())
+                self.seconds = time.perf_counter() - start
+                end_of_epoch = self.step % self.steps_per_epoch == 0
+                if end_of_epoch or self.step % LOG_EVERY == 0:
+                    reporter.train(self._write(self._train_record()))
+                if end_of_epoch:
+                    result = evaluate(self.model, self.testing, workers, self.device)
+                    self.seconds = time.perf_counter() - start
+                    reporter.test(self._write(self._test_record(result)))
                     self._save_epoch(result.correct / result.count)
-                    saved = time.perf_counter()
-                elif self.stop_asked or time.perf_counter() - saved > SAVE_SECONDS:
+                elif self.stop.asked or self.seconds - saved > SAVE_SECONDS:
                     self.save(LAST)
-                    saved = time.perf_counter()
-                if self.stop_asked and self.step < self.total:
+                else:
+                    continue
+                saved = self.seconds
+                if self.stop.asked and self.step < self.total:
                     raise Interrupted
+
+    def _next_indices(self) -> np.ndarray:
+        """The images of the next step: a piece of the epoch's permutation."""
+        epoch, position = divmod(self.step, self.steps_per_epoch)
+        if epoch != self._order_of:
+            self._order = generator(self.settings.seed, ORDER, epoch).permutation(len(self.training))
+            self._order_of = epoch
+        first = position * self.settings.batch
+        return self._order[first : first + self.settings.batch]
 
     def _advance(self, gradient: BatchGradient, indices: np.ndarray) -> None:
         """One step of the optimiser."""
@@ -187,9 +188,6 @@ class Run:
         self.meter += result
         self.step += 1
 
-    def _test(self, workers: Workers) -> BatchResult:
-        return evaluate(self.model, self.testing, workers, self.device)
-
     def _train_record(self) -> dict[str, Any]:
         meter, self.meter = self.meter, BatchResult(0.0, 0, 0)
         return {
@@ -213,9 +211,8 @@ class Run:
             "seconds": round(self.seconds, 2),
         }
 
-    def _write(self, log: Any, record: dict[str, Any]) -> dict[str, Any]:
-        log.write(json.dumps(record) + "\n")
-        log.flush()
+    def _write(self, record: dict[str, Any]) -> dict[str, Any]:
+        log.append(self.folder / LOG, record)
         return record
 
     def _save_epoch(self, accuracy: float) -> None:
@@ -258,25 +255,6 @@ class Run:
         self.step, self.best, self.seconds = meta["step"], meta["best"], meta["seconds"]
         self.meter = BatchResult(*meta["meter"])
 
-    @contextmanager
-    def _listening(self) -> Generator[None]:
-        """The first Ctrl-C (or SIGTERM) asks to stop after the step at hand; a second one stops at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            if self.stop_asked:
-                raise KeyboardInterrupt
-            self.stop_asked = True
-
-        try:
-            old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: nobody to listen
-            old = {}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
 
 def evaluate(model: Any, dataset: data.Dataset, workers: Workers, device: str) -> BatchResult:
     """Loss and correct answers of a model over a data set, images as they are."""
@@ -299,19 +277,3 @@ def _fingerprint(dataset: data.Dataset) -> str:
     images, labels = dataset.batch(np.arange(count))
     mark = int(images.astype(np.int64).sum()) * 1000 + int(labels.sum())
     return f"{dataset.name}: {len(dataset)} images, {len(dataset.classes)} classes, mark {mark}"
-
-
-def _truncate_log(path: Path, step: int) -> None:
-    """Drop the records that a stopped run wrote after its last checkpoint, and a line that was cut short."""
-    kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if record["step"] > step:
-            break
-        kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
