@@ -169,8 +169,7 @@ def test_a_failed_installation_is_tried_again(make):
 def test_an_old_python_is_refused_by_name(make, version):
     output, asked = make("train", version=version, fails=True)
     assert (
-        f"minidat needs Python 3.11 or newer, but {make.folder}/python is {version.replace(', ', '.')}; try"
-        in output
+        f"minidat needs Python 3.11 or newer, but {make.folder}/python is {version.replace(', ', '.')}; try" in output
     )
     assert asked == [] and not (make.folder / ".venv").exists()
 

@@ -32,10 +32,7 @@ HEAVY = ["cupy", "torch", "subprocess", "mmap", "multiprocessing", "concurrent.f
 
 
 def sources(package):
-    return {
-        file.relative_to(package).as_posix(): file.read_text("utf-8")
-        for file in sorted(package.rglob("*.py"))
-    }
+    return {file.relative_to(package).as_posix(): file.read_text("utf-8") for file in sorted(package.rglob("*.py"))}
 
 
 def imports(file, source):
@@ -150,9 +147,7 @@ def test_no_room_imports_from_one_below_it():
 )
 def test_the_check_itself(file, source, message):
     found = list(
-        violations(
-            {"__init__.py": "from minidat import ops\nfrom minidat.autograd import Tensor", file: source}
-        )
+        violations({"__init__.py": "from minidat import ops\nfrom minidat.autograd import Tensor", file: source})
     )
     assert len(found) == (message is not None)
     assert message is None or message in found[0]
@@ -183,7 +178,5 @@ def test_the_search_for_cupy_itself(source, found):
 def test_import_loads_nothing_heavy():
     code = f"import minidat, sys; print([name for name in {HEAVY} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")

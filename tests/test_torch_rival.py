@@ -53,9 +53,7 @@ def released():
 def run(released):
     """The released weights run forward and backward in float64: model, input, and what forward returned."""
     model = rival.TorchDAT(json.loads(str(released["config"]))).double()
-    state = {
-        k.removeprefix("state/"): torch.from_numpy(v) for k, v in released.items() if k.startswith("state/")
-    }
+    state = {k.removeprefix("state/"): torch.from_numpy(v) for k, v in released.items() if k.startswith("state/")}
     assert list(state) == list(model.state_dict())
     model.load_state_dict(state, strict=True)
     x = torch.from_numpy(released["x"]).requires_grad_()
@@ -219,9 +217,7 @@ def test_v2_bias_is_the_table_where_a_point_meets_a_query():
 
 
 def test_a_shifted_window_as_large_as_the_map_still_separates_what_the_seam_divides():
-    layer = rival.LocalAttention(
-        4, 1, (3, 3), 3, shifted=True
-    )  # rolled by 2: row 2 comes first, then rows 0 and 1
+    layer = rival.LocalAttention(4, 1, (3, 3), 3, shifted=True)  # rolled by 2: row 2 comes first, then rows 0 and 1
     rows = torch.tensor([2, 0, 1]).repeat_interleave(3)
     cols = torch.tensor([2, 0, 1]).repeat(3)
     together = ((rows[:, None] == 2) == (rows == 2)) & ((cols[:, None] == 2) == (cols == 2))

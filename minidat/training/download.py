@@ -13,7 +13,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from minidat.training.data import DataError
+from minidat.training.dataset import DataError
 
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 18  # bytes

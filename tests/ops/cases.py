@@ -486,7 +486,7 @@ DEFORMABLES = {
         "stride": 2,
         "limit": "squash",
     },
-    "clamp": {"size": (4, 3), "e": 2, "groups": 3, "heads": 6, "kernel": 1, "stride": 1, "limit": "clamp"},
+    "clamp": {"size": (4, 3), "e": 4, "groups": 3, "heads": 6, "kernel": 1, "stride": 1, "limit": "clamp"},
     "no limit": {"size": (2, 5), "e": 4, "groups": 2, "heads": 4, "kernel": 5, "stride": 1, "limit": "none"},
 }
 for label, sizes in DEFORMABLES.items():

@@ -187,9 +187,7 @@ def test_the_file_has_the_permissions_of_any_new_file(path):
 
 
 def test_load_names_what_is_not_there(tmp_path):
-    with pytest.raises(
-        CheckpointError, match=r"checkpoint .*absent.safetensors: cannot be read: No such file"
-    ):
+    with pytest.raises(CheckpointError, match=r"checkpoint .*absent.safetensors: cannot be read: No such file"):
         load(tmp_path / "absent.safetensors")
     with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
         load(tmp_path)
@@ -305,9 +303,7 @@ def test_a_file_cut_short_says_so(path, blob):
     assert f"cut short: {len(blob) - 1} bytes, its header promises {len(blob)}" in refusal(path, blob[:-1])
 
 
-SAME_FILE = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SAME_FILE = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(data=st.data())
@@ -340,9 +336,7 @@ def test_no_flipped_byte_of_an_array_is_accepted(blob, scratch):
         assert "damaged" in refusal(scratch, content)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [(b"head.weight", b"head.weighs"), (b"[3,4]", b"[4,3]"), (b"0.1", b"0.2")]
-)
+@pytest.mark.parametrize(("old", "new"), [(b"head.weight", b"head.weighs"), (b"[3,4]", b"[4,3]"), (b"0.1", b"0.2")])
 def test_no_change_of_the_header_that_still_makes_sense_is_accepted(blob, scratch, old, new):
     assert blob.count(old) == 1
     assert "damaged" in refusal(scratch, blob.replace(old, new))

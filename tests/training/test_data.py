@@ -17,11 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from minidat.training import data, download
+from minidat.training import cifar, download
 from minidat.training.data import DATASETS, DataError, load
 from minidat.training.procedural import Shapes
 
-GENUINE = dict(data.CIFAR)
+GENUINE = dict(cifar.CIFAR)
 RECORDS = {"train": 11, "test": 7}  # images in each file here
 SETS = ("cifar10", "cifar100")
 FORMS = ("binary", "python")
@@ -32,7 +32,7 @@ NAMES = {"cifar10": GENUINE["cifar10"].classes, "cifar100": tuple(f"name_{k}" fo
 def small(monkeypatch):
     """Files of a few images each."""
     for name, spec in GENUINE.items():
-        monkeypatch.setitem(data.CIFAR, name, dataclasses.replace(spec, records=RECORDS))
+        monkeypatch.setitem(cifar.CIFAR, name, dataclasses.replace(spec, records=RECORDS))
 
 
 def records(name, split, file):
@@ -123,7 +123,7 @@ def test_sizes_of_the_genuine_files():
         ("cifar100", "test", 30_740_000, 1),
     ):
         spec = GENUINE[name]
-        assert spec.records[split] * (len(spec.labels) + data.PLANES) == size < data.LARGEST
+        assert spec.records[split] * (len(spec.labels) + cifar.PLANES) == size < cifar.LARGEST
         assert [len(layout.splits[split]) for layout in spec.layouts] == [count, count]
 
 
@@ -214,7 +214,7 @@ def test_nothing_there(tmp_path, monkeypatch):
     (tmp_path / "notes.txt").touch()
     said = refusal("cifar100", tmp_path)
     assert "holds notes.txt, expected CIFAR-100 there as one of cifar-100-binary.tar.gz, cifar-100-binary/" in said
-    assert "'shapes'" in said
+    assert "--download" in said and "--data shapes" in said
     monkeypatch.chdir(tmp_path)
     assert f"{tmp_path / 'data'} does not exist" in refusal("cifar10", None)
 

@@ -27,9 +27,7 @@ DECAYED = {"stem.weight", "stages.0.attn.rpb", "head.weight"}
 
 def parameters(dtype=np.float32, seed=0):
     rng = np.random.default_rng(seed)
-    return {
-        name: SimpleNamespace(data=rng.standard_normal(shape).astype(dtype)) for name, shape in SHAPES.items()
-    }
+    return {name: SimpleNamespace(data=rng.standard_normal(shape).astype(dtype)) for name, shape in SHAPES.items()}
 
 
 def gradients(dtype=np.float32, seed=1):
@@ -214,9 +212,7 @@ def test_adamw_agrees_with_torch(small_chunks):
             group["lr"] = lr
         rival.step()
     for name, parameter in theirs.items():
-        np.testing.assert_allclose(
-            tensors[name].data, parameter.detach().numpy(), rtol=2e-5, atol=2e-6, err_msg=name
-        )
+        np.testing.assert_allclose(tensors[name].data, parameter.detach().numpy(), rtol=2e-5, atol=2e-6, err_msg=name)
 
 
 def test_adamw_runs_in_float32_with_a_float64_rate():
@@ -373,9 +369,7 @@ def test_schedule_has_no_jump_but_the_one_after_the_warm_up(schedule):
     fall = (schedule.base - schedule.minimum) * math.pi / 2 / schedule.total  # the cosine is nowhere steeper
     for t in range(schedule.warmup, schedule.total):
         assert abs(schedule(t + 1) - schedule(t)) <= fall * (1 + 1e-9) + 1e-12 * schedule.base
-    missed = (
-        (schedule.base - schedule.minimum) * (1 - math.cos(math.pi * schedule.warmup / schedule.total)) / 2
-    )
+    missed = (schedule.base - schedule.minimum) * (1 - math.cos(math.pi * schedule.warmup / schedule.total)) / 2
     assert schedule(schedule.warmup) == pytest.approx(schedule.base - missed, rel=1e-9, abs=1e-12)
 
 
