@@ -29,6 +29,12 @@ import numpy as np
 GAP = 0.3  # seconds between turns, for spinning workers to come to rest
 SIDES = ("minidat", "torch")
 MICRO = 32
+MALLOC = {  # what minidat.training.memory asks of glibc, for both sides
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ class Side:
 
     def __init__(self, side: str, case: Case, threads: int):
         command = [sys.executable, __file__, "--side", side, "--index", str(CASES.index(case))]
-        limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} | MALLOC
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(

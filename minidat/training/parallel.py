@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from minidat import ops
 from minidat.autograd import Tensor, array_module, gradients, no_grad
 from minidat.models import Pyramid
+from minidat.training.memory import keep_freed_memory
 from minidat.training.optim import Arena
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class Workers(AbstractContextManager):
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
+        keep_freed_memory()
         if self.threads > 1:
             self._stack.enter_context(threadpool_limits(1, "blas"))
             self._pool = self._stack.enter_context(ThreadPoolExecutor(self.threads))

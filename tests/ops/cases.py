@@ -414,8 +414,8 @@ def _(rng, _):
 def theta(rng, e, kernel):
     """θ_offset's weights for groups of e channels."""
     return [
-        normal(rng, (*kernel, e), 0.5),
-        normal(rng, e, 0.3),
+        normal(rng, (*kernel, e), 0.3),
+        np.linspace(-1, 1, e) + normal(rng, e, 0.3),  # apart, so that no row of the norm is nearly constant
         1 + normal(rng, e, 0.3),
         normal(rng, e, 0.3),
         normal(rng, (e, 2), e**-0.5),
