@@ -70,7 +70,7 @@ def _add_device(command: argparse.ArgumentParser) -> None:
 
 def _add_train(command: argparse.ArgumentParser) -> None:
     command.description = (
-        "Train a network. Without arguments: a small DAT on the built-in data set, in about two minutes. Ctrl-C saves a "
+        "Train a network. Without arguments: a small DAT on the built-in data set, in about a minute and a half. Ctrl-C saves a "
         "checkpoint, and --resume continues from it."
     )
     default = Settings()

@@ -111,7 +111,7 @@ class Tensor:
         graph that needs no gradient or is used up.
         """
         for leaf, dx in _pull(self, dy):
-            leaf.grad = dx if leaf.grad is None else leaf.grad + dx
+            leaf.grad = dx.copy() if leaf.grad is None else leaf.grad + dx  # dx may be shared, or a read-only view
 
 
 def gradients(y: Tensor, leaves: list[Tensor], dy: Array | None = None) -> list[Array | None]:

@@ -23,7 +23,7 @@ class Settings:
     model: str = "dat_micro"
     data: str = "shapes"
     data_dir: str | None = None
-    epochs: int = 4
+    epochs: int = 2
     batch: int = 64
     lr: float = 2e-3
     minimum_lr: float = 1e-5

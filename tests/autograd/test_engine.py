@@ -422,3 +422,14 @@ def test_an_op_knows_its_name_signature_and_equation():
     assert repr(ops.softmax) == "<op softmax: ... n -> ... n>"
     assert ops.softmax.__name__ == "softmax" and "Σ_j" in ops.softmax.__doc__
     assert OPS["softmax"] is ops.softmax
+
+
+def test_grad_is_the_leafs_own_array():
+    x, y = Tensor(np.ones((2, 3)), requires_grad=True), Tensor(np.ones((2, 3)), requires_grad=True)
+    dy = np.full((2, 3), 5.0)
+    (x + y).backward(dy)
+    assert not any(np.shares_memory(a, b) for a, b in ((x.grad, y.grad), (x.grad, dy), (y.grad, dy)))
+    z = Tensor(np.ones((2, 3)), requires_grad=True)
+    z.sum().backward()
+    z.grad += 1  # not a read-only broadcast
+    np.testing.assert_array_equal(z.grad, 2.0)
