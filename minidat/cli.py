@@ -75,7 +75,8 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     )
     default = Settings()
     add = command.add_argument
-    add("model", nargs="?", choices=MODELS, help=f"network (default: {default.model} for shapes, dat_cifar for CIFAR)")
+    names = ", ".join(MODELS)
+    add("model", nargs="?", metavar="MODEL", choices=MODELS, help=f"{names} (default: {default.model}; dat_cifar for CIFAR)")
     add(
         "--data", choices=DATASETS, default=default.data, help="data set; shapes is drawn on the fly and needs no files"
     )
@@ -184,7 +185,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 def _add_info(command: argparse.ArgumentParser) -> None:
     command.description = "A network stage by stage: shapes, parameters and multiply-adds for one image."
-    command.add_argument("model", choices=MODELS, help="network")
+    command.add_argument("model", metavar="MODEL", choices=MODELS, help=", ".join(MODELS))
     command.add_argument("--classes", type=int, help="number of classes (default: the network's own)")
     command.add_argument(
         "--convention",

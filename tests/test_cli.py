@@ -28,7 +28,9 @@ def test_train_eval_and_a_second_run(tmp_path, capsys):
     }  # fmt: skip
     best = re.search(r"best test accuracy ([\d.]+) %", text)[1]
     assert run("eval", str(out), "--test-size", "16") == 0
-    assert f"test accuracy {best} %" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"test accuracy {best} %" in text
+    assert "best.safetensors" in text
     assert run("train", *TINY, "--out", str(out)) == 1
     assert "holds a run already: continue it with --resume" in capsys.readouterr().err
     assert run("train", "--resume", str(out), "--lr", "1") == 1
@@ -47,7 +49,7 @@ def test_info_prints_the_exact_totals(capsys):
         (["train", "--data", "mnist"], r"invalid choice: 'mnist' \(choose from .*shapes"),
         (["train", "--device", "tpu"], r"invalid choice: 'tpu' \(choose from .*gpu"),
         (["train", "--recipe", "x"], r"invalid choice: 'x' \(choose from .*paper"),
-        (["info"], "arguments are required: model"),
+        (["info"], "arguments are required: MODEL"),
         ([], "arguments are required: COMMAND"),
     ],
 )

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from minidat.training import checkpoint, log
+from minidat.training import checkpoint, log, loop
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.loop import BEST, LAST, LOG, Interrupted, Run, TrainingError
+from minidat.training.parallel import BatchResult
 from minidat.training.settings import Settings
 
 SMALL = Settings(
@@ -140,6 +142,23 @@ def test_a_run_learns(tmp_path):
     losses = [r["loss"] for r in log_without_times(tmp_path) if r["kind"] == "train"]
     assert losses[0] > 2.2
     assert losses[-1] < 1.8  # learns 64 images by heart
+
+
+def test_the_best_epoch_is_kept_also_over_a_stop(tmp_path, monkeypatch):
+    correct = iter([4, 9, 6, 8])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: BatchResult(1.0, next(correct), 16))
+    run = Run.start(replace(SMALL, epochs=4), tmp_path, threads=2)
+
+    class StopAfterTwoEpochs(Quiet):
+        def test(self, record):
+            super().test(record)
+            run.stop.asked = record["epoch"] == 2
+
+    with pytest.raises(Interrupted):
+        run.train(StopAfterTwoEpochs())
+    Run.resume(tmp_path, threads=2).train(Quiet())
+    assert checkpoint.load(tmp_path / BEST)[1]["step"] == 2 * run.steps_per_epoch
+    assert checkpoint.load(tmp_path / LAST)[1]["best"] == 9 / 16
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
 from minidat import Tensor, ops
-from minidat.autograd import gradients
+from minidat.autograd import gradients, is_recording
 from minidat.models import create
 from minidat.training.augment import one_hot
 from minidat.training.optim import Arena
@@ -60,6 +60,30 @@ def test_gradient_loss_and_answers_are_those_of_the_whole_batch(threads, micro):
     assert result.count == 7
     assert result.loss / 7 == pytest.approx(float(loss.data), rel=1e-5)
     assert result.correct == (logits.data.argmax(1) == targets.argmax(1)).sum()
+
+
+def test_a_smaller_batch_meets_no_leftovers_of_a_larger_one():
+    model, (images, targets) = create("dat_micro"), batch(8)
+    arena = Arena(model.parameters())
+    with Workers(2, 4) as workers:
+        gradient = BatchGradient(model, arena, workers)
+        alone, _ = gradient(images[:3], targets[:3], smoothing=0.0, generator=np.random.default_rng)
+        alone = alone.copy()
+        gradient(images, targets, smoothing=0.0, generator=np.random.default_rng)  # fills both threads' buffers
+        again, _ = gradient(images[:3], targets[:3], smoothing=0.0, generator=np.random.default_rng)
+    np.testing.assert_array_equal(again, alone)
+
+
+def test_prediction_keeps_no_tape():
+    seen = []
+
+    def model(x):
+        seen.append(is_recording())
+        return x
+
+    with Workers(2, 2) as workers:
+        predict(model, np.ones((5, 3), np.float32), workers)
+    assert seen == [False] * 3
 
 
 def test_noise_belongs_to_the_micro_batch_and_not_to_the_thread():
