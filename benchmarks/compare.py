@@ -101,7 +101,9 @@ class Side:
 
     def __init__(self, side: str, case: Case, threads: int):
         command = [sys.executable, __file__, "--side", side, "--index", str(CASES.index(case))]
-        limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} | MALLOC
+        limits = {
+            name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        } | MALLOC
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(

@@ -325,8 +325,6 @@ def _check(c: Mapping[str, Any], convention: str) -> None:
             raise ValueError(f"config: {name}={value} is not supported")
     for i, spec in enumerate(c["stage_spec"]):
         if set(spec) - set("LSD") or len(spec) != c["depths"][i]:
-            raise ValueError(
-                f"config: stage_spec[{i}]={spec}; expected {c['depths'][i]} of the letters L, S, D"
-            )
+            raise ValueError(f"config: stage_spec[{i}]={spec}; expected {c['depths'][i]} of the letters L, S, D")
         if "D" in spec and (span := c["offset_range_factor"][i]) <= 0:
             raise ValueError(f"config: offset_range_factor[{i}]={span} must be positive")

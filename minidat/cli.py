@@ -76,7 +76,13 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     default = Settings()
     add = command.add_argument
     names = ", ".join(MODELS)
-    add("model", nargs="?", metavar="MODEL", choices=MODELS, help=f"{names} (default: {default.model}; dat_cifar for CIFAR)")
+    add(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        choices=MODELS,
+        help=f"{names} (default: {default.model}; dat_cifar for CIFAR)",
+    )
     add(
         "--data", choices=DATASETS, default=default.data, help="data set; shapes is drawn on the fly and needs no files"
     )
