@@ -11,20 +11,25 @@ from __future__ import annotations
 
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
+from minidat.ops.normalise import row_dot
 
 DENSE_PIXELS = 256  # up to this many pixels the product over the whole map is the faster one
 
 
 def g(a, n: int):
-    """g(a, b) = max(0, 1 − |a − b|) for b = 0 … n−1, and its slope ∂g/∂a. Both have one more axis, of n.
-
-    g has kinks at a − b ∈ {−1, 0, 1}; there the slope is the one on the right, as if a were a little larger.
-    """
+    """g(a, b) = max(0, 1 − |a − b|) for b = 0 … n−1: one more axis, of n."""
     xp = array_module(a)
     t = a[..., None] - xp.arange(n, dtype=a.dtype)  # (..., n)
-    value = xp.maximum(1 - xp.abs(t), 0)
-    slope = ((t >= -1) & (t < 0)).astype(a.dtype) - ((t >= 0) & (t < 1))
-    return value, slope
+    xp.abs(t, out=t)
+    xp.subtract(1, t, out=t)
+    return xp.maximum(t, 0, out=t)
+
+
+def g_slope(a, n: int):
+    """∂g/∂a for b = 0 … n−1: one more axis, of n. g has kinks at a − b ∈ {−1, 0, 1}; there the slope is the one on the
+    right, as if a were a little larger."""
+    t = a[..., None] - array_module(a).arange(n, dtype=a.dtype)  # (..., n)
+    return ((t >= -1) & (t < 0)).astype(a.dtype) - ((t >= 0) & (t < 1))
 
 
 @op("b h w c, b g n 2 -> b n c")
@@ -52,8 +57,7 @@ def _dense(x, points):
     xp = array_module(x)
     b, h, w, c = x.shape
     groups, n = points.shape[1:3]
-    gy, sy = g(points[..., 0], h)  # (b, g, n, h)
-    gx, sx = g(points[..., 1], w)  # (b, g, n, w)
+    gy, gx = g(points[..., 0], h), g(points[..., 1], w)  # (b, g, n, h), (b, g, n, w)
     phi = (gy[..., :, None] * gx[..., None, :]).reshape(b, groups, n, h * w)
     xg = _by_group(x.reshape(b, h * w, c), groups)
     y = xp.empty((b, n, c), x.dtype)
@@ -64,9 +68,9 @@ def _dense(x, points):
         dx = xp.empty((b, h * w, c), x.dtype)
         xp.matmul(phi.swapaxes(-1, -2), dyg, out=_by_group(dx, groups))
         dphi = (dyg @ xg.swapaxes(-1, -2)).reshape(b, groups, n, h, w)
-        drow = ((dphi @ gx[..., None])[..., 0] * sy).sum(-1)
-        dcol = ((gy[..., None, :] @ dphi)[..., 0, :] * sx).sum(-1)
-        return dx.reshape(x.shape), xp.stack([drow, dcol], -1)
+        drow = row_dot((dphi @ gx[..., None])[..., 0], g_slope(points[..., 0], h))  # (b, g, n, 1)
+        dcol = row_dot((gy[..., None, :] @ dphi)[..., 0, :], g_slope(points[..., 1], w))
+        return dx.reshape(x.shape), xp.concatenate([drow, dcol], -1)
 
     return y, vjp
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
-from minidat.ops.bilinear import g
+from minidat.ops.bilinear import g, g_slope
 
 
 @op("m r c, b g n 2, h, w -> b m l n")
@@ -29,8 +29,9 @@ def position_bias(table, points, rows, cols):
     if m % groups:
         raise ValueError(f"position_bias: axis 'm' is {m} in input 0, which {groups} groups (axis 'g') do not divide")
     rows, cols = rows.astype(points.dtype, copy=False), cols.astype(points.dtype, copy=False)
-    gy, sy = g(rows - points[..., 0:1] + (r - 1) / 2, r)  # (b, g, n, h, r)
-    gx, sx = g(cols - points[..., 1:2] + (c - 1) / 2, c)  # (b, g, n, w, c)
+    down = rows - points[..., 0:1] + (r - 1) / 2  # (b, g, n, h): R, as rows and columns of the table
+    right = cols - points[..., 1:2] + (c - 1) / 2  # (b, g, n, w)
+    gy, gx = g(down, r), g(right, c)  # (b, g, n, h, r), (b, g, n, w, c)
     gy2 = gy.reshape(b, groups, n * h, r)
     by_row = table.reshape(groups, m // groups, r, c).swapaxes(1, 2).reshape(groups, r, -1)  # (g, r, m/g·c)
     read = (gy2 @ by_row).reshape(b, groups, n, -1, c)  # (b, g, n, h·m/g, c): rows read, columns still whole
@@ -44,7 +45,9 @@ def position_bias(table, points, rows, cols):
         dgy = (dread @ by_row.swapaxes(-1, -2)).reshape(gy.shape)
         dtable = (gy2.swapaxes(-1, -2) @ dread).sum(0)  # (g, r, m/g·c)
         dtable = dtable.reshape(groups, r, m // groups, c).swapaxes(1, 2).reshape(m, r, c)
-        drow, dcol = -(dgy * sy).sum((-1, -2)), -(dgx * sx).sum((-1, -2))  # R = query − key
+        dgy *= g_slope(down, r)
+        dgx *= g_slope(right, c)
+        drow, dcol = -dgy.sum((-1, -2)), -dgx.sum((-1, -2))  # R = query − key
         return dtable, xp.stack([drow, dcol], -1), None, None
 
     return bias.reshape(b, m, h * w, n), vjp
