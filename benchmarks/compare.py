@@ -91,7 +91,7 @@ def _heading(threads: int) -> str:
     return (
         f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, {threads} threads, Python "
         f"{platform.python_version()}, NumPy {np.__version__}, PyTorch {version('torch')}, float32\n\n"
-        "| case | minidat | PyTorch | time | minidat | PyTorch | memory | gradients differ by |\n"
+        "| case | minidat | PyTorch | time | minidat | PyTorch | memory | results differ by |\n"
         "|---|---|---|---|---|---|---|---|"
     )
 
