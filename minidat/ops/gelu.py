@@ -14,9 +14,7 @@ import numpy as np
 from minidat.autograd.backend import array_module, erf
 from minidat.autograd.engine import is_recording, op
 
-BLOCK = (
-    32768  # elements: block, scratch and results stay in the cache, and the calls for a block are few beside its work
-)
+BLOCK = 32768  # elements: small enough for the cache, large enough for the calls to be few beside the work
 _INV_SQRT2 = math.sqrt(0.5)
 _INV_SQRT2PI = 1 / math.sqrt(2 * math.pi)
 # erf(z) ≈ 1 − t (a₁ + t (a₂ + …)) e^(−z²) with t = 1/(1 + p z), z ≥ 0; halved here, since Φ = ½ (1 + erf(x/√2))
