@@ -24,21 +24,17 @@ Array = Any  # numpy.ndarray or cupy.ndarray
 CHUNK = 32_768  # elements: five float32 arrays of 128 KiB each stay in cache from one pass to the next
 GPU_CHUNK = 1 << 22  # elements: there a launch is dear, and memory traffic is the same whatever the size
 
-TABLES = ("relative_position_bias_table", "rpe_table")
-
 
 def decays(name: str, shape: tuple[int, ...]) -> bool:
     """Whether weight decay pulls this parameter towards zero. `name` is dotted: "stages.2.mlp.up.weight".
 
-    The released code's rule: no decay for what has one axis (biases, layer norms' scales and shifts) or none,
-    for names that end in `bias`, and for position bias tables, which it finds by the names in `TABLES`. Here
-    they are called `table` (the relative bias B̂) and `fixed_table` (one bias a pair of query and key;
-    released as `rpe_table` too). The table `rpb` of neighborhood attention has another name there and three
-    axes, so it does decay.
+    The released code's rule: no decay for what has one axis (biases, layer norms' scales and shifts) or none, for
+    names that end in `bias`, and for what encodes positions in a D, L or S block: here `table`, and the depthwise
+    convolution `local` that may stand in its place (released under the table's name, so its rule meets it too). The
+    table `rpb` of neighborhood attention has another name there and three axes, so it does decay.
     """
     last = name.rpartition(".")[2]
-    is_table = last in ("table", "fixed_table") or any(table in name for table in TABLES)
-    return len(shape) > 1 and last != "bias" and not is_table
+    return len(shape) > 1 and last not in ("bias", "table") and not name.endswith(".local.weight")
 
 
 class Arena:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minidat.models import Config, Pyramid, StageConfig, official
 from minidat.training import optim
 from minidat.training.optim import AdamW, Arena, Schedule, clip_by_norm, decays
 
@@ -52,16 +53,25 @@ def small_chunks(monkeypatch):
         ("bias", (2, 3), False),
         ("unbias", (2, 3), True),
         ("stages.2.attn.table", (2, 13, 13), False),
-        ("stages.2.attn.fixed_table", (2, 49, 49), False),
-        ("stages.2.attn.rpe_table", (2, 13, 13), False),
-        ("stages.2.attn.rpe_table.weight", (9, 48), False),
-        ("stages.0.attn.relative_position_bias_table", (49, 3), False),
+        ("stages.2.attn.local.weight", (3, 3, 8), False),
         ("table.weight", (4, 4), True),
         ("turntable", (4, 4), True),
     ],
 )
 def test_decays(name, shape, expected):
     assert decays(name, shape) is expected
+
+
+@pytest.mark.parametrize("position", ["relative", "fixed", "depthwise"])
+def test_the_same_parameters_decay_as_in_the_released_model(position):
+    stage = StageConfig(8, 2, ("L", "S", "D"), window=4, groups=2, position=position)
+    model = Pyramid(Config(8, 2, 5, (stage,)), np.random.default_rng(0))
+    ours = {id(tensor): name for name, tensor in model.parameters().items()}
+    for name, tensor, layout in official.entries(model):
+        one_axis = layout.released(tensor.data).ndim == 1
+        table = "relative_position_bias_table" in name or "rpe_table" in name
+        expected = not (one_axis or name.endswith(".bias") or table)
+        assert decays(ours[id(tensor)], tensor.shape) is expected, name
 
 
 def test_arena_keeps_values_and_shares_memory():
