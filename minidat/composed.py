@@ -8,13 +8,15 @@ slope jumps, as that of g(a, b) does at whole pixels, the two may take different
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import reduce
 from itertools import product
 from operator import add
+from typing import Any
 
 from minidat.autograd import Tensor, array_module
-from minidat.ops import abs, broadcast_to, clip, concatenate, exp, gelu, log, pad, relu, split, sqrt, tanh
+from minidat.ops import abs, broadcast_to, clip, concatenate, exp, gelu, log, pad, relu, split, sqrt, take, tanh
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -79,6 +81,29 @@ def self_attention(qkv: Tensor, bias: Tensor | None, mask: Tensor | None, *, hea
     return _merge_heads(attention(q, k, v, bias, mask, scale=q.shape[-1] ** -0.5))
 
 
+def neighborhood_attention(qkv: Tensor, table: Tensor, *, heads: int, kernel: int) -> Tensor:
+    """y_i = Concat_m Σ_(j ∈ N(i)) softmax_j(q_i⁽ᵐ⁾·k_j⁽ᵐ⁾/√d + B⁽ᵐ⁾[j − i + k − 1]) v_j⁽ᵐ⁾        NAT
+
+    Every query is an attention of its own, with copies of its k² keys and values.
+    """
+    b, h, w, e = qkv.shape
+    (rows, down), (cols, right) = (_neighbors(n, kernel, array_module(qkv.data)) for n in (h, w))
+    keys = (rows[:, None, :, None] * w + cols[:, None, :]).reshape(h * w, -1)  # (h·w, k²)
+    cells = (down[:, None, :, None] * table.shape[2] + right[:, None, :]).reshape(h * w, -1)
+    q, k, v = (_split_heads(part, heads) for part in split(qkv.reshape(b, h * w, e), 3, axis=-1))
+    k, v = (take(t, indices=keys, axis=2) for t in (k, v))  # (b, m, h·w, k², d)
+    bias = take(table.reshape(heads, -1), indices=cells, axis=1)[:, :, None]  # (m, h·w, 1, k²)
+    y = attention(q[..., None, :], k, v, bias, None, scale=q.shape[-1] ** -0.5)
+    return _merge_heads(y[..., 0, :]).reshape(b, h, w, e // 3)
+
+
+def _neighbors(length: int, kernel: int, xp: Any) -> tuple[Any, Any]:
+    """Along an axis, (L, k) twice: each query's keys, and key − query + k − 1."""
+    query = xp.arange(length)[:, None]
+    keys = xp.clip(query - kernel // 2, 0, length - kernel) + xp.arange(kernel)
+    return keys, keys - query + kernel - 1
+
+
 def _swap(x: Tensor, i: int = -2, j: int = -1) -> Tensor:
     """Two axes exchanged: by default the matrix transposed."""
     axes = list(range(x.ndim))
@@ -111,15 +136,64 @@ def bilinear_sample(x: Tensor, points: Tensor) -> Tensor:
     return _merge_heads(weight.reshape(b, groups, n, h * w) @ z)
 
 
-def position_bias(table: Tensor, points: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """bias[m, (i, j), n] = φ(B̂_m; R),  R = (rows_i, cols_j) − points_n + centre        DAT eq. (9)
+def deformable_conv(
+    x: Tensor,
+    offsets: Tensor,
+    modulation: Tensor | None,
+    w: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+) -> Tensor:
+    """y(p₀) = Σ_(k,l) m_kl(p₀) · φ(x; p₀ + p_kl + Δp_kl(p₀)) W[k, l] + bias        DCN v1 eq. (2), v2 eq. (1)
+
+    One tap after the other: φ reads the map at that tap of every output pixel.
+    """
+    (b, i, j, groups, _, _), d = offsets.shape, w.shape[-1]
+    xp = array_module(x.data)
+    y = []
+    for t, tap in enumerate(product(*map(range, w.shape[:2]))):
+        axes = (xp.arange(n) * stride + k * dilation - padding for n, k in zip((i, j), tap, strict=True))
+        still = xp.stack(xp.meshgrid(*axes, indexing="ij"), -1)[:, :, None].astype(offsets.dtype)  # (i, j, 1, 2)
+        points = (offsets[:, :, :, :, t] + still).reshape(b, i * j, groups, 2)
+        read = bilinear_sample(x, _swap(points, 1, 2))  # (b, i·j, c)
+        if modulation is not None:
+            by_group = read.reshape(b, i * j, groups, -1)
+            read = (by_group * modulation[..., t].reshape(b, i * j, groups, 1)).reshape(*read.shape)
+        y.append((read @ w[tap]).reshape(b, i, j, d))
+    total = reduce(add, y)
+    return total if bias is None else total + bias
+
+
+def multiscale_deformable_attention(
+    values: Tensor, locations: Tensor, weights: Tensor, *, sizes: tuple[tuple[int, int], ...]
+) -> Tensor:
+    """y⁽ᵐ⁾_q = Σ_(l,k) A_qmlk φ(V_l⁽ᵐ⁾; loc_qmlk · (H_l, W_l) − ½)        Deformable DETR eq. (3), inside"""
+    (b, queries, heads, _, points, _), c = locations.shape, values.shape[-1]
+    y, start = [], 0
+    for level, (h, w) in enumerate(sizes):
+        v = values[:, start : start + h * w].reshape(b, h, w, c)
+        pixels = locations[:, :, :, level] * array_module(values.data).asarray((h, w), locations.dtype) - 0.5
+        for k in range(points):
+            read = bilinear_sample(v, _swap(pixels[:, :, :, k], 1, 2)).reshape(b, queries, heads, c // heads)
+            y.append(read * weights[:, :, :, level, k][..., None])
+        start += h * w
+    return reduce(add, y).reshape(b, queries, c)
+
+
+def position_bias(
+    table: Tensor, points: Tensor, rows: Tensor, cols: Tensor, *, cells: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
+    """bias[m, (i, j), n] = φ(B̂_m; R),  R = cells·((rows_i, cols_j) − points_n) + centre        DAT eq. (9)
 
     The table of a group's heads is a map whose channels are the heads, and R its sampling points.
     """
     (m, r, c), (b, groups, n, _), h, w = table.shape, points.shape, len(rows), len(cols)
     each = (b, groups, h, w, n, 1)  # a displacement for every query (h, w) and key n
-    rows = rows.reshape(h, 1, 1, 1) - points[..., 0].reshape(b, groups, 1, 1, n, 1) + (r - 1) / 2
-    cols = cols.reshape(1, w, 1, 1) - points[..., 1].reshape(b, groups, 1, 1, n, 1) + (c - 1) / 2
+    rows = (rows.reshape(h, 1, 1, 1) - points[..., 0].reshape(b, groups, 1, 1, n, 1)) * cells[0] + (r - 1) / 2
+    cols = (cols.reshape(1, w, 1, 1) - points[..., 1].reshape(b, groups, 1, 1, n, 1)) * cells[1] + (c - 1) / 2
     displacements = concatenate(broadcast_to(rows, shape=each), broadcast_to(cols, shape=each), axis=-1)  # R
     maps = table.reshape(groups, m // groups, r, c).transpose(0, 2, 3, 1)  # (g, r, c, m/g)
     points = _swap(displacements, 0, 1).reshape(groups, 1, b * h * w * n, 2)
@@ -136,12 +210,31 @@ def offset_network(
     w_pointwise: Tensor,
     *,
     stride: int,
+    padding: int | None = None,
 ) -> Tensor:
     """Δp = θ_offset(q): depthwise k×k with stride r → layer norm → GELU → 1×1, no bias        DAT eq. (7)"""
     (b, h, w, c), e = q.shape, len(gamma)
     images = q.reshape(b, h, w, c // e, e).transpose(0, 3, 1, 2, 4).reshape(b * c // e, h, w, e)  # one a group
-    u = depthwise_conv(images, w_depthwise, b_depthwise, stride=stride, padding=len(w_depthwise) // 2)
+    padding = len(w_depthwise) // 2 if padding is None else padding
+    u = depthwise_conv(images, w_depthwise, b_depthwise, stride=stride, padding=padding)
     return (gelu(layer_norm(u, gamma, beta)) @ w_pointwise).reshape(b, c // e, -1, 2)
+
+
+def log_position_bias(
+    points: Tensor, rows: Tensor, cols: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, *, scale: tuple[float, float]
+) -> Tensor:
+    """bias[(g, o), (i, j), n] = (max(0, u W₁ + b₁) W₂)_o,  u = sign(D) log₂(1 + |D|)/log₂ 8
+
+    D = scale·((rows_i, cols_j) − points_gn): a row of two numbers for every query and key.
+    """
+    (b, groups, n, _), h, w = points.shape, len(rows), len(cols)
+    each = (b, groups, h, w, n, 1)
+    down = (rows.reshape(h, 1, 1, 1) - points[..., 0].reshape(b, groups, 1, 1, n, 1)) * scale[0]
+    right = (cols.reshape(1, w, 1, 1) - points[..., 1].reshape(b, groups, 1, 1, n, 1)) * scale[1]
+    d = concatenate(broadcast_to(down, shape=each), broadcast_to(right, shape=each), axis=-1)
+    far = log(1 + relu(d)) - log(1 + relu(-d))  # sign(D) ln(1 + |D|)
+    y = relu(far / math.log(8) @ w1 + b1) @ w2  # (b, g, h, w, n, m/g)
+    return y.transpose(0, 1, 5, 2, 3, 4).reshape(b, groups * w2.shape[1], h * w, n)
 
 
 def deformed_points(
@@ -183,6 +276,8 @@ def deformable_attention(
     stride: int,
     limit: str,
     amplitude: tuple[float, float],
+    padding: int | None = None,
+    cells: tuple[float, float] = (1.0, 1.0),
 ) -> Tensor:
     """z = softmax(q k̃ᵀ/√d + φ(B̂; R)) ṽ W_o        DAT eq. (6)–(9)
 
@@ -190,10 +285,11 @@ def deformable_attention(
     """
     (b, h, w, c), heads = x.shape, len(table)
     q = x @ w_q + b_q
-    offsets = offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, stride=stride)
+    theta = (w_depthwise, b_depthwise, gamma, beta, w_pointwise)
+    offsets = offset_network(q, *theta, stride=stride, padding=padding)
     points = deformed_points(offsets, reference, limit=limit, amplitude=amplitude, size=(h, w))
     sampled = bilinear_sample(x, points)  # x̃ (b, n, c)
     parts = (q.reshape(b, h * w, c), sampled @ w_k + b_k, sampled @ w_v + b_v)
-    bias = position_bias(table, points, rows, cols)
+    bias = position_bias(table, points, rows, cols, cells=cells)
     z = attention(*(_split_heads(t, heads) for t in parts), bias, None, scale=(c // heads) ** -0.5)
     return (_merge_heads(z) @ w_o + b_o).reshape(b, h, w, c)

@@ -142,6 +142,32 @@ class MLP(Module):
         return self.out(ops.gelu(self.hidden(x)))
 
 
+class ConvMLP(Module):
+    """y = GELU(h + DWConv₃ₓ₃(h)) W₂ + b₂ with h = x W₁ + b₁, as in DAT++; without `residual` GELU(DWConv₃ₓ₃(h)), released
+    v1's option. On maps (B, H, W, C)."""
+
+    def __init__(self, c: int, *, rng: np.random.Generator, expansion: int = 4, residual: bool = True):
+        self.hidden = Linear(c, expansion * c, rng=rng)
+        self.conv = DepthwiseConv2d(expansion * c, 3, rng=rng)
+        self.out = Linear(expansion * c, c, rng=rng)
+        self.residual = residual
+
+    def __call__(self, x: Tensor) -> Tensor:
+        h = self.hidden(x)
+        mixed = self.conv(h)
+        return self.out(ops.gelu(h + mixed if self.residual else mixed))
+
+
+class LayerScale(Module):
+    """y = γ x, a scale for each channel that starts at `value`, near 0: a branch grows into the network."""
+
+    def __init__(self, c: int, value: float):
+        self.gamma = parameter(np.full(c, value))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
 class DropPath(Module):
     """Each sample's residual branch left out with probability `rate` while training (stochastic depth)."""
 

@@ -140,6 +140,32 @@ def self_attention(qkv, bias, mask, *, heads):
     return side_by_side(attention(q, k, v, bias, mask, scale=1 / math.sqrt(c // heads)))
 
 
+def neighborhood_attention(qkv, table, *, heads, kernel):
+    (b, h, w), c = qkv.shape[:3], qkv.shape[3] // 3
+    y, d = np.zeros((b, h, w, c)), c // heads
+    for n, m, i, j in product(range(b), range(heads), range(h), range(w)):
+        top, left = min(max(i - kernel // 2, 0), h - kernel), min(max(j - kernel // 2, 0), w - kernel)
+        keys = [(top + u, left + v) for u, v in product(range(kernel), repeat=2)]
+        scores = np.zeros(len(keys))
+        for at, (u, v) in enumerate(keys):
+            dot = sum(qkv[n, i, j, m * d + a] * qkv[n, u, v, c + m * d + a] for a in range(d))
+            scores[at] = dot / math.sqrt(d) + table[m, u - i + kernel - 1, v - j + kernel - 1]
+        p = softmax(scores)
+        for channel in range(m * d, (m + 1) * d):
+            y[n, i, j, channel] = sum(p[at] * qkv[n, u, v, 2 * c + channel] for at, (u, v) in enumerate(keys))
+    return y
+
+
+def reduction_attention(x, w_q, b_q, w_r, b_r, gamma, beta, w_kv, b_kv, w_o, b_o, *, heads, reduction):
+    """Spatial-reduction attention; W_r, b_r, γ and β are None where the reduction is 1."""
+    b, h, w, c = x.shape
+    reduced = x if reduction == 1 else layer_norm(conv2d(x, w_r, b_r, stride=reduction), gamma, beta)
+    kv = linear(reduced, w_kv, b_kv).reshape(b, -1, 2 * c)
+    parts = linear(x, w_q, b_q).reshape(b, h * w, c), kv[..., :c], kv[..., c:]
+    z = attention(*(heads_of(t, heads) for t in parts), None, None, scale=1 / math.sqrt(c // heads))
+    return linear(side_by_side(z), w_o, b_o).reshape(x.shape)
+
+
 def bilinear_sample(x, points):
     """Equation (8) as it stands: every pixel of the map, most with weight 0."""
     (b, h, w, c), (_, groups, n, _) = x.shape, points.shape
@@ -150,20 +176,65 @@ def bilinear_sample(x, points):
     return y
 
 
-def position_bias(table, points, rows, cols):
+def phi(z, row, col):
+    """φ(z; p) of a plane (H, W)"""
+    return sum(g(row, r) * g(col, s) * z[r, s] for r, s in product(range(z.shape[0]), range(z.shape[1])))
+
+
+def deformable_conv(x, offsets, modulation, w, bias, *, stride=1, padding=0, dilation=1):
+    (b, rows, cols, groups, _, _), (kh, kw, c, d) = offsets.shape, w.shape
+    y = np.zeros((b, rows, cols, d)) if bias is None else np.tile(bias, (b, rows, cols, 1))
+    for n, i, j, u, v, k in product(*map(range, (b, rows, cols, kh, kw, c))):
+        at = n, i, j, k // (c // groups), u * kw + v
+        down, right = offsets[at]
+        read = phi(
+            x[n, :, :, k], i * stride - padding + u * dilation + down, j * stride - padding + v * dilation + right
+        )
+        for o in range(d):
+            y[n, i, j, o] += (1.0 if modulation is None else modulation[at]) * read * w[u, v, k, o]
+    return y
+
+
+def multiscale_deformable_attention(values, locations, weights, *, sizes):
+    (b, _, c), (_, queries, heads, _, points, _) = values.shape, locations.shape
+    y, start = np.zeros((b, queries, c)), 0
+    for level, (h, w) in enumerate(sizes):
+        v = values[:, start : start + h * w].reshape(b, h, w, c)
+        for n, q, channel, k in product(*map(range, (b, queries, c, points))):
+            at = n, q, channel // (c // heads), level, k
+            row, col = locations[at]
+            y[n, q, channel] += weights[at] * phi(v[n, :, :, channel], row * h - 0.5, col * w - 0.5)
+        start += h * w
+    return y
+
+
+def position_bias(table, points, rows, cols, *, cells=(1.0, 1.0)):
     (m, r, c), (b, groups, n, _), h, w = table.shape, points.shape, len(rows), len(cols)
     y = np.zeros((b, m, h * w, n))
     for i, head, row, col, key in product(*map(range, (b, m, h, w, n))):
         p = points[i, head // (m // groups), key]
-        down, right = rows[row] - p[0] + (r - 1) / 2, cols[col] - p[1] + (c - 1) / 2
+        down, right = cells[0] * (rows[row] - p[0]) + (r - 1) / 2, cells[1] * (cols[col] - p[1]) + (c - 1) / 2
         y[i, head, row * w + col, key] = sum(
             g(down, u) * g(right, v) * table[head, u, v] for u, v in product(range(r), range(c))
         )
     return y
 
 
-def offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, *, stride):
-    e, pad = len(gamma), len(w_depthwise) // 2
+def log_position_bias(points, rows, cols, w1, b1, w2, *, scale):
+    (b, groups, n, _), h, w = points.shape, len(rows), len(cols)
+    each = w2.shape[1]
+    y = np.zeros((b, groups * each, h * w, n))
+    for i, head, row, col, key in product(*map(range, (b, groups * each, h, w, n))):
+        p = points[i, head // each, key]
+        distances = scale[0] * (rows[row] - p[0]), scale[1] * (cols[col] - p[1])
+        u = [math.copysign(math.log2(1 + abs(d)), d) / 3 for d in distances]
+        hidden = [max(0.0, u[0] * w1[0, e] + u[1] * w1[1, e] + b1[e]) for e in range(len(b1))]
+        y[i, head, row * w + col, key] = sum(hidden[e] * w2[e, head % each] for e in range(len(b1)))
+    return y
+
+
+def offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, *, stride, padding=None):
+    e, pad = len(gamma), len(w_depthwise) // 2 if padding is None else padding
     groups = q.shape[-1] // e
     offsets = []
     for group in range(groups):  # one network, shared by the groups
@@ -212,13 +283,15 @@ def deformable_attention(
     stride,
     limit,
     amplitude,
+    padding=None,
+    cells=(1.0, 1.0),
 ):
     (b, h, w, c), m = x.shape, len(table)
     q = linear(x, w_q, b_q)
-    offsets = offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, stride=stride)
+    offsets = offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, stride=stride, padding=padding)
     points = deformed_points(offsets, reference, limit=limit, amplitude=amplitude, size=(h, w))
     sampled = bilinear_sample(x, points)
-    bias = position_bias(table, points, rows, cols)
+    bias = position_bias(table, points, rows, cols, cells=cells)
     tokens = q.reshape(b, h * w, c), linear(sampled, w_k, b_k), linear(sampled, w_v, b_v)
     z = attention(*(heads_of(t, m) for t in tokens), bias, None, scale=1 / math.sqrt(c // m))
     return linear(side_by_side(z), w_o, b_o).reshape(x.shape)

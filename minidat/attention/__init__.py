@@ -1,7 +1,22 @@
 """One file for each attention of the paper and its notes. Every one maps (B, H, W, C) to (B, H, W, C)."""
 
 from minidat.attention.deformable import CONVENTIONS, Convention, DeformableAttention
+from minidat.attention.deformable_conv import DeformableConv2d
+from minidat.attention.deformable_detr import DeformableSelfAttention, MultiScaleDeformableAttention
 from minidat.attention.full import MultiHeadSelfAttention
+from minidat.attention.neighborhood import NeighborhoodAttention
+from minidat.attention.reduction import SpatialReductionAttention
 from minidat.attention.window import WindowAttention
 
-__all__ = ["CONVENTIONS", "Convention", "DeformableAttention", "MultiHeadSelfAttention", "WindowAttention"]
+__all__ = [
+    "CONVENTIONS",
+    "Convention",
+    "DeformableAttention",
+    "DeformableConv2d",
+    "DeformableSelfAttention",
+    "MultiHeadSelfAttention",
+    "MultiScaleDeformableAttention",
+    "NeighborhoodAttention",
+    "SpatialReductionAttention",
+    "WindowAttention",
+]

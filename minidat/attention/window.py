@@ -7,6 +7,7 @@ import numpy as np
 from minidat import nn, ops
 from minidat.attention.full import check_heads
 from minidat.autograd import Tensor
+from minidat.autograd.backend import like
 from minidat.ops.windows import check_divisible, window_partition
 
 
@@ -38,8 +39,9 @@ class WindowAttention(nn.Module):
     | B, by relative position | `table` ((2w−1)², M), read at `index` (w², w²) |
     | shift | `shift`; the map is rolled by −shift before and +shift after |
 
-    `size`: (H, W) of the map. Differences from the released code: none. Its shift is ⌈w/2⌉ (Swin's is ⌊w/2⌋); callers
-    choose. Raises ValueError when heads do not divide dim or windows do not tile the map.
+    `size`: (H, W) of the map that the mask is kept for; any other that windows tile fits too. Differences from the
+    released code: none on that map, and there is no other there. Its shift is ⌈w/2⌉ (Swin's is ⌊w/2⌋); callers choose.
+    Raises ValueError when heads do not divide dim or windows do not tile the map.
     """
 
     def __init__(
@@ -52,17 +54,27 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, rng=rng)
         self.out = nn.Linear(dim, dim, rng=rng)
         self.index = Tensor(relative_index(window))
-        self.mask = Tensor(shift_mask(*size, window, shift).astype(np.float32)) if shift else None
+        self.mask = self._mask(size) if shift else None
+
+    def _mask(self, size: tuple[int, int]) -> Tensor:
+        return Tensor(shift_mask(*size, self.window, self.shift).astype(np.float32))
+
+    def mask_of(self, x: Tensor) -> Tensor | None:
+        """The mask for the map that is given, on its device; None without a shift."""
+        _, h, w, _ = x.shape
+        if not self.shift or (h, w) == self.size:
+            return self.mask
+        mask = self._mask((h, w))
+        mask.data = like(mask.data, x.data)
+        return mask
 
     def bias(self) -> Tensor:
         """B (M, w², w²): the table, read at the relative position of every pair."""
         return ops.take(self.table, indices=self.index.data, axis=0).transpose(2, 0, 1)
 
     def __call__(self, x: Tensor, record: dict | None = None) -> Tensor:
-        """x (B, H, W, C) with the `size` given → the same shape."""
+        """x (B, H, W, C), windows tiling the map → the same shape."""
         h, w = x.shape[1:3]
-        if (h, w) != self.size:
-            raise ValueError(f"WindowAttention: built for a map of {self.size}, got {(h, w)}")
         tokens = ops.window_partition(x, window=self.window, shift=self.shift)  # (B, windows, w², C)
-        z = ops.self_attention(self.qkv(tokens), self.bias(), self.mask, heads=self.heads)
+        z = ops.self_attention(self.qkv(tokens), self.bias(), self.mask_of(x), heads=self.heads)
         return ops.window_merge(self.out(z), height=h, width=w, window=self.window, shift=self.shift)

@@ -1,50 +1,34 @@
-"""The released checkpoints' configuration, names and layouts, and ours. The only file that knows channels first.
+"""The released models: their constructor's keywords, their state dicts and their checkpoint files, as models of ours.
 
-Source: the released DAT v1 (tag CVPR2022): its constructor's keywords and its state dict.
+Source: the released DAT v1 (tag CVPR2022) and v2 (DAT++).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minidat import nn
-from minidat.attention import DeformableAttention, WindowAttention
-from minidat.autograd import Tensor
 from minidat.autograd.backend import asnumpy
-from minidat.models.pyramid import Config, Pyramid, StageConfig
+from minidat.models import pth, resize, zoo
+from minidat.models.config import Config, StageConfig
+from minidat.models.layouts import buffers, entries, unused
+from minidat.models.pyramid import Pyramid
 from minidat.ops.deformable import to_normalised
 
 KERNELS = (9, 7, 5, 3)
 """Released v1: the offset network's kernel is fixed by the stage."""
 
-
-@dataclass(frozen=True)
-class Layout:
-    """How one kind of released array becomes ours, and back."""
-
-    ours: Callable[[np.ndarray], np.ndarray]
-    released: Callable[[np.ndarray], np.ndarray]
-
-
-SAME = Layout(lambda a: a, lambda a: a)
-LINEAR = Layout(lambda a: a.T, lambda a: a.T)  # (out, in) ↔ (in, out)
-POINTWISE = Layout(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])  # (out, in, 1, 1) ↔ (in, out)
-CONV = Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))  # (out, in, k, k) ↔ (k, k, in, out)
-DEPTHWISE = Layout(
-    lambda a: a[:, 0].transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1)[:, None]
-)  # (c, 1, k, k) ↔ (k, k, c)
-
-Entry = tuple[str, Tensor, Layout]
+SUFFIXES = {".pth": "PyTorch", ".pt": "PyTorch", ".safetensors": "safetensors"}
 
 
 def build(
     config: Mapping[str, Any], state: Mapping[str, np.ndarray] | None = None, *, dtype: Any = np.float32
 ) -> Pyramid:
-    """Our model from the released constructor's keywords (with "version": 1) and, where given, a released state dict.
+    """Our model from the released constructor's keywords (with "version": 1 or 2) and, where given, a released state dict.
 
     state: name → array, as released; index and mask buffers may be there and are checked against ours. dtype: of the
     parameters. Call the model with a Tensor (B, H, W, 3) for logits. Raises ValueError for an option that is not
@@ -58,135 +42,214 @@ def build(
 
 
 def translate(config: Mapping[str, Any]) -> Config:
-    """The released constructor's keywords as a Config."""
-    if config.get("version", 1) != 1:
-        raise ValueError(f"released version {config['version']} is not supported; supported: 1")
-    for key in ("use_dwc_mlps", "use_conv_patches"):
-        if np.any(config.get(key, False)):
-            raise ValueError(f"released option {key} = {config[key]} is not supported")
-    if config["dim_stem"] != config["dims"][0]:
-        raise ValueError(f"dim_stem {config['dim_stem']} differs from dims[0] {config['dims'][0]}: not supported")
-    stages = tuple(_stage(config, i) for i in range(len(config["dims"])))
+    """The released constructor's keywords as a Config. Options that crash there do here what they say."""
+    version = config.get("version", 1)
+    if version not in (1, 2):
+        raise ValueError(f"released version {version} is not supported; supported: 1, 2")
+    stems = {False: "patch", True: "overlap" if version == 1 else "conv"}
     return Config(
         image=config["img_size"],
         patch=config["patch_size"],
         classes=config["num_classes"],
-        stages=stages,
-        expansion=config["expansion"],
+        stages=tuple(_stage(config, version, i) for i in range(len(config["dims"]))),
         drop_path=config.get("drop_path_rate", 0.0),
-        convention="v1",
+        convention=f"v{version}",
+        stem=stems[bool(config.get("use_conv_patches", False))],
+        stem_dim=config["dim_stem"],
     )
 
 
-def _stage(config: Mapping[str, Any], i: int) -> StageConfig:
+def _stage(config: Mapping[str, Any], version: int, i: int) -> StageConfig:
     def option(key: str, default: Any = False) -> Any:
         return config[key][i] if key in config else default
 
     letters = tuple(config["stage_spec"][i])
+    scale = option("layer_scale_values", -1)
     if "D" in letters and min(option("groups"), option("strides")) < 1:
         raise ValueError(
             f"stage {i} has a D block, but groups {option('groups')} and strides {option('strides')}: "
             "−1 marks a stage without one; both must be at least 1"
         )
+    if "X" in letters and scale > 0:
+        raise ValueError(
+            f"stage {i} has an X block and layer_scale_values {scale}: the released X block makes a layer scale and does "
+            "not use it, ours uses it; give −1"
+        )
     s = option("offset_range_factor", 2)
+    learned = not option("no_offs")
+    residual = "residual conv" if version == 2 else "conv"
     return StageConfig(
         dim=config["dims"][i],
         heads=config["heads"][i],
         mixers=letters,
         window=config["window_sizes"][i],
+        neighborhood=option("nat_ksizes", 3),
+        reduction=max(option("sr_ratios", 1), 1),
         groups=max(option("groups", 1), 1),
         stride=max(option("strides", 1), 1),
-        kernel=KERNELS[i],
+        kernel=config["ksizes"][i] if version == 2 else KERNELS[i],
         range_factor=s,
-        limit="tanh" if s > 0 else "none" if s == 0 else "squash",
-        position=_position(option("use_pes"), option("dwc_pes"), option("fixed_pes")),
-        offsets=not option("no_offs"),
+        limit=_limit(s, version),
+        position=_position(option, version, learned),
+        offsets=learned,
+        expansion=config["expansion"],
+        mlp=residual if option("use_dwc_mlps") else "plain",
+        lpu=bool(option("use_lpus")),
+        layer_scale=max(scale, 0.0),
     )
 
 
-def _position(use: bool, depthwise: bool, fixed: bool) -> str:
-    if not use:
+def _limit(s: float, version: int) -> str:
+    if version == 1:
+        return "tanh" if s > 0 else "none" if s == 0 else "squash"
+    return "tanh" if s >= 0 else "clamp"
+
+
+def _position(option: Any, version: int, learned: bool) -> str:
+    if not option("use_pes"):
         return "none"
-    return "depthwise" if depthwise else "fixed" if fixed else "relative"
+    if option("dwc_pes"):
+        return "depthwise"
+    if version == 2 and not learned:
+        return "none"
+    return "fixed" if option("fixed_pes") else "log" if option("log_cpb") else "relative"
 
 
-def entries(model: Pyramid) -> Iterator[Entry]:
-    """(released name, our parameter, layout) of every parameter."""
-    yield from _merge(model.stem, "patch_proj")
-    for i, stage in enumerate(model.stages):
-        for j, block in enumerate(stage.blocks):
-            yield from _norm(block.norm1, f"stages.{i}.layer_norms.{2 * j}.norm")
-            yield from _norm(block.norm2, f"stages.{i}.layer_norms.{2 * j + 1}.norm")
-            yield from _layer(block.mlp.hidden, f"stages.{i}.mlps.{j}.chunk.linear1", LINEAR)
-            yield from _layer(block.mlp.out, f"stages.{i}.mlps.{j}.chunk.linear2", LINEAR)
-            yield from _mixer(block.mixer, f"stages.{i}.attns.{j}")
-    for i, down in enumerate(model.downs):
-        yield from _merge(down, f"down_projs.{i}")
-    yield from _norm(model.norm, "cls_norm.norm")
-    yield from _layer(model.head, "cls_head", LINEAR)
+def from_file(
+    path: str | Path,
+    name: str | None = None,
+    *,
+    classes: int | None = None,
+    image: int | None = None,
+    rows: Sequence[int] | None = None,
+) -> Pyramid:
+    """A model with the weights of a released checkpoint: .pth, or .safetensors with the released names.
+
+    name: of `zoo.MODELS`; by default the one that the weights' names and shapes belong to. classes: by default the
+    checkpoint's. image: another image size than the model's own. Tables of another size are resized as the released code
+    does, so weights for 224 start a model for 384. rows: class k of the model is row rows[k] of the checkpoint's head.
+    Raises OSError and ValueError, naming the file and what in it does not fit.
+    """
+    state = read(path)
+    try:
+        config = zoo.config(name or recognise(state), classes=classes or _classes(state, rows))
+        model = Pyramid(replace(config, image=image or config.image), np.random.default_rng(0))
+        load(model, adapted(model, state, rows))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return model
 
 
-def _mixer(mixer: nn.Module, name: str) -> Iterator[Entry]:
-    if isinstance(mixer, WindowAttention):
-        yield from _window(mixer, name)
-    elif isinstance(mixer, DeformableAttention):
-        yield from _deformable(mixer, name)
-    else:
-        raise ValueError(f"{name}: {type(mixer).__name__} has no counterpart among the released models")
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a .pth or .safetensors file, by name. Raises OSError, or ValueError for another kind of file."""
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(
+            f"{path}: weights come in files of {', '.join(SUFFIXES)}, not {path.suffix or 'without a suffix'}"
+        )
+    if SUFFIXES[path.suffix] == "PyTorch":
+        return pth.read(path)
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
 
-def _layer(layer: Any, name: str, layout: Layout) -> Iterator[Entry]:
-    yield f"{name}.weight", layer.weight, layout
-    if layer.bias is not None:
-        yield f"{name}.bias", layer.bias, SAME
+def save(model: Pyramid, path: str | Path) -> None:
+    """Write the model as a .pth that PyTorch, and the released model, loads: {"model": state dict}."""
+    pth.write(path, to_official(model))
 
 
-def _norm(norm: nn.LayerNorm, name: str) -> Iterator[Entry]:
-    yield f"{name}.weight", norm.gamma, SAME
-    yield f"{name}.bias", norm.beta, SAME
+def recognise(state: Mapping[str, np.ndarray]) -> str:
+    """The name of `zoo.MODELS` that a released state dict belongs to: widths, letters and window sizes must agree.
+    Raises ValueError where none does."""
+    found = _fingerprint_of_state(state)
+    for name, make in zoo.MODELS.items():
+        config = make()
+        if config.convention in ("v1", "v2") and found == _fingerprint(config):
+            return name
+    letters, dims, _ = found
+    stages = "; ".join(f"{dim or '?'} {' '.join(stage)}" for dim, stage in zip(dims, letters, strict=True))
+    raise ValueError(f"these weights belong to no model here; their stages: {stages or 'none'}. Name one with --model")
 
 
-def _merge(merge: Any, name: str) -> Iterator[Entry]:
-    yield from _layer(merge.conv, f"{name}.0", CONV)
-    yield from _norm(merge.norm, f"{name}.1.norm")
+def _fingerprint(config: Config) -> tuple:
+    """(letters of each stage, widths, side of the first window's table)"""
+    windows = [stage.window for stage in config.stages if {"L", "S"} & set(stage.mixers)]
+    letters = tuple(stage.mixers for stage in config.stages)
+    return letters, tuple(stage.dim for stage in config.stages), windows[0] if windows else None
 
 
-def _window(mixer: WindowAttention, name: str) -> Iterator[Entry]:
-    yield f"{name}.relative_position_bias_table", mixer.table, SAME
-    yield from _layer(mixer.qkv, f"{name}.proj_qkv", LINEAR)
-    yield from _layer(mixer.out, f"{name}.proj_out", LINEAR)
+MARKS = {
+    "conv_offset.0.weight": "D",
+    "attn_mask": "S",
+    "relative_position_bias_table": "L",
+    "rpb": "N",
+    "kv.weight": "P",
+    "weight": "X",
+}
+"""The first of these that a mixer of a released state dict has tells its letter."""
 
 
-def _deformable(mixer: DeformableAttention, name: str) -> Iterator[Entry]:
-    if mixer.offsets:
-        yield from _layer(mixer.depthwise, f"{name}.conv_offset.0", DEPTHWISE)
-        yield from _norm(mixer.norm, f"{name}.conv_offset.1.norm")
-        yield from _layer(mixer.pointwise, f"{name}.conv_offset.3", POINTWISE)
-    for ours, released in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
-        yield from _layer(getattr(mixer, ours), f"{name}.proj_{released}", POINTWISE)
-    if mixer.position in ("relative", "fixed"):
-        yield f"{name}.rpe_table", mixer.table, SAME
-    elif mixer.position == "depthwise":
-        yield from _layer(mixer.local, f"{name}.rpe_table", DEPTHWISE)
+def _fingerprint_of_state(state: Mapping[str, np.ndarray]) -> tuple:
+    letters, dims = [], []
+    while any(name.startswith(f"stages.{len(letters)}.") for name in state):
+        i, blocks = len(letters), []
+        while any(name.startswith(f"stages.{i}.attns.{len(blocks)}.") for name in state):
+            prefix = f"stages.{i}.attns.{len(blocks)}."
+            blocks.append(next((letter for mark, letter in MARKS.items() if prefix + mark in state), "?"))
+        norm = state.get(f"stages.{i}.layer_norms.0.norm.weight")
+        letters.append(tuple(blocks))
+        dims.append(None if norm is None else len(norm))
+    tables = (len(a) for name, a in state.items() if name.endswith("relative_position_bias_table"))
+    side = next(tables, None)
+    return tuple(letters), tuple(dims), None if side is None else (int(side**0.5) + 1) // 2
 
 
-def buffers(model: Pyramid) -> dict[str, np.ndarray]:
-    """The index and mask buffers of a released state dict."""
-    out: dict[str, np.ndarray] = {}
-    for i, stage in enumerate(model.stages):
-        for j, block in enumerate(stage.blocks):
-            if isinstance(block.mixer, WindowAttention):
-                out[f"stages.{i}.attns.{j}.relative_position_index"] = asnumpy(block.mixer.index.data)
-                if block.mixer.mask is not None:
-                    out[f"stages.{i}.attns.{j}.attn_mask"] = asnumpy(block.mixer.mask.data)[:, 0]
+def _classes(state: Mapping[str, np.ndarray], rows: Sequence[int] | None) -> int | None:
+    head = state.get("cls_head.weight")
+    return len(rows) if rows is not None else None if head is None else len(head)
+
+
+def adapted(
+    model: Pyramid, state: Mapping[str, np.ndarray], rows: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
+    """A released state dict with its position tables resized to the model's, by bicubic interpolation, buffers of another
+    size left out, and the head's rows picked. Source: the released `load_pretrained`. Raises ValueError for a row that
+    the head does not have."""
+    out = dict(state)
+    for name, t, _ in entries(model):
+        array = out.get(name)
+        if array is None or array.shape == t.shape:
+            continue
+        if name.endswith("relative_position_bias_table") and array.shape[1:] == t.shape[1:]:
+            out[name] = resize.window_table(array, (round(t.shape[0] ** 0.5) + 1) // 2)
+        elif name.endswith("rpe_table") and array.ndim == t.ndim == 3 and len(array) == t.shape[0]:
+            out[name] = resize.bicubic(array, t.shape[1:])
+    for name, constant in buffers(model).items():
+        if name in out and out[name].shape != constant.shape:
+            del out[name]
+    if rows is not None:
+        out |= {name: _picked(out[name], rows) for name in ("cls_head.weight", "cls_head.bias") if name in out}
     return out
+
+
+def _picked(head: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    wrong = [row for row in rows if not 0 <= row < len(head)]
+    if wrong:
+        raise ValueError(f"the checkpoint's head has {len(head)} classes, so there is no class {wrong[0]} to take over")
+    return head[np.asarray(rows)]
 
 
 def load(model: Pyramid, state: Mapping[str, np.ndarray]) -> None:
     """Copy a released state dict into the model. Raises ValueError naming what is missing, extra or of another shape."""
     wanted, constants = {name: (t, layout) for name, t, layout in entries(model)}, buffers(model)
     missing = sorted(wanted.keys() - state.keys())
-    extra = sorted(state.keys() - wanted.keys() - constants.keys())
+    ignored = unused(model)
+    extra = sorted(name for name in state.keys() - wanted.keys() - constants.keys() if not name.startswith(ignored))
     if missing or extra:
         raise ValueError(f"state dict: missing {_some(missing)}; not in this model {_some(extra)}")
     for name, (t, layout) in wanted.items():

@@ -4,6 +4,7 @@ from minidat.ops.attention import attention, self_attention
 from minidat.ops.bilinear import bilinear_sample
 from minidat.ops.conv import conv2d, depthwise_conv
 from minidat.ops.deformable import deformable_attention, deformed_points, offset_network
+from minidat.ops.deformable_conv import deformable_conv
 from minidat.ops.dropout import drop_path, dropout
 from minidat.ops.elementwise import (
     abs,
@@ -25,7 +26,10 @@ from minidat.ops.elementwise import (
 )
 from minidat.ops.gelu import gelu
 from minidat.ops.linear import linear, matmul
+from minidat.ops.log_position_bias import log_position_bias
 from minidat.ops.movement import broadcast_to, concatenate, getitem, pad, reshape, roll, split, take, transpose
+from minidat.ops.multiscale import multiscale_deformable_attention
+from minidat.ops.neighborhood import neighborhood_attention
 from minidat.ops.normalise import cross_entropy, layer_norm, log_softmax, softmax
 from minidat.ops.operators import install
 from minidat.ops.position_bias import position_bias
@@ -45,6 +49,7 @@ __all__ = [
     "conv2d",
     "cross_entropy",
     "deformable_attention",
+    "deformable_conv",
     "deformed_points",
     "depthwise_conv",
     "divide",
@@ -56,13 +61,16 @@ __all__ = [
     "layer_norm",
     "linear",
     "log",
+    "log_position_bias",
     "log_softmax",
     "matmul",
     "max",
     "maximum",
     "mean",
     "multiply",
+    "multiscale_deformable_attention",
     "negative",
+    "neighborhood_attention",
     "offset_network",
     "pad",
     "position_bias",

@@ -22,12 +22,12 @@ LIMITS = ("tanh", "squash", "clamp", "none")
 
 
 @op("b h w c, k l e, e, e, e, e 2 -> b g n 2")
-def offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, *, stride: int):
+def offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, *, stride: int, padding: int | None = None):
     """Δp = θ_offset(q): depthwise k×k with stride r → layer norm → GELU → 1×1 without bias               DAT eq. (7)
 
     q (B, H, W, C); the network's width e = C/G sets the number of groups G, which share it. Returns (B, G, N, 2), the
-    (row, col) offset of each of N = H_G·W_G points, before it is limited. Source: the layer norm is the released code's;
-    no bias in the 1×1, since it would move all points alike. Raises ValueError when e does not divide C.
+    (row, col) offset of each of N = H_G·W_G points, before it is limited. padding None: k // 2. Source: the layer norm is
+    the released code's; no bias in the 1×1, since it would move all points alike. Raises ValueError when e does not divide C.
     """
     b, h, w, c = q.shape
     e = gamma.shape[0]
@@ -35,7 +35,8 @@ def offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, *, str
         raise ValueError(f"offset_network: axis 'c' is {c} in input 0, which groups of {e} channels do not divide")
     groups = c // e
     folded = q.reshape(b, h, w, groups, e).transpose(0, 3, 1, 2, 4).reshape(b * groups, h, w, e)
-    u, conv_vjp = depthwise_conv.raw(folded, w_depthwise, b_depthwise, stride=stride, padding=w_depthwise.shape[0] // 2)
+    padding = w_depthwise.shape[0] // 2 if padding is None else padding
+    u, conv_vjp = depthwise_conv.raw(folded, w_depthwise, b_depthwise, stride=stride, padding=padding)
     v, norm_vjp = layer_norm.raw(u, gamma, beta)
     a, gelu_vjp = gelu.raw(v)
     offsets, linear_vjp = linear.raw(a, w_pointwise, None)  # (b·g, h_g, w_g, 2)
@@ -117,22 +118,26 @@ def deformable_attention(
     stride: int,
     limit: str,
     amplitude: tuple[float, float],
+    padding: int | None = None,
+    cells: tuple[float, float] = (1.0, 1.0),
 ):
     """z = softmax(q k̃ᵀ/√d + φ(B̂; R)) ṽ W_o with k̃ = x̃ W_k, ṽ = x̃ W_v, x̃ = φ(x; p + s·tanh θ_offset(q))   DAT eq. (6)–(9)
 
     x (B, H, W, C), the layer-normed map; W_q, W_k, W_v, W_o (C, C) with biases; θ_offset's weights as in
     `offset_network`; reference (N, 2), normalised; table B̂ (M, 2H−1, 2W−1), M heads; rows (H), cols (W): the queries'
-    coordinates in pixels. reference, rows and cols are constants. Returns (B, H, W, C).
+    coordinates in pixels. reference, rows and cols are constants. Options: see `offset_network`, `deformed_points` and
+    `position_bias`. Returns (B, H, W, C).
     """
     b, h, w, c = x.shape
     heads = table.shape[0]
     q, q_vjp = linear.raw(x, w_q, b_q)
-    offsets, offset_vjp = offset_network.raw(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, stride=stride)
+    theta = (w_depthwise, b_depthwise, gamma, beta, w_pointwise)
+    offsets, offset_vjp = offset_network.raw(q, *theta, stride=stride, padding=padding)
     points, points_vjp = deformed_points.raw(offsets, reference, limit=limit, amplitude=amplitude, size=(h, w))
     sampled, sample_vjp = bilinear_sample.raw(x, points)  # x̃ (b, n, c)
     k, k_vjp = linear.raw(sampled, w_k, b_k)
     v, v_vjp = linear.raw(sampled, w_v, b_v)
-    bias, bias_vjp = position_bias.raw(table, points, rows, cols)  # (b, m, h·w, n)
+    bias, bias_vjp = position_bias.raw(table, points, rows, cols, cells=cells)  # (b, m, h·w, n)
     parts = (split_heads(t, heads) for t in (q.reshape(b, h * w, c), k, v))
     z, attention_vjp = attention.raw(*parts, bias, None, scale=(c // heads) ** -0.5)
     y, o_vjp = linear.raw(merge_heads(z), w_o, b_o)

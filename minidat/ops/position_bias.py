@@ -14,13 +14,13 @@ from minidat.ops.bilinear import g, g_slope
 
 
 @op("m r c, b g n 2, h, w -> b m l n")
-def position_bias(table, points, rows, cols):
-    """bias[m, (i, j), n] = φ(B̂_m; R),  R = (rows_i, cols_j) − points_n + centre                       DAT eq. (9)
+def position_bias(table, points, rows, cols, *, cells: tuple[float, float] = (1.0, 1.0)):
+    """bias[m, (i, j), n] = φ(B̂_m; R),  R = cells·((rows_i, cols_j) − points_n) + centre                DAT eq. (9)
 
-    table (M, R, C); points (B, G, N, 2): the keys, (row, col) in table cells (pixels, where the table is 2H−1); rows (H),
-    cols (W): the queries' coordinates in the same unit. Head m reads at the points of group m // (M/G). Returns
-    (B, M, H·W, N). Displacements off the table read zero. Gradients to the table and the points; the grid is a constant.
-    Raises ValueError when G does not divide M.
+    table (M, R, C); points (B, G, N, 2): the keys, (row, col) in pixels; rows (H), cols (W): the queries, in pixels too.
+    `cells`: table cells in one pixel, for rows and columns; 1 on a map of the size that the table was made for. Head m
+    reads at the points of group m // (M/G). Returns (B, M, H·W, N). Displacements off the table read zero. Gradients to
+    the table and the points; the grid is a constant. Raises ValueError when G does not divide M.
     """
     xp = array_module(table)
     m, r, c = table.shape
@@ -29,8 +29,8 @@ def position_bias(table, points, rows, cols):
     if m % groups:
         raise ValueError(f"position_bias: axis 'm' is {m} in input 0, which {groups} groups (axis 'g') do not divide")
     rows, cols = rows.astype(points.dtype, copy=False), cols.astype(points.dtype, copy=False)
-    down = rows - points[..., 0:1] + (r - 1) / 2  # (b, g, n, h): R, as rows and columns of the table
-    right = cols - points[..., 1:2] + (c - 1) / 2  # (b, g, n, w)
+    down = (rows - points[..., 0:1]) * cells[0] + (r - 1) / 2  # (b, g, n, h): R, as rows and columns of the table
+    right = (cols - points[..., 1:2]) * cells[1] + (c - 1) / 2  # (b, g, n, w)
     gy, gx = g(down, r), g(right, c)  # (b, g, n, h, r), (b, g, n, w, c)
     gy2 = gy.reshape(b, groups, n * h, r)
     by_row = table.reshape(groups, m // groups, r, c).swapaxes(1, 2).reshape(groups, r, -1)  # (g, r, m/g·c)
@@ -47,7 +47,7 @@ def position_bias(table, points, rows, cols):
         dtable = dtable.reshape(groups, r, m // groups, c).swapaxes(1, 2).reshape(m, r, c)
         dgy *= g_slope(down, r)
         dgx *= g_slope(right, c)
-        drow, dcol = -dgy.sum((-1, -2)), -dgx.sum((-1, -2))  # R = query − key
+        drow, dcol = dgy.sum((-1, -2)) * -cells[0], dgx.sum((-1, -2)) * -cells[1]  # R = cells·(query − key) + centre
         return dtable, xp.stack([drow, dcol], -1), None, None
 
     return bias.reshape(b, m, h * w, n), vjp

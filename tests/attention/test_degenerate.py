@@ -52,6 +52,57 @@ def assert_same(one, other, rtol=1e-9, atol=1e-11):
         np.testing.assert_allclose(one[name], other[name], rtol=rtol, atol=atol, err_msg=name)
 
 
+# Other map sizes
+
+
+def at_another_size(built, size, **options):
+    """(a module built for one size, its parameters in one built for another with the same table size)"""
+    small, large = deformable(built, **options), deformable(size, **options)
+    for name, t in large.parameters().items():
+        if name != "table":
+            t.data = small.parameters()[name].data
+    return small, large
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_on_another_map_a_displacement_is_the_same_fraction_of_it(convention):
+    """Built for 3×5 and given 5×9: cells of its table are twice as far apart, so a table stretched by two reads alike."""
+    small, large = at_another_size((3, 5), (5, 9), convention=convention, groups=2, limit="clamp")
+    rows, cols = np.linspace(0, 4, 9), np.linspace(0, 8, 17)  # the larger table's cells in the smaller's
+    weight = [np.maximum(0, 1 - abs(at[:, None] - np.arange(n))) for at, n in ((rows, 5), (cols, 9))]
+    large.table.data = np.einsum("Rr,Cc,mrc->mRC", *weight, small.table.data)
+    x = maps(5, 9)
+    assert small.cells((5, 9)) == (0.5, 0.5) and large.cells((5, 9)) == (1, 1)
+    one, other = pulled(small(x), x, small), pulled(large(x), x, large)
+    np.testing.assert_allclose(small(x).data, large(x).data, rtol=1e-12, atol=1e-13)
+    one["table"], stretched = np.einsum("Rr,Cc,mRC->mrc", *weight, other.pop("table")), one.pop("table")
+    np.testing.assert_allclose(one.pop("table"), stretched, rtol=1e-9, atol=1e-11)
+    assert_same(one, other)
+    assert small(x).shape == small(x, record={}).shape == (2, 5, 9, DIM)
+    np.testing.assert_allclose(small(x, record={}).data, small(x).data, rtol=1e-12, atol=1e-13)
+
+
+def test_windows_of_another_map_have_its_own_mask():
+    built, other = (WindowAttention(DIM, HEADS, window=2, size=size, rng=rng(), shift=1) for size in ((4, 6), (8, 2)))
+    x = Tensor(maps(8, 2).data.astype(np.float32))
+    np.testing.assert_array_equal(built(x).data, other(x).data)
+
+
+def test_without_offsets_released_v2_takes_means_of_pixels():
+    still = deformable((4, 6), convention="v2", kernel=2, stride=2, offsets=False, position="none")
+    x = maps(4, 6)
+    means = x.data.reshape(2, 2, 2, 3, 2, DIM).mean((2, 4)).reshape(2, 6, DIM)
+    q = still.query(x)
+    np.testing.assert_allclose(still(x).data, still.out(still.attend(q, Tensor(means), None)).data, rtol=1e-12)
+
+
+def test_padding_is_left_out_where_released_v2_leaves_it_out():
+    assert deformable((8, 4), convention="v2", kernel=4, stride=4).grids.keys == (2, 1)
+    assert deformable((8, 4), convention="v2", kernel=5, stride=4).grids.keys == (2, 1)
+    assert deformable((8, 4), convention="v1", kernel=4, stride=4).grids.keys == (3, 2)
+    assert deformable((8, 4), convention="v1", kernel=4, stride=4, padding=0).grids.keys == (2, 1)
+
+
 # Degenerate cases
 
 
@@ -87,13 +138,13 @@ def test_deformable_attention_at_the_pixel_centres_is_full_self_attention(groups
     np.testing.assert_allclose(do, do2, rtol=1e-9, atol=1e-12)
 
 
-def test_zero_offsets_do_not_reproduce_full_attention_under_the_released_conventions():
+@pytest.mark.parametrize("options", [{"convention": "v1", "offsets": False}, {"convention": "v2", "range_factor": 0.0}])
+def test_zero_offsets_do_not_reproduce_full_attention_under_the_released_conventions(options):
     x = maps(3, 5)
-    for convention in ("v1", "v2"):
-        still = deformable((3, 5), offsets=False, position="none", convention=convention)
-        full = MultiHeadSelfAttention(DIM, HEADS, rng=rng(1)).to(dtype=np.float64)
-        copy_qkv(still, full)
-        assert abs(still(x).data - full(x).data).max() > 0.01
+    still = deformable((3, 5), position="none", **options)
+    full = MultiHeadSelfAttention(DIM, HEADS, rng=rng(1)).to(dtype=np.float64)
+    copy_qkv(still, full)
+    assert abs(still(x).data - full(x).data).max() > 0.01
 
 
 def test_offsets_of_zero_are_no_offsets():
@@ -150,12 +201,12 @@ def test_deformable_attention_is_the_loops(convention):
             x,
             *(module.query.weight, module.query.bias),
             *(module.depthwise.weight, module.depthwise.bias, module.norm.gamma, module.norm.beta),
-            *(module.pointwise.weight, module.reference),
+            *(module.pointwise.weight, module.grids.reference),
             *(module.key.weight, module.key.bias, module.value.weight, module.value.bias),
-            *(module.table, module.rows, module.cols, module.out.weight, module.out.bias),
+            *(module.table, module.grids.rows, module.grids.cols, module.out.weight, module.out.bias),
         )
     ]
-    expected = loops.deformable_attention(*arrays, stride=1, limit="tanh", amplitude=module.amplitude)
+    expected = loops.deformable_attention(*arrays, stride=1, limit="tanh", amplitude=module.grids.amplitude)
     np.testing.assert_allclose(module(x).data, expected, rtol=1e-11, atol=1e-13)
 
 
@@ -253,14 +304,14 @@ def test_relative_index_and_shift_mask_are_the_released_ones():
 
 def pixels_of(module, axis=0):
     """The pixels at which undeflected points lie along an axis."""
-    return np.unique(to_pixels(module.reference.data[:, axis], module.size[axis]))
+    return np.unique(to_pixels(module.grids.reference.data[:, axis], module.size[axis]))
 
 
 def test_reference_points_of_the_paper_lie_on_pixels():
     module = DeformableAttention(4, 2, size=(5, 7), rng=rng(), convention="paper")
     np.testing.assert_allclose(pixels_of(module, 0), np.arange(5), atol=1e-12)
     np.testing.assert_allclose(pixels_of(module, 1), np.arange(7), atol=1e-12)
-    first, second = module.reference.data[:2]
+    first, second = module.grids.reference.data[:2]
     np.testing.assert_allclose(first, [-1, -1])
     np.testing.assert_allclose(second, [-1, -1 + 2 / 6])  # the column runs first
 
@@ -271,25 +322,25 @@ def test_reference_points_of_the_first_release():
     np.testing.assert_allclose(rows, (np.arange(14) + 0.5) * 13 / 14)
     np.testing.assert_allclose(rows[[0, -1]], [0.464, 12.536], atol=5e-4)
     np.testing.assert_allclose(cols[[0, -1]], [0.429, 5.571], atol=5e-4)
-    assert module.amplitude == (2 / 14, 2 / 7)
-    np.testing.assert_allclose(module.amplitude[0] / 2 * 13, 0.93, atol=5e-3)  # the reach in pixels
+    assert module.grids.amplitude == (2 / 14, 2 / 7)
+    np.testing.assert_allclose(module.grids.amplitude[0] / 2 * 13, 0.93, atol=5e-3)  # the reach in pixels
 
 
 def test_reference_points_of_the_second_release():
     module = DeformableAttention(4, 2, size=(56, 7), rng=rng(), stride=8, kernel=9, convention="v2")
     rows = pixels_of(module, 0)
-    assert module.key_size == (7, 1)
+    assert module.grids.keys == (7, 1)
     np.testing.assert_allclose(rows, (np.arange(7) + 0.5) * 55 / 6)
     np.testing.assert_allclose(rows[[0, 1, -2, -1]], [4.58, 13.75, 50.4, 59.6], atol=2e-2)
     narrow = DeformableAttention(4, 2, size=(7, 5), rng=rng(), convention="v2")
     np.testing.assert_allclose(pixels_of(narrow, 0), np.arange(7) + 0.5)
-    np.testing.assert_allclose(narrow.reference.data[:, 0].max(), 7 / 6)
+    np.testing.assert_allclose(narrow.grids.reference.data[:, 0].max(), 7 / 6)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_query_coordinates(convention):
     module = DeformableAttention(4, 2, size=(5, 7), rng=rng(), convention=convention)
-    for t, n in ((module.rows, 5), (module.cols, 7)):
+    for t, n in ((module.grids.rows, 5), (module.grids.cols, 7)):
         wanted = (np.arange(n) + 0.5) * (n - 1) / n if convention == "v1" else np.arange(n)
         np.testing.assert_allclose(t.data, wanted, atol=1e-12)
 
@@ -298,8 +349,8 @@ def test_points_stay_within_the_region_of_their_reference():
     """s·tanh reaches s/2 pixels each way at stride 1 under the paper's convention."""
     module = deformable((5, 7), range_factor=3.0)
     module.pointwise.weight.data *= 1e6
-    points = module.points(Tensor(rng().standard_normal((2, 5, 7, DIM)))).data
-    still = np.stack([to_pixels(module.reference.data[:, i], n) for i, n in enumerate((5, 7))], -1)
+    points = module.points(Tensor(rng().standard_normal((2, 5, 7, DIM))), module.grids).data
+    still = np.stack([to_pixels(module.grids.reference.data[:, i], n) for i, n in enumerate((5, 7))], -1)
     np.testing.assert_allclose(abs(points - still), 1.5, atol=1e-6)
 
 
@@ -343,10 +394,21 @@ def make(**options):
             lambda: WindowAttention(12, 6, window=4, size=(4, 6), rng=rng()),
             "a map of 4×6 cannot be cut into .*4×4",
         ),
-        (lambda: make()(maps(5, 3)), r"DeformableAttention: built for a map of \(3, 5\), got \(5, 3\)"),
         (
-            lambda: WindowAttention(12, 6, window=2, size=(4, 6), rng=rng())(maps(6, 4)),
-            r"WindowAttention: built for a map of \(4, 6\), got \(6, 4\)",
+            lambda: make(position="fixed")(maps(5, 3)),
+            r"DeformableAttention: a fixed table is for a map of \(3, 5\), got \(5, 3\)",
+        ),
+        (
+            lambda: make(convention="v2", kernel=5, stride=2, offsets=False)(maps(3, 5)),
+            "means of 2×2 pixels of a 3×5 map do not give 2×3 keys",
+        ),
+        (
+            lambda: make(convention="v2", kernel=8, stride=8),
+            "a map of 3×5 is too small for offsets by a kernel of 8 padded by 0",
+        ),
+        (
+            lambda: WindowAttention(12, 6, window=2, size=(4, 6), rng=rng())(maps(6, 5)),
+            "a map of 6×5 cannot be cut into windows of 2×2",
         ),
     ],
 )

@@ -17,6 +17,7 @@ import minidat.attention  # noqa: F401 (its ops, should it have any, are in OPS 
 from minidat.autograd import OPS
 from minidat.ops.conv import output_size
 from minidat.ops.deformable import LIMITS, deformed_points, offset_network
+from minidat.ops.deformable_conv import output_shape
 
 Leading = tuple[int, ...]
 Draw = tuple[list[Any], dict[str, Any]]
@@ -380,6 +381,20 @@ self_attends("bias", 3, bias=lambda leading: (3,))
 self_attends("full bias", 3, bias=lambda leading: (*leading, 3))
 self_attends("mask", 2, bias=lambda leading: (2,), mask=lambda leading: (*leading[-1:], 1))
 
+for label, size, kernel, heads in (
+    ("one tile", (4, 5), 3, 2),
+    ("as large as the kernel", (3, 5), 3, 1),
+    ("tiles", (16, 9), 3, 1),
+    ("tiles leave a rest", (7, 11), 3, 2),
+    ("tiles across", (5, 13), 5, 3),
+):
+
+    @case("neighborhood_attention", label)
+    def _(rng, _, size=size, kernel=kernel, heads=heads):
+        table = normal(rng, (heads, 2 * kernel - 1, 2 * kernel - 1))
+        return [normal(rng, (2, *size, 3 * heads * 2)), table], {"heads": heads, "kernel": kernel}
+
+
 for label, size, groups in (
     ("dense", (5, 7), 1),
     ("dense, groups", (7, 3), 3),
@@ -408,6 +423,26 @@ def _(rng, _):
     return [normal(rng, (2, 7, 4)), points, rows, cols], {}
 
 
+@case("position_bias", "cells", constant=(2, 3), linear=(0,))
+def _(rng, _):
+    rows, cols, cells = np.arange(3) * 2.0, np.arange(5) * 2.0, np.array([0.5, 2.0])
+    points = points_around(rng, (2, 2, 5), 4, 9) / cells  # off the kinks in cells
+    return [normal(rng, (4, 5, 9)), points, rows, cols], {"cells": tuple(cells.tolist())}
+
+
+@case("log_position_bias", constant=(1, 2), linear=(5,))
+def _(rng, _, h=3, w=4, groups=2, n=5, e=3):
+    """Drawn again until no hidden unit is within 0.001 of its kink."""
+    scale = (8 / (h - 1), 8 / (w - 1))
+    while True:
+        points, w1, b1 = points_around(rng, (2, groups, n), h, w), normal(rng, (2, e)), normal(rng, e)
+        d = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1)[:, :, None] - points[:, :, None, None]
+        hidden = np.sign(d) * np.log2(1 + abs(d * scale)) / 3 @ w1 + b1
+        if abs(hidden).min() > 1e-3:
+            break
+    return [points, np.arange(1.0 * h), np.arange(1.0 * w), w1, b1, normal(rng, (e, 2))], {"scale": scale}
+
+
 # Deformable attention
 
 
@@ -434,6 +469,11 @@ for label, groups, stride, kernel in (
         return [normal(rng, (2, 4, 7, groups * e)), *theta(rng, e, kernel)], {"stride": stride}
 
 
+@case("offset_network", "no padding", linear=(5,))
+def _(rng, _):
+    return [normal(rng, (2, 6, 3, 10)), *theta(rng, 5, (3, 3))], {"stride": 3, "padding": 0}
+
+
 def off_kinks(offsets, reference, options):
     """Whether each coordinate of the deformed points is away from every jump of a slope."""
     points = deformed_points.raw(offsets, reference, **options)[0]
@@ -454,10 +494,12 @@ for limit in LIMITS:
         return [offsets, reference], options
 
 
-def deformable(rng, *, size, e, groups, heads, kernel, stride, limit):
-    """Inputs of `deformable_attention`, drawn again until no point is within 0.001 of a kink."""
+def deformable(rng, *, size, e, groups, heads, kernel, stride, limit, padding=None, cells=(1.0, 1.0)):
+    """Inputs of `deformable_attention`, drawn again until no point is within 0.001 of a kink. The table is the one of a
+    map of `size`, whatever `cells`."""
     c, (h, w) = e * groups, size
-    n = output_size(h, kernel, stride, kernel // 2) * output_size(w, kernel, stride, kernel // 2)
+    pad = kernel // 2 if padding is None else padding
+    n = output_size(h, kernel, stride, pad) * output_size(w, kernel, stride, pad)
     amplitude = (0.9, 0.6)
 
     def dense():
@@ -466,13 +508,13 @@ def deformable(rng, *, size, e, groups, heads, kernel, stride, limit):
     while True:
         x, reference = normal(rng, (2, h, w, c)), rng.uniform(-1.1, 1.1, (n, 2))
         query, network = dense(), theta(rng, e, (kernel, kernel))
-        offsets = offset_network.raw(x @ query[0] + query[1], *network, stride=stride)[0]
+        offsets = offset_network.raw(x @ query[0] + query[1], *network, stride=stride, padding=padding)[0]
         if off_kinks(offsets, reference, {"limit": limit, "amplitude": amplitude, "size": size}).all():
             break
     table = normal(rng, (heads, 2 * h - 1, 2 * w - 1))
     grid = [np.arange(1.0 * h), np.arange(1.0 * w)]
     arrays = [x, *query, *network, reference, *dense(), *dense(), table, *grid, *dense()]
-    return arrays, {"stride": stride, "limit": limit, "amplitude": amplitude}
+    return arrays, {"stride": stride, "limit": limit, "amplitude": amplitude, "padding": padding, "cells": cells}
 
 
 DEFORMABLES = {
@@ -488,8 +530,58 @@ DEFORMABLES = {
     },
     "clamp": {"size": (4, 3), "e": 4, "groups": 3, "heads": 6, "kernel": 1, "stride": 1, "limit": "clamp"},
     "no limit": {"size": (2, 5), "e": 4, "groups": 2, "heads": 4, "kernel": 5, "stride": 1, "limit": "none"},
+    "tiled, another resolution": {
+        "size": (4, 6),
+        "e": 4,
+        "groups": 2,
+        "heads": 2,
+        "kernel": 2,
+        "stride": 2,
+        "limit": "clamp",
+        "padding": 0,
+        "cells": (0.75, 1.25),
+    },
 }
 for label, sizes in DEFORMABLES.items():
     case("deformable_attention", label, constant=(8, 14, 15), linear=(11, 12, 16, 17))(
         lambda rng, _, sizes=sizes: deformable(rng, **sizes)
     )
+
+
+# Deformable convolution and Deformable DETR
+
+
+def deformed_conv(rng, *, size, kernel, groups, modulated=True, biased=True, **geometry):
+    """Inputs of `deformable_conv`: offsets of up to two pixels, so that some taps read outside; none on a kink."""
+    c, (i, j) = 2 * groups, output_shape(size, kernel, **geometry)
+    points = (2, i, j, groups, kernel[0] * kernel[1])
+    offsets = np.stack([off_grid(rng, points, -2, 2) for _ in range(2)], -1)
+    modulation = rng.uniform(0.1, 1.0, points) if modulated else None
+    w = normal(rng, (*kernel, c, 3), 0.5)
+    return [normal(rng, (2, *size, c)), offsets, modulation, w, normal(rng, 3) if biased else None], geometry
+
+
+DEFORMED_CONVS = {
+    "": {"size": (5, 4), "kernel": (3, 3), "groups": 1, "padding": 1},
+    "groups, strided": {"size": (5, 7), "kernel": (3, 2), "groups": 3, "stride": 2, "padding": 1},
+    "dilated": {"size": (4, 6), "kernel": (2, 3), "groups": 2, "padding": 2, "dilation": 2},
+    "v1": {"size": (5, 4), "kernel": (3, 2), "groups": 2, "modulated": False},
+    "no bias": {"size": (3, 5), "kernel": (2, 2), "groups": 1, "biased": False},
+    "large map": {"size": (13, 21), "kernel": (2, 2), "groups": 2, "stride": 5},
+}
+for label, sizes in DEFORMED_CONVS.items():
+    linear = (0, *((2,) if sizes.get("modulated", True) else ()), 3, *((4,) if sizes.get("biased", True) else ()))
+    case("deformable_conv", label, linear=linear)(lambda rng, _, sizes=sizes: deformed_conv(rng, **sizes))
+
+for label, sizes, heads in (
+    ("one level", ((3, 5),), 3),
+    ("three levels", ((5, 3), (2, 4), (1, 2)), 2),
+    ("large map", ((2, 3), (19, 14)), 1),
+):
+
+    @case("multiscale_deformable_attention", label, linear=(0, 2))
+    def _(rng, _, sizes=sizes, heads=heads, queries=5, points=2):
+        pixels = [points_around(rng, (2, queries, heads, points), *size) for size in sizes]
+        locations = np.stack([(p + 0.5) / size for p, size in zip(pixels, sizes, strict=True)], axis=3)
+        values = normal(rng, (2, sum(h * w for h, w in sizes), 3 * heads))
+        return [values, locations, normal(rng, locations.shape[:-1])], {"sizes": sizes}

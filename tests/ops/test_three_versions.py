@@ -26,8 +26,9 @@ def draw(case, seed=1):
 def test_every_hard_op_is_composed():
     assert {
         "softmax", "log_softmax", "layer_norm", "cross_entropy", "conv2d", "depthwise_conv", "attention",
-        "self_attention", "bilinear_sample", "position_bias", "offset_network", "deformed_points",
-        "deformable_attention",
+        "self_attention", "neighborhood_attention", "bilinear_sample", "position_bias", "log_position_bias",
+        "offset_network", "deformed_points",
+        "deformable_attention", "deformable_conv", "multiscale_deformable_attention",
     } == set(HARD)  # fmt: skip
 
 
