@@ -1,4 +1,4 @@
-"""One file for each attention of the paper and its notes. Every one maps (B, H, W, C) to (B, H, W, C)."""
+"""One file for each attention of the paper and its notes. As mixers of a pyramid they map (B, H, W, C) to (B, H, W, C)."""
 
 from minidat.attention.deformable import CONVENTIONS, Convention, DeformableAttention
 from minidat.attention.deformable_conv import DeformableConv2d

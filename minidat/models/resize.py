@@ -36,9 +36,8 @@ def weights(n_out: int, n_in: int, xp: Any):
     integers and the borders of both rows coincide. A tap outside reads the border pixel: its weight is added to that one's.
     """
     x = (xp.arange(n_out, dtype=xp.float64) + 0.5) * (n_in / n_out) - 0.5
-    k = kernel(
-        x[:, None] - xp.arange(-2, n_in + 2, dtype=xp.float64)
-    )  # (n_out, n_in + 4): two taps more on either side
+    taps = xp.arange(-2, n_in + 2, dtype=xp.float64)  # (n_in + 4,): two beyond either border
+    k = kernel(x[:, None] - taps)  # (n_out, n_in + 4)
     inside = k[:, 2:-2].copy()  # (n_out, n_in)
     inside[:, 0] += k[:, :2].sum(1)
     inside[:, -1] += k[:, -2:].sum(1)

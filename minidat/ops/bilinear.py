@@ -3,8 +3,8 @@
 φ(z; p) = Σ_(r, c) g(p_row, r) g(p_col, c) z[r, c],   g(a, b) = max(0, 1 − |a − b|)
 
 Only the four pixels around p have a weight; what lies outside the map counts as zero. Two formulations, one value: on
-small maps the sum as it stands, a product with the (few) hat functions of every row and column; on large ones the four
-corners gathered and, backward, scattered.
+maps of few pixels and many channels the sum as it stands, a product with the (few) hat functions of every row and column;
+on others the four corners gathered and, backward, scattered.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
 from minidat.ops.normalise import row_dot
 
-DENSE_PIXELS = 256  # up to this many pixels the product over the whole map is the faster one
+DENSE_PIXELS = 5  # for each channel of a group: up to so many pixels the product over the whole map is the faster one
 
 
 def g(a, n: int):
@@ -44,7 +44,8 @@ def bilinear_sample(x, points):
     c, groups = x.shape[3], points.shape[1]
     if c % groups:
         raise ValueError(f"bilinear_sample: axis 'c' is {c} in input 0, which {groups} groups (axis 'g') do not divide")
-    return (_dense if x.shape[1] * x.shape[2] <= DENSE_PIXELS else _corners)(x, points)
+    dense = x.shape[1] * x.shape[2] <= DENSE_PIXELS * (c // groups)
+    return (_dense if dense else _corners)(x, points)
 
 
 def _by_group(x, groups: int):

@@ -54,6 +54,7 @@ def test_edges_and_centres():
     size = (5, 3)
     corners = np.array([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [0.5 / 5, 2.5 / 3]])
     np.testing.assert_allclose(edges_to_pixels(corners, size), [[-0.5, -0.5], [4.5, 2.5], [2, 1], [0, 2]], atol=1e-12)
+    assert edges_to_pixels(corners.astype(np.float32), size).dtype == np.float32
 
 
 def test_agrees_with_grid_sample():
@@ -203,7 +204,8 @@ def on_map(*, points=1, moving=False):
     identity(module.attention)
     inner = module.attention
     if moving:
-        inner.offset.load({name: rng(2).normal(0, 0.3, t.shape) for name, t in inner.offset.parameters().items()})
+        for layer in (inner.offset, inner.weigh):
+            layer.load({name: rng(2).normal(0, 0.3, t.shape) for name, t in layer.parameters().items()})
     return module
 
 

@@ -396,8 +396,8 @@ for label, size, kernel, heads in (
 
 
 for label, size, groups in (
-    ("dense", (5, 7), 1),
-    ("dense, groups", (7, 3), 3),
+    ("dense", (5, 4), 1),
+    ("dense, groups", (2, 5), 3),
     ("dense, one row", (1, 5), 2),
     ("corners", (17, 19), 1),
     ("corners, groups", (23, 13), 3),

@@ -12,7 +12,7 @@ LINEAR_OPS = {
     "negative", "add", "subtract", "multiply", "divide", "where", "dropout", "drop_path",
     "reshape", "transpose", "pad", "roll", "concatenate", "getitem", "take", "broadcast_to", "sum", "mean",
     "matmul", "linear", "conv2d", "depthwise_conv", "window_partition", "window_merge",
-    "bilinear_sample", "position_bias",
+    "bilinear_sample", "position_bias", "deformable_conv", "multiscale_deformable_attention",
 }  # fmt: skip
 
 

@@ -64,14 +64,14 @@ def test_both_formulations_of_sampling_agree(case, formulation):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
-def test_small_maps_are_dense_and_large_ones_gathered(monkeypatch):
+def test_maps_of_few_pixels_for_their_channels_are_dense_and_others_gathered(monkeypatch):
     chosen = []
     module = ops.bilinear_sample.raw.__globals__
     for name in ("_dense", "_corners"):
         monkeypatch.setitem(module, name, lambda x, points, name=name: chosen.append(name) or (x, None))
-    for size in ((16, 16), (1, 257)):
-        ops.bilinear_sample.raw(np.zeros((1, *size, 2)), np.zeros((1, 1, 3, 2)))
-    assert chosen == ["_dense", "_corners"]
+    for shape, groups in (((4, 5, 4), 1), ((1, 21, 4), 1), ((2, 5, 4), 2), ((3, 5, 4), 2)):
+        ops.bilinear_sample.raw(np.zeros((1, *shape)), np.zeros((1, groups, 3, 2)))
+    assert chosen == ["_dense", "_corners"] * 2
 
 
 def test_position_bias_of_whole_pixels_is_the_table_itself():
