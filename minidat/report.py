@@ -30,9 +30,9 @@ class Console:
     """Prints a run's progress and draws its pictures into its folder: on a terminal one line that is written over, else a
     line every ten seconds."""
 
-    def __init__(self, run: Run, out: TextIO = sys.stdout):
-        self.run, self.out = run, out
-        self.live = out.isatty()
+    def __init__(self, run: Run, out: TextIO | None = None):
+        self.run, self.out = run, out or sys.stdout
+        self.live = self.out.isatty()
         self.first_step, self.begun, self.printed = run.step, time.perf_counter(), 0.0
 
     def begin(self) -> None:

@@ -206,11 +206,9 @@ class DeformableAttention(nn.Module):
         if self.position == "relative":
             return ops.position_bias(self.table, points, grids.rows, grids.cols, cells=self.cells(size))
         if self.position == "log":
-            scale = tuple(
-                8 / max(n - 1, 1) for n in size
-            )  # released: 4·(query − key), and 2 normalised units span n − 1
+            height, width = (8 / max(n - 1, 1) for n in size)  # 4·(query − key), and 2 normalised units span n − 1
             network = (self.hidden.weight, self.hidden.bias, self.spread.weight)
-            return ops.log_position_bias(points, grids.rows, grids.cols, *network, scale=scale)
+            return ops.log_position_bias(points, grids.rows, grids.cols, *network, scale=(height, width))
         if self.position == "fixed" and size != self.size:
             raise ValueError(f"DeformableAttention: a fixed table is for a map of {self.size}, got {size}")
         return self.table if self.position == "fixed" else None

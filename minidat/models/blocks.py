@@ -77,12 +77,15 @@ class ConvNorm(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """DAT++'s first layers: 3×3 convolution to half the width, layer norm, GELU, 3×3 convolution, layer norm."""
+    """DAT++'s first layers: 3×3 convolution to half the width, layer norm, GELU, 3×3 convolution, layer norm.
+
+    Strides 2 and patch/2, together a map of H/patch. Differences from the released code: there patch // 2 twice, which is the
+    same for its patch of 4, and for no other.
+    """
 
     def __init__(self, dim: int, patch: int, rng: np.random.Generator):
-        stride = patch // 2
-        self.first = ConvNorm(3, dim // 2, 3, stride=stride, padding=1, rng=rng, bias=True)
-        self.second = ConvNorm(dim // 2, dim, 3, stride=stride, padding=1, rng=rng, bias=True)
+        self.first = ConvNorm(3, dim // 2, 3, stride=2, padding=1, rng=rng, bias=True)
+        self.second = ConvNorm(dim // 2, dim, 3, stride=patch // 2, padding=1, rng=rng, bias=True)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.second(ops.gelu(self.first(x)))

@@ -66,6 +66,8 @@ class Config:
     def __post_init__(self):
         if self.stem not in STEMS:
             raise ValueError(f"stem {self.stem!r} is unknown; choose from {', '.join(STEMS)}")
+        if self.stem == "conv" and self.patch % 2:
+            raise ValueError(f"stem 'conv' halves the image before all else, so patch {self.patch} must be even")
         if self.image % self.multiple:
             raise ValueError(f"image size {self.image} must be a multiple of {self.multiple} = patch × 2^(stages − 1)")
 

@@ -15,7 +15,7 @@ from minidat.models.mixers import MIXERS
 
 def small(letters=("A", "S"), **options):
     stages = (StageConfig(8, 2, letters, window=2), StageConfig(12, 3, ("D",), groups=3))
-    return Config(16, 4, 5, stages, drop_path=0.5, **options)
+    return Config(**{"image": 16, "patch": 4, "classes": 5, "stages": stages, "drop_path": 0.5} | options)
 
 
 def images(*shape, seed=0):
@@ -54,6 +54,18 @@ def test_overlapping_convolutions_take_any_size():
         model = build(Config(16, 4, 5, stages, stem=stem))
         for size in ((16, 16), (17, 9), (23, 30)):
             assert model(images(2, *size, 3)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("stem, patch", [("patch", 2), ("overlap", 4), ("conv", 2), ("conv", 4), ("conv", 8)])
+def test_maps_have_the_sizes_that_the_configuration_says(stem, patch):
+    config = Config(32, patch, 5, (StageConfig(8, 2, ("D",)), StageConfig(12, 3, ("D",), groups=3)), stem=stem)
+    record = {}
+    build(config)(images(1, 32, 32, 3), record=record)
+    assert (
+        [record[i, 0]["size"] for i in (0, 1)]
+        == [(n, n) for n in config.map_sizes()]
+        == [(32 // patch // k,) * 2 for k in (1, 2)]
+    )
 
 
 def test_a_model_with_a_vector_for_each_position_takes_its_own_size():
@@ -156,7 +168,8 @@ def test_the_stem_may_be_narrower_than_the_first_stage():
     [
         (lambda: build(small(("Q",))), r"mixer 'Q' is unknown; choose from A \(full \(ViT\)\), P"),
         (lambda: small(stem="tokens"), "stem 'tokens' is unknown; choose from patch, overlap, conv"),
-        (lambda: replace(small(), image=20), r"image size 20 must be a multiple of 8 = patch × 2\^\(stages − 1\)"),
+        (lambda: small(stem="conv", patch=3), "stem 'conv' halves the image before all else, so patch 3 must be even"),
+        (lambda: small(image=20), r"image size 20 must be a multiple of 8 = patch × 2\^\(stages − 1\)"),
         (lambda: build(small(("X",))), "mixer X: its convolution needs an odd window to keep the map's size, got 2"),
         (lambda: block_of(mlp="gated"), f"mlp 'gated' is unknown; choose from {', '.join(MLPS)}"),
     ],

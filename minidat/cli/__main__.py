@@ -1,0 +1,7 @@
+"""`python -m minidat.cli`"""
+
+import sys
+
+from minidat.cli import main
+
+sys.exit(main())

@@ -1,0 +1,46 @@
+"""What several commands share: how help looks, and flags of the same meaning."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from minidat.autograd.backend import DEVICES
+from minidat.models import MODELS
+from minidat.training.images import PROTOCOLS
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except where there is none to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def new_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+    """A command without flags so far. commands: what `add_subparsers` gave."""
+    return commands.add_parser(name, help=summary, description=description, formatter_class=Help)
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", choices=DEVICES, default="cpu", help="where to compute; gpu needs CuPy")
+
+
+def add_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    names = ", ".join(MODELS)
+    command.add_argument(
+        "--model", metavar="NAME", choices=MODELS, help=f"{names} (default: found out from the weights)"
+    )
+
+
+def add_protocol(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="how images become squares: released resizes both sides and crops, as DAT's code does; short-side keeps the "
+        "aspect ratio and crops; whole resizes only (default: released; whole for a run)",
+    )

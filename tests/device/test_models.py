@@ -1,0 +1,72 @@
+"""Whole networks and a whole run on the device."""
+
+import numpy as np
+import pytest
+
+from minidat import Tensor, ops
+from minidat.autograd import gradients
+from minidat.autograd.backend import asnumpy
+from minidat.models import Config, Pyramid, StageConfig
+from minidat.models.mixers import MIXERS
+from minidat.training.loop import Run
+from minidat.training.settings import Settings
+
+SIDE = 16
+
+
+def network(letter, **options):
+    window = 3 if letter == "X" else 4
+    stage = StageConfig(6, 2, (letter,), window=window, neighborhood=3, reduction=2, groups=2, **options)
+    return Pyramid(Config(SIDE, 2, 3, (stage,), drop_path=0.3, stem="conv" if letter == "D" else "patch"), rng())
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def loss_and_gradients(model, x, targets):
+    loss = ops.cross_entropy(model(Tensor(x), rng=rng(2)), targets)
+    return [loss.data, *gradients(loss, list(model.parameters().values()))]
+
+
+@pytest.mark.parametrize(
+    "letter, options",
+    [(letter, {}) for letter in MIXERS]
+    + [("D", {"position": position}) for position in ("none", "fixed", "depthwise", "log")]
+    + [("D", {"offsets": False}), ("D", {"mlp": "residual conv", "lpu": True, "layer_scale": 0.1})],
+)
+@pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
+def test_a_training_pass_agrees_with_the_cpu(letter, options, side, device, on_device):
+    """Also on images of another size, whose grids and masks are made on the way."""
+    side = SIDE if options.get("position") == "fixed" else side
+    model, x = network(letter, **options).to(dtype=np.float64), rng(1).standard_normal((2, side, side, 3))
+    targets = np.eye(3)[[0, 2]]
+    here = loss_and_gradients(model, x, targets)
+    there = loss_and_gradients(model.to(device="gpu"), on_device(x), on_device(targets))
+    for one, other in zip(here, there, strict=True):
+        assert isinstance(other, device.ndarray)
+        np.testing.assert_allclose(asnumpy(other), one, rtol=1e-8, atol=1e-9)
+
+
+class Losses:
+    """A reporter that keeps the losses."""
+
+    def __init__(self):
+        self.found = []
+
+    def train(self, record):
+        self.found.append(record["loss"])
+
+    test = train
+
+
+def test_a_run_trains_and_goes_on_there_and_back(device, tmp_path):
+    settings = Settings(model="dat_micro", epochs=2, batch=32, train_size=64, test_size=32, warmup=0.5)
+    here, there = Losses(), Losses()
+    Run.start(settings, tmp_path / "here", threads=1).train(here)
+    Run.start(settings, tmp_path / "there", device="gpu").train(there)
+    assert len(there.found) >= 4
+    np.testing.assert_allclose(there.found, here.found, rtol=1e-3)
+    back, forth = Run.resume(tmp_path / "there", threads=1), Run.resume(tmp_path / "here", device="gpu")
+    assert isinstance(back.arena.data, np.ndarray) and isinstance(forth.arena.data, device.ndarray)
+    np.testing.assert_allclose(asnumpy(forth.arena.data), back.arena.data, atol=1e-3)

@@ -1,0 +1,235 @@
+"""A stand-in for CuPy: its rules on NumPy's arithmetic, so that a machine without a GPU sees what would break on one.
+
+`ndarray` keeps its numbers where only `get()` reaches them. As CuPy's, it
+  refuses NumPy arrays in any operation, and to become one without being asked;
+  knows the functions and dtypes that are named here, all of which CuPy has, and no other;
+  gives arrays of no axes where NumPy gives scalars;
+  wraps indices that are out of range, silently.
+Where CuPy is more lenient than that, the stand-in is the stricter one.
+"""
+
+import math
+import operator
+import sys
+import types
+
+import numpy as np
+
+LIFTED = """
+    abs add any all arange argmax argsort ascontiguousarray broadcast_to ceil clip concatenate copysign cos cumsum divide
+    einsum empty_like exp expand_dims eye flip floor full_like isfinite isnan linspace log matmul maximum mean meshgrid
+    minimum moveaxis multiply negative ones_like outer pad power prod reciprocal repeat rint roll round sign sin sqrt square
+    squeeze stack subtract sum swapaxes tanh tensordot tile transpose where zeros_like max min
+"""
+MADE = "empty eye full ones zeros"  # these take shapes and numbers only
+CONSTANTS = "bool_ e float16 float32 float64 inf int8 int16 int32 int64 nan newaxis pi uint8 uint16 uint32 uint64"
+KINDS = "biuf"  # dtypes that arrays may have, by NumPy's letters (no strings, no objects)
+BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
+COMPARED = "eq ne lt le gt ge"
+METHODS = "reshape transpose swapaxes astype copy sum mean max min argmax argmin all any ravel squeeze view dot"
+
+
+class ndarray:
+    """An array on a device that is not there."""
+
+    __module__ = "cupy"
+    __slots__ = ("_host",)
+    __hash__ = None  # as NumPy's and CuPy's
+
+    def __init__(self, host):
+        if host.dtype.kind not in KINDS or host.dtype.itemsize > 8:
+            raise TypeError(f"Unsupported dtype {host.dtype}")
+        self._host = host
+
+    def __array__(self, *_, **__):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        return wrapped(getattr(ufunc, method)(*unwrapped(inputs), **{k: unwrapped(v) for k, v in options.items()}))
+
+    def __getitem__(self, key):
+        return wrapped(self._host[in_range(key, self.shape)])
+
+    def __setitem__(self, key, value):
+        self._host[in_range(key, self.shape)] = unwrapped(value)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __len__(self):
+        return len(self._host)
+
+    def __float__(self):
+        return float(self._host)
+
+    def __int__(self):
+        return int(self._host)
+
+    def __bool__(self):
+        return bool(self._host)
+
+    def __repr__(self):
+        return f"stand-in {self._host!r}"
+
+    shape, ndim, size, dtype, nbytes, itemsize, flags = (
+        property(lambda self, name=name: getattr(self._host, name))
+        for name in ("shape", "ndim", "size", "dtype", "nbytes", "itemsize", "flags")
+    )
+    T = property(lambda self: ndarray(self._host.T))
+
+    def get(self):
+        """A copy in NumPy: the explicit way out."""
+        return self._host.copy()
+
+    def item(self):
+        return self._host.item()
+
+    def __neg__(self):
+        return wrapped(-self._host)
+
+    def __abs__(self):
+        return wrapped(abs(self._host))
+
+    def __invert__(self):
+        return wrapped(~self._host)
+
+
+def wrapped(value):
+    """What an operation gave, on the device: numbers too, as arrays of no axes."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(wrapped, value))
+    if isinstance(value, np.ndarray | np.generic):
+        return ndarray(np.asarray(value))
+    return value
+
+
+def unwrapped(value):
+    """An operation's argument: device arrays and numbers pass, NumPy arrays do not."""
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"Unsupported type {type(value)}")
+    if isinstance(value, tuple | list):
+        return type(value)(map(unwrapped, value))
+    return value
+
+
+def in_range(key, shape):
+    """An index whose whole-number arrays are wrapped into range, as CuPy's kernels do."""
+    parts = list(key) if isinstance(key, tuple) else [key]
+    taken = sum(_axes(part) for part in parts)
+    out, axis = [], 0
+    for part in parts:
+        if part is Ellipsis:
+            axis += len(shape) - taken
+        host = unwrapped(part)
+        if isinstance(host, np.ndarray) and host.dtype.kind in "iu":
+            host = host % shape[axis]
+        out.append(host)
+        axis += _axes(part)
+    return tuple(out)
+
+
+def _axes(part):
+    """How many axes a part of an index takes up."""
+    if part is None or part is Ellipsis:
+        return 0
+    return part.ndim if isinstance(part, ndarray) and part.dtype.kind == "b" else 1
+
+
+def lifted(function):
+    """A NumPy function that takes and gives device arrays."""
+
+    def call(*args, **options):
+        return wrapped(function(*unwrapped(args), **{name: unwrapped(value) for name, value in options.items()}))
+
+    return call
+
+
+class Add:
+    """cupy.add, with its scatter."""
+
+    __call__ = staticmethod(lifted(np.add))
+
+    @staticmethod
+    def at(a, indices, b):
+        np.add.at(a._host, in_range(indices, a.shape), unwrapped(b))
+
+
+def asarray(value, dtype=None):
+    """The explicit way in: a copy, whatever `value` is, unless it is there already."""
+    if isinstance(value, ndarray):
+        return value if dtype is None else value.astype(dtype, copy=False)
+    items = value if isinstance(value, list | tuple) else []
+    host = [item._host if isinstance(item, ndarray) else item for item in items] or value
+    return ndarray(np.array(host, dtype=dtype))
+
+
+def take(a, indices, axis=None):
+    return wrapped(np.take(a._host, unwrapped(indices), axis=axis, mode="wrap"))
+
+
+def erf(x):
+    return ndarray(np.frompyfunc(math.erf, 1, 1)(x._host).astype(x.dtype))
+
+
+def _method(name):
+    return lambda self, *args, **options: lifted(getattr(self._host, name))(*args, **options)
+
+
+def _operator(name, reflected=False):
+    function = getattr(operator, {"and": "and_", "or": "or_"}.get(name, name))
+
+    def apply(self, other):
+        if not isinstance(other, ndarray | int | float | bool | np.generic):
+            if isinstance(other, np.ndarray):
+                raise TypeError(f"Unsupported type {type(other)}")
+            return NotImplemented
+        left, right = (other, self) if reflected else (self, other)
+        return wrapped(function(unwrapped(left), unwrapped(right)))
+
+    return apply
+
+
+def _in_place(name):
+    function = getattr(operator, f"i{name}")
+
+    def apply(self, other):
+        function(self._host, unwrapped(other))
+        return self
+
+    return apply
+
+
+for name in METHODS.split():
+    setattr(ndarray, name, _method(name))
+for name in BINARY.split():
+    setattr(ndarray, f"__{name}__", _operator(name))
+    setattr(ndarray, f"__r{name}__", _operator(name, reflected=True))
+    setattr(ndarray, f"__i{name}__", _in_place(name))
+for name in COMPARED.split():
+    setattr(ndarray, f"__{name}__", _operator(name))
+
+
+def modules():
+    """{name: module}: what `sys.modules` needs for "gpu" to be this."""
+    cupy, special = types.ModuleType("cupy"), types.ModuleType("cupyx.scipy.special")
+    for name in LIFTED.split():
+        setattr(cupy, name, lifted(getattr(np, name)))
+    for name in MADE.split():
+        setattr(cupy, name, lifted(getattr(np, name)))
+    for name in CONSTANTS.split():
+        setattr(cupy, name, getattr(np, name))
+    cupy.add, cupy.asarray, cupy.array, cupy.take, cupy.ndarray = Add(), asarray, asarray, take, ndarray
+    cupy.cuda = types.SimpleNamespace(is_available=lambda: True)
+    special.erf = erf
+    packages = {name: types.ModuleType(name) for name in ("cupyx", "cupyx.scipy")}
+    return {"cupy": cupy, **packages, "cupyx.scipy.special": special}
+
+
+def install(monkeypatch):
+    """Let the stand-in be the GPU for one test; returns it, as a module."""
+    made = modules()
+    for name, module in made.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return made["cupy"]
