@@ -29,6 +29,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from minidat.files import whole
+
 KEYS = ("model", "state_dict")
 """Where `read` looks for the state dict, in this order, before it takes the file's content for one."""
 
@@ -367,18 +369,9 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], *, key
     if not path.parent.is_dir():
         raise PthError(path, f"the folder {path.parent} does not exist")
     ready = {name: _ready(path, name, array) for name, array in arrays.items()}
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            with zipfile.ZipFile(file, "w") as zipped:
-                for name, data in _records(ready, key):
-                    zipped.writestr(_member(name, file.tell()), data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole(path) as file, zipfile.ZipFile(file, "w") as zipped:
+        for name, data in _records(ready, key):
+            zipped.writestr(_member(name, file.tell()), data)
 
 
 def _ready(path: Path, name: str, array: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ digest.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +18,8 @@ from typing import Any
 import numpy as np
 import safetensors
 from safetensors.numpy import save as serialise
+
+from minidat.files import whole
 
 FORMAT = 1
 KEY = "minidat"
@@ -76,17 +77,8 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], meta: M
     kept = _plain(path, meta)
     about = {"format": FORMAT, "digest": _digest(ready, kept), "meta": kept}
     blob = serialise(ready, metadata={KEY: json.dumps(about)})
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with whole(path) as file:
+        file.write(blob)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -158,16 +150,6 @@ def _digest(arrays: Mapping[str, np.ndarray], meta: Any) -> str:
         digest.update(f"\n{name} {arrays[name].dtype.name} {arrays[name].shape}\n".encode())
         digest.update(arrays[name].data)
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the new name survive a power cut. Where the system cannot (Windows), the file is whole anyway."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _header(path: Path, blob: bytes) -> dict[str, Any]:
