@@ -35,10 +35,11 @@ def weights(monkeypatch):
     """Has files of weights be read as `network(**given)`; the asked (path, name) are kept in `asked`."""
 
     class Weights:
-        given, asked = {}, []
+        given, asked, rows = {}, [], None
 
-    def from_file(path, name=None, *, classes=None, image=None):
+    def from_file(path, name=None, *, classes=None, image=None, rows=None):
         Weights.asked.append((path.name, name))
+        Weights.rows = rows
         if not path.exists():
             raise FileNotFoundError(2, "No such file or directory", str(path))
         return network(**Weights.given)
@@ -191,7 +192,7 @@ def test_of_a_stage_the_last_block_is_drawn(monkeypatch, weights, figures):
         StageConfig(16, 2, ("D",), kernel=3),
     )
     model = Pyramid(Config(32, 4, 10, stages), np.random.default_rng(0))
-    monkeypatch.setattr(official, "from_file", lambda path, name=None: model, raising=False)
+    monkeypatch.setattr(official, "from_file", lambda path, name=None, rows=None: model, raising=False)
     assert run("predict", "cat.png", "--weights", "dat.pth") == 0
     stated = [text.get_text() for text in figures[0].texts if text.get_text().startswith("Stage")]
     assert stated == ["Stage 2, block 2", "Stage 3, block 1"]
@@ -199,7 +200,7 @@ def test_of_a_stage_the_last_block_is_drawn(monkeypatch, weights, figures):
 
 def test_a_network_without_points_has_no_picture(monkeypatch, weights, capsys, place):
     model = Pyramid(Config(32, 4, 10, (StageConfig(16, 1, ("L",), window=4),)), np.random.default_rng(0))
-    monkeypatch.setattr(official, "from_file", lambda path, name=None: model, raising=False)
+    monkeypatch.setattr(official, "from_file", lambda path, name=None, rows=None: model, raising=False)
     assert run("predict", "cat.png", "--weights", "dat.pth") == 0
     assert "no picture: the network has no deformable block" in capsys.readouterr().out
     assert not (place / "cat-points.png").exists()
@@ -309,3 +310,13 @@ def test_a_run_is_told_from_weights(trained, capsys):
     for named in ("run", f"run/{BEST}"):
         assert run("eval", "--weights", named, "--data-dir", "imagenet") == 1
         assert f"test it with `minidat eval {named}`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("predict", "cat.png", "--weights"), ("eval", "--data-dir", "there", "--weights")])
+def test_rows_of_a_larger_head_may_be_taken(command, weights, place, capsys):
+    (place / "rows.txt").write_text("7\n0\n 3 \n")
+    run(*command, "dat.pth", "--head-rows", "rows.txt")
+    assert weights.rows == [7, 0, 3]
+    (place / "rows.txt").write_text("7\nseven\n")
+    assert run(*command, "dat.pth", "--head-rows", "rows.txt") == cli.FAILED
+    assert "--head-rows rows.txt: must hold whole numbers, one a line" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The command `minidat`: train, eval, predict, info, bench. One file a command: its flags, and what it does."""
+"""The command `minidat`: train, eval, predict, info, figure, bench. One file a command: its flags, and what it does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from minidat import __version__
 from minidat.autograd.backend import DeviceError
-from minidat.cli import bench, eval, info, predict, train
+from minidat.cli import bench, eval, figure, info, predict, train
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.data import DataError
 from minidat.training.loop import Interrupted, TrainingError
@@ -38,6 +38,6 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"minidat {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, eval, predict, info, bench):
+    for command in (train, eval, predict, info, figure, bench):
         command.add(commands)
     return top

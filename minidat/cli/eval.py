@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from minidat.cli.flags import add_device, add_model, add_protocol, add_threads, new_command
+from minidat.cli.flags import add_device, add_head_rows, add_model, add_protocol, add_threads, head_rows, new_command
 from minidat.cli.weights import is_run, load_run
 from minidat.models import official
 from minidat.training import imagenet
@@ -21,7 +21,7 @@ from minidat.training.parallel import Workers, available_cores
 BATCH = 64  # images of 224 pixels that are decoded and tested at a time
 MICRO = 4  # of these, what a CPU thread takes at a time
 LINE_SECONDS = 10.0  # between lines where the output is no terminal
-OF_WEIGHTS = ("model", "data", "protocol", "batch")  # flags that only weights without a run need
+OF_WEIGHTS = ("model", "head_rows", "data", "protocol", "batch")  # flags that only weights without a run need
 
 
 def add(commands: Any) -> None:
@@ -37,6 +37,7 @@ def add(commands: Any) -> None:
     flag("run_folder", nargs="?", type=Path, metavar="RUN", help="folder of a run, or one of its checkpoints")
     flag("--weights", type=Path, metavar="FILE", help="released weights to test instead: a .pth or .safetensors file")
     add_model(command)
+    add_head_rows(command)
     flag("--data", choices=("imagenet",), help="what to test --weights on (default: imagenet)")
     flag("--data-dir", help="folder with the data (default: the run's); of ImageNet the one that holds val/")
     add_protocol(command)
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    surplus = [f"--{name}" for name in OF_WEIGHTS if getattr(arguments, name) is not None]
+    surplus = [f"--{name.replace('_', '-')}" for name in OF_WEIGHTS if getattr(arguments, name) is not None]
     if surplus:
         raise ValueError(f"eval RUN knows its model and its data; leave out {', '.join(surplus)}")
     trained = load_run(arguments.run_folder)
@@ -87,7 +88,7 @@ def _weights(arguments: argparse.Namespace) -> int:
         raise ValueError("--weights needs --data-dir: the ImageNet folder that holds val/nXXXXXXXX/*.JPEG")
     if batch < 1:
         raise ValueError(f"batch is {batch}; it must be at least 1")
-    model = official.from_file(path, arguments.model)
+    model = official.from_file(path, arguments.model, rows=head_rows(arguments.head_rows))
     transform = imagenet.transform_for(model.config, arguments.protocol or "released")
     folder = ImageFolder(arguments.data_dir, transform=transform, size=arguments.test_size)
     model.to(device=device)

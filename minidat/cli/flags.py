@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from minidat.autograd.backend import DEVICES
@@ -35,6 +36,25 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", metavar="NAME", choices=MODELS, help=f"{names} (default: found out from the weights)"
     )
+
+
+def add_head_rows(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--head-rows",
+        type=Path,
+        metavar="FILE",
+        help="take a head with more classes: the row of each class in it, one number a line, such as the 1,000 of ImageNet-22k's",
+    )
+
+
+def head_rows(file: Path | None) -> list[int] | None:
+    """The numbers in the file of --head-rows. Raises ValueError for a line that is none."""
+    if file is None:
+        return None
+    try:
+        return [int(line) for line in file.read_text("utf-8").split()]
+    except ValueError as error:  # UnicodeDecodeError is one too
+        raise ValueError(f"--head-rows {file}: must hold whole numbers, one a line ({error})") from error
 
 
 def add_protocol(command: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from minidat import ops
 from minidat.autograd import Tensor, no_grad
 from minidat.autograd.backend import asnumpy, to_device
-from minidat.cli.flags import add_device, add_model, add_protocol, new_command
+from minidat.cli.flags import add_device, add_head_rows, add_model, add_protocol, head_rows, new_command
 from minidat.cli.weights import is_run, load_run
 from minidat.models import Pyramid, official
 from minidat.training.augment import normalise
@@ -42,6 +42,7 @@ def add(commands: Any) -> None:
         help="released weights (.pth or .safetensors), or the folder of a run of `minidat train`",
     )
     add_model(command)
+    add_head_rows(command)
     flag("--top", type=int, default=5, help="how many classes to print")
     flag("--out", type=Path, help="the picture, a PNG (default: IMAGE's name with -points.png, in this folder)")
     add_protocol(command)
@@ -101,13 +102,15 @@ def _classifier(arguments: argparse.Namespace) -> _Classifier:
     """The network and its ways, of a run or of released weights."""
     path, protocol = arguments.weights, arguments.protocol
     if is_run(path):
-        if arguments.model is not None:
-            raise ValueError(f"--weights {path} is a run and knows its model; leave out --model")
+        for flag, value in (("--model", arguments.model), ("--head-rows", arguments.head_rows)):
+            if value is not None:
+                raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
         trained = load_run(path)
         model, (mean, std), names = trained.model, trained.colours, tuple(trained.meta["classes"])
         transform = Transform(model.config.image, protocol or "whole")
     else:
-        model, mean, std, names = official.from_file(path, arguments.model), MEAN, STD, None
+        rows = head_rows(arguments.head_rows)
+        model, mean, std, names = official.from_file(path, arguments.model, rows=rows), MEAN, STD, None
         transform = transform_for(model.config, protocol or "released")
     return _Classifier(model, transform, mean, std, _names(model.config.classes, arguments.classes, names))
 
