@@ -1,5 +1,22 @@
-"""Looking at models: what they cost (`cost`), and pictures of runs and points (`plots`, needs matplotlib)."""
+"""Looking at models: what they cost (`cost`, `tables`), what they see (`receptive`), and pictures of it all (matplotlib)."""
 
-from minidat.analysis.cost import BlockCost, Row, Totals, cost, omega_dmha, table, totals
+from minidat.analysis.cost import BlockCost, Omega, Row, Totals, cost, offset_shares, omega_dmha, totals
+from minidat.analysis.mixer_cost import MixerCost, mixer_cost
+from minidat.analysis.skeleton import skeleton
+from minidat.analysis.tables import compare, table
 
-__all__ = ["BlockCost", "Row", "Totals", "cost", "omega_dmha", "table", "totals"]
+__all__ = [
+    "BlockCost",
+    "MixerCost",
+    "Omega",
+    "Row",
+    "Totals",
+    "compare",
+    "cost",
+    "mixer_cost",
+    "offset_shares",
+    "omega_dmha",
+    "skeleton",
+    "table",
+    "totals",
+]

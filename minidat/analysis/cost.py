@@ -7,28 +7,18 @@ counts are for one image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import prod
 from typing import Any, NamedTuple
 
 from minidat import nn
-from minidat.attention import DeformableAttention, MultiHeadSelfAttention, WindowAttention
-from minidat.models.pyramid import Block, PatchMerge, Pyramid, StageConfig
-
-
-@dataclass(frozen=True)
-class Price:
-    """What an output element costs where no weight is met: of a layer norm, of a bilinear sample."""
-
-    norm: int
-    sample: int
-
-
-CONVENTIONS = {"macs": Price(norm=0, sample=0), "paper": Price(norm=5, sample=4)}
-""""macs": multiply-adds of convolutions, linear layers and attention products. "paper": these and the prices
-above, with which the counts of DAT come out to the digit they are printed with. GELU, softmax, sums and
-pooling are free."""
+from minidat.analysis.mixer_cost import CONVENTIONS, Price, Size, mixer_cost, norm_cost, prices, weights
+from minidat.attention import DeformableAttention
+from minidat.models.blocks import Block, ConvBlock, ConvNorm, ConvStem
+from minidat.models.config import Config
+from minidat.models.pyramid import Pyramid
+from minidat.ops.conv import output_size
 
 
 @dataclass(frozen=True)
@@ -36,14 +26,15 @@ class BlockCost:
     """One block. All but the first three are multiply-adds, and they add up to `multiply_adds`."""
 
     block: int  # from 1, in its stage
-    mixer: str  # letter of `models.pyramid.MIXERS`
+    mixer: str  # letter of `models.mixers.MIXERS`
     parameters: int
-    projections: int  # W_q, W_k, W_v, W_o
-    products: int  # q kᵀ and softmax(…) v
-    points: int  # θ_offset, and reading x̃ at the points
-    position: int  # looking up φ(B̂; R), or the depthwise convolution in its place
-    mlp: int
+    projections: int  # these five of the mixer: see `MixerCost`; the norms also before it and before the MLP
+    products: int
+    points: int
+    position: int
     norms: int
+    mlp: int
+    lpu: int  # DAT++'s local perception unit, the depthwise convolution before it all
 
     @property
     def multiply_adds(self) -> int:
@@ -80,31 +71,41 @@ class Omega(NamedTuple):
     attention: int
     offsets: int
 
+    @property
+    def share(self) -> float:
+        """The offset network's part of the whole."""
+        return self.offsets / sum(self)
 
-def cost(model: Pyramid, convention: str = "macs") -> list[Row]:
+
+def cost(model: Pyramid, convention: str = "macs", image: int | None = None) -> list[Row]:
     """The parts of a model in the order an image passes them: "stem", "stage 1", "down 1", …, "head".
 
-    convention: see `CONVENTIONS`. The parameters are counted from the model's own and add up to all of them.
-    "head" is the last layer norm, the mean over the map, and the linear layer. Raises ValueError for an
-    unknown convention, TypeError for a mixer that no rule here counts.
+    model: a built one, or a `skeleton`. convention: see `CONVENTIONS`. image: the side of the image, by default the model's own.
+    The parameters are counted from the model's own and add up to all of them. "stem" includes ViT's vector for each position,
+    "head" is the last layer norm, the mean over the map, and the linear layer. Raises ValueError for an unknown convention and
+    for an image that patches, windows or tables do not fit, TypeError for a mixer that no rule counts.
     """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"cost: convention {convention!r} is unknown; choose from {', '.join(CONVENTIONS)}")
-    price, rows = CONVENTIONS[convention], []
-    for i, (stage, config, side) in enumerate(
-        zip(model.stages, model.config.stages, model.config.map_sizes(), strict=True)
-    ):
-        shape = (side, side, config.dim)
-        merge, name = (model.downs[i - 1], f"down {i}") if i else (model.stem, "stem")
-        rows.append(_merge(merge, name, shape, price))
-        letters = enumerate(zip(stage.blocks, config.mixers, strict=True), 1)
-        detail = tuple(_block(block, n, letter, side * side, price) for n, (block, letter) in letters)
+    price, config = prices(convention), model.config
+    side = config.image if image is None else image
+    _check_image(config, side)
+    stem, size = _stem(model, (side, side), price)
+    rows = [stem]
+    for i, (stage, options) in enumerate(zip(model.stages, config.stages, strict=True)):
+        if i:
+            down, size = _convolutions([model.downs[i - 1]], f"down {i}", size, price)
+            rows.append(down)
+        letters = enumerate(zip(stage.blocks, options.mixers, strict=True), 1)
+        try:
+            detail = tuple(_block(block, n, letter, size, convention) for n, (block, letter) in letters)
+        except ValueError as error:
+            raise ValueError(f"cost: an image of {side}×{side} does not fit stage {i + 1}: {error}") from error
         work = sum(block.multiply_adds for block in detail)
-        rows.append(Row(f"stage {i + 1}", shape, " ".join(config.mixers), _parameters(stage), work, detail))
-    parameters = _parameters(model.norm) + _parameters(model.head)
-    work = _norm(model.norm, prod(shape[:2]), price) + _weights(model.head)
-    rows.append(Row("head", (1, 1, model.config.classes), "", parameters, work))
-    return rows
+        rows.append(
+            Row(f"stage {i + 1}", (*size, options.dim), " ".join(options.mixers), _parameters(stage), work, detail)
+        )
+    parameters = _parameters(model.norm, model.head)
+    work = norm_cost(model.norm, prod(size), price) + weights(model.head)
+    return [*rows, Row("head", (1, 1, config.classes), "", parameters, work)]
 
 
 def totals(rows: Sequence[Row]) -> Totals:
@@ -116,153 +117,68 @@ def omega_dmha(h: int, w: int, c: int, n_keys: int, k: int) -> Omega:
     """Ω(DMHA) = 2HWN_sC + 2HWC² + 2N_sC² + (k²+2)N_sC, the last term the offset network       DAT, complexity
 
     h, w: the map; c: channels; n_keys: N_s = H_G·W_G sampled points; k: kernel of the offset network. The
-    paper's example, H = W = 14, N_s = 49, C = 384, k = 5, is 79.63M + 0.51M here; the text puts the second at
-    5.08M, ten times what its formula gives. The formula, like "macs", leaves out the bilinear samples.
+    paper's example, H = W = 14, N_s = 49, C = 384, k = 5, is 79.63M + 0.51M here, so that the offset network has 0.63 %; the
+    text puts it at 5.08M and 6.0 %, ten times what its formula gives. The formula, like "macs", leaves out the bilinear samples.
     """
     attention = 2 * h * w * n_keys * c + 2 * h * w * c * c + 2 * n_keys * c * c
     return Omega(attention, (k * k + 2) * n_keys * c)
 
 
-def _parameters(module: nn.Module) -> int:
-    return sum(prod(t.shape) for t in module.parameters().values())
+def offset_shares(model: Pyramid, image: int | None = None) -> dict[int, Omega]:
+    """Of each stage, from 1, with deformable attention that learns offsets: Ω(DMHA) of one of its blocks, as `cost` counts it
+    in "macs". Raises ValueError as `cost` does."""
+    shares = {}
+    for i, row in enumerate(cost(model, image=image)[1::2], 1):
+        for block, counted in zip(model.stages[i - 1].blocks, row.detail, strict=True):
+            if isinstance(block.mixer, DeformableAttention) and block.mixer.offsets:
+                shares[i] = Omega(counted.projections + counted.products, counted.points)
+    return shares
 
 
-def _weights(layer: Any) -> int:
-    return prod(layer.weight.shape)
+def _check_image(config: Config, side: int) -> None:
+    n = config.multiple
+    if side < 1 or side % n:
+        fits = max(round(side / n), 1) * n
+        raise ValueError(f"cost: image {side} must be a positive multiple of {n}; {fits} would fit")
+    if config.absolute and side != config.image:
+        raise ValueError(f"cost: the model has a vector for each position of an image of {config.image}, got {side}")
 
 
-def _norm(norm: nn.LayerNorm, positions: int, price: Price) -> int:
-    return price.norm * positions * norm.gamma.shape[0]
+def _parameters(*modules: nn.Module) -> int:
+    return sum(prod(t.shape) for module in modules for t in module.parameters().values())
 
 
-def _merge(merge: PatchMerge, name: str, shape: tuple[int, int, int], price: Price) -> Row:
-    positions = prod(shape[:2])
-    work = positions * _weights(merge.conv) + _norm(merge.norm, positions, price)
-    return Row(name, shape, "", _parameters(merge), work)
+def _stem(model: Pyramid, size: Size, price: Price) -> tuple[Row, Size]:
+    """The stem, with what follows it before the first stage."""
+    parts = [model.stem.first, model.stem.second] if isinstance(model.stem, ConvStem) else [model.stem]
+    row, size = _convolutions(parts, "stem", size, price)
+    parameters, work = row.parameters, row.multiply_adds
+    if model.widen:
+        parameters += _parameters(model.widen)
+        work += prod(size) * weights(model.widen)
+    if model.positions is not None:
+        parameters += prod(model.positions.shape)
+    return Row("stem", (*size, model.config.stages[0].dim), "", parameters, work), size
 
 
-def _block(block: Block, number: int, letter: str, positions: int, price: Price) -> BlockCost:
-    for kind, rule in MIXER_RULES.items():
-        if isinstance(block.mixer, kind):
-            mixer = rule(block.mixer, positions, price)
-            break
-    else:
-        known = ", ".join(kind.__name__ for kind in MIXER_RULES)
-        raise TypeError(f"cost: no rule for {type(block.mixer).__name__} (letter {letter}); known: {known}")
-    mlp = positions * (_weights(block.mlp.hidden) + _weights(block.mlp.out))
-    norms = _norm(block.norm1, positions, price) + _norm(block.norm2, positions, price)
-    return BlockCost(number, letter, _parameters(block), **mixer, mlp=mlp, norms=norms)
+def _convolutions(parts: Sequence[ConvNorm], name: str, size: Size, price: Price) -> tuple[Row, Size]:
+    """Convolutions one after the other, each with its layer norm, and the size of the last one's map."""
+    work = 0
+    for part in parts:
+        k, dim = part.conv.weight.shape[0], part.conv.weight.shape[3]
+        rows, cols = (output_size(n, k, part.conv.stride, part.conv.padding) for n in size)
+        size = rows, cols
+        work += prod(size) * weights(part.conv) + norm_cost(part.norm, prod(size), price)
+    return Row(name, (*size, dim), "", _parameters(*parts), work), size
 
 
-def _full(mixer: MultiHeadSelfAttention, positions: int, price: Price) -> dict[str, int]:
-    return _self_attention(mixer, positions, keys=positions)
+def _block(block: Block | ConvBlock, number: int, letter: str, size: Size, convention: str) -> BlockCost:
+    price, positions, mixer = CONVENTIONS[convention], prod(size), mixer_cost(block.mixer, size, convention)
+    norms = [block.norm] if isinstance(block, ConvBlock) else [block.norm1, block.norm2]
+    counts = mixer._asdict() | {"norms": mixer.norms + sum(norm_cost(norm, positions, price) for norm in norms)}
+    lpu = positions * weights(block.lpu) if block.lpu else 0
+    return BlockCost(number, letter, _parameters(block), **counts, mlp=positions * _mlp(block.mlp), lpu=lpu)
 
 
-def _window(mixer: WindowAttention, positions: int, price: Price) -> dict[str, int]:
-    return _self_attention(mixer, positions, keys=mixer.window**2)  # reading its table is no arithmetic
-
-
-def _self_attention(mixer: Any, positions: int, keys: int) -> dict[str, int]:
-    """Every token looks at `keys` others."""
-    return {
-        "projections": positions * (_weights(mixer.qkv) + _weights(mixer.out)),
-        "products": 2 * positions * keys * mixer.out.weight.shape[0],
-        "points": 0,
-        "position": 0,
-    }
-
-
-def _deformable(mixer: DeformableAttention, positions: int, price: Price) -> dict[str, int]:
-    dim, keys = mixer.out.weight.shape[0], prod(mixer.key_size)
-    points = price.sample * keys * dim
-    if mixer.offsets:
-        theta = _weights(mixer.depthwise) + _weights(mixer.pointwise)
-        points += mixer.groups * (keys * theta + _norm(mixer.norm, keys, price))
-    position = 0
-    if mixer.position == "relative":
-        position = price.sample * mixer.heads * positions * keys
-    elif mixer.position == "depthwise":
-        position = positions * _weights(mixer.local)
-    return {
-        "projections": positions * (_weights(mixer.query) + _weights(mixer.out))
-        + keys * (_weights(mixer.key) + _weights(mixer.value)),
-        "products": 2 * positions * keys * dim,
-        "points": points,
-        "position": position,
-    }
-
-
-MIXER_RULES: dict[type, Callable[[Any, int, Price], dict[str, int]]] = {
-    MultiHeadSelfAttention: _full,
-    WindowAttention: _window,
-    DeformableAttention: _deformable,
-}
-
-
-def table(model: Pyramid, convention: str = "macs", *, detail: bool = False) -> str:
-    """The model as aligned text: a line for each part, and the totals; what `minidat info` prints.
-
-    "points" is the key grid of a stage's deformable blocks. detail: under it, what a block's work is spent
-    on. convention, errors: see `cost`.
-    """
-    rows = cost(model, convention)
-    total = totals(rows)
-    stages = {f"stage {i}": (stage, model.stages[i - 1]) for i, stage in enumerate(model.config.stages, 1)}
-    cells = [["", "map", "blocks", "heads", "window", "groups", "points", "parameters", "multiply-adds"]]
-    for row in rows:
-        settings = _settings(*stages[row.name]) if row.name in stages else [""] * 4
-        counts = [f"{row.parameters:,}", f"{row.multiply_adds:,}"]
-        cells.append([row.name, "×".join(map(str, row.shape)), repeats(row.blocks), *settings, *counts])
-    cells.append(["total", *[""] * 6, f"{total.parameters:,}", f"{total.multiply_adds:,}"])
-    text = _align(cells, left=3)
-    billions, side = total.multiply_adds / 1e9, model.config.image
-    work = f"{billions:.4f} G" if billions >= 1 else f"{1e3 * billions:.2f} M"
-    counted = {"macs": "multiply-adds", "paper": "multiply-adds (counted as the paper does)"}[convention]
-    text += f"\n\n{total.parameters / 1e6:.2f} M parameters, {work} {counted} for one {side}×{side} image"
-    return text + "\n\n" + _details(rows) if detail else text
-
-
-def _settings(stage: StageConfig, built: Any) -> list[str]:
-    """Heads, window, groups and points of a stage; – where none of its blocks has them."""
-    deformable = [block.mixer for block in built.blocks if isinstance(block.mixer, DeformableAttention)]
-    windowed = any(isinstance(block.mixer, WindowAttention) for block in built.blocks)
-    return [
-        str(stage.heads),
-        f"{stage.window}×{stage.window}" if windowed else "–",
-        str(stage.groups) if deformable else "–",
-        "×".join(map(str, deformable[0].key_size)) if deformable else "–",
-    ]
-
-
-def repeats(letters: str) -> str:
-    """ "L D L D L D" → "L D ×3"; "L S" stays."""
-    words = letters.split()
-    for n in range(1, len(words) // 2 + 1):
-        if len(words) % n == 0 and words == words[:n] * (len(words) // n):
-            return f"{' '.join(words[:n])} ×{len(words) // n}"
-    return letters
-
-
-def _details(rows: Sequence[Row]) -> str:
-    """A line for each kind of block of a stage: its multiply-adds by what they are spent on."""
-    cells = [["", "block", *KINDS, "all"]]
-    for row in rows:
-        for letter in dict.fromkeys(block.mixer for block in row.detail):
-            same = [block for block in row.detail if block.mixer == letter]
-            counts = [getattr(same[0], kind) for kind in (*KINDS, "multiply_adds")]
-            name = letter if len(same) == 1 else f"{letter} ×{len(same)}, each"
-            cells.append([row.name, name, *(f"{n / 1e6:,.2f}" if n else "–" for n in counts)])
-    spent = [sum(getattr(block, kind) for row in rows for block in row.detail) for kind in KINDS]
-    shares = [n / totals(rows).multiply_adds for n in (*spent, sum(spent))]
-    cells.append(["of the model", "", *(f"{share:.1%}" if share else "–" for share in shares)])
-    return "Millions of multiply-adds in a block:\n" + _align(cells, left=2)
-
-
-def _align(cells: Sequence[Sequence[str]], left: int) -> str:
-    """Columns two spaces apart, `left` of them flush left; a rule under the first line and over the last."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    justify = [str.ljust if i < left else str.rjust for i in range(len(widths))]
-    padded = [[j(c, n) for j, c, n in zip(justify, line, widths, strict=True)] for line in cells]
-    lines = ["  ".join(line).rstrip() for line in padded]
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+def _mlp(mlp: Any) -> int:
+    return weights(mlp.hidden, mlp.out, *([mlp.conv] if isinstance(mlp, nn.ConvMLP) else []))

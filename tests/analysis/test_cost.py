@@ -1,5 +1,6 @@
 """Parameters and multiply-adds: the published numbers, the paper's formula, and a model counted by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,29 +8,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidat.analysis import cost, omega_dmha, table, totals
-from minidat.analysis.cost import KINDS, repeats
-from minidat.models import Config, Pyramid, StageConfig, zoo
+from minidat import nn, no_grad
+from minidat.analysis import cost, mixer_cost, offset_shares, omega_dmha, skeleton, totals
+from minidat.analysis.cost import KINDS
+from minidat.attention import (
+    DeformableAttention,
+    DeformableConv2d,
+    DeformableSelfAttention,
+    MultiHeadSelfAttention,
+    NeighborhoodAttention,
+    SpatialReductionAttention,
+    WindowAttention,
+)
+from minidat.models import MODELS, Config, StageConfig, create, official, zoo
+from minidat.models.pyramid import Stage
 
-
-class Zeros:
-    """A generator that draws zeros, at no cost."""
-
-    def uniform(self, low, high, shape):
-        return np.zeros(shape, np.float32)
-
-    def normal(self, mean, sigma, shape):
-        return np.zeros(shape, np.float32)
-
-
-def build(config):
-    return Pyramid(config, Zeros())
+RNG = np.random.default_rng(0)
 
 
 def one_stage(letters, **options):
     """A model of one stage with dim 8 on a 6×6 map."""
     stage = StageConfig(8, 2, tuple(letters), **{"window": 3, "groups": 2, "kernel": 3} | options)
-    return build(Config(12, 2, 5, (stage,)))
+    return skeleton(Config(12, 2, 5, (stage,)))
 
 
 def block(letters, convention="macs", **options):
@@ -37,24 +37,108 @@ def block(letters, convention="macs", **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "macs", "paper"),
+    ("name", "parameters", "macs", "paper", "published"),
     [
-        ("dat_tiny", 28_319_138, "4.5635", "4.589"),
-        ("dat_small", 49_700_402, "8.9587", "9.008"),
-        ("dat_base", 87_881_632, "15.7214", "15.788"),
-        ("dat_base_384", 88_178_272, "49.4497", "49.772"),
+        ("dat_tiny", 28_319_138, "4.5635", "4.589", "4.6"),
+        ("dat_small", 49_700_402, "8.9587", "9.008", "9.0"),
+        ("dat_base", 87_881_632, "15.7214", "15.788", "15.8"),
+        ("dat_base_384", 88_178_272, "49.4497", "49.772", "49.8"),
+        ("dat_pp_tiny", 23_962_876, "4.2590", "4.288", "4.3"),
+        ("dat_pp_small", 53_127_366, "9.3825", "9.426", "9.4"),
+        ("dat_pp_base", 93_690_640, "16.5020", "16.559", "16.6"),  # a count of the released code's run gives 16.560
+        ("dat_pp_base_384", 93_690_640, "49.5022", "49.734", "49.7"),
     ],
 )
-def test_released_models_have_the_published_counts(name, parameters, macs, paper):
-    model = build(zoo.config(name))
+def test_released_models_have_the_published_counts(name, parameters, macs, paper, published):
+    model = skeleton(zoo.config(name))
     counted = totals(cost(model))
     assert counted.parameters == parameters == sum(t.data.size for t in model.parameters().values())
     assert f"{counted.multiply_adds / 1e9:.4f}" == macs
-    assert f"{totals(cost(model, 'paper')).multiply_adds / 1e9:.3f}" == paper
+    flops = totals(cost(model, "paper")).multiply_adds / 1e9
+    assert (f"{flops:.3f}", f"{flops:.1f}") == (paper, published)
+
+
+def ablation(**changes):
+    """Counts of a variant of DAT-T, from the released constructor's keywords: millions of parameters, "paper" billions."""
+    released = {
+        "img_size": 224,
+        "patch_size": 4,
+        "num_classes": 1000,
+        "expansion": 4,
+        "dim_stem": 96,
+        "dims": [96, 192, 384, 768],
+        "heads": [3, 6, 12, 24],
+        "window_sizes": [7, 7, 7, 7],
+        "groups": [1, 2, 3, 6],
+        "strides": [4, 2, 1, 1],
+        "offset_range_factor": [2, 2, 2, 2],
+        "use_pes": [True] * 4,
+        "stage_spec": [["L", "S"], ["L", "S"], ["L", "D"] * 3, ["L", "D"]],
+    }
+    model = skeleton(official.translate(released | changes))
+    rows = cost(model, "paper")
+    return model, totals(rows).parameters / 1e6, totals(rows).multiply_adds / 1e9
+
+
+LATE, PYRAMID = [False, False, True, True], [["P", "P"], ["P", "P"], ["L", "D"] * 3, ["L", "D"]]
+L2, D2, D6 = ["L", "S"], ["L", "D"], ["L", "D"] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "parameters", "flops"),
+    [
+        ({"use_pes": [False] * 4}, "28.29", "4.58"),
+        ({"fixed_pes": LATE}, "29.73", "4.58"),
+        ({"dwc_pes": LATE}, "28.31", "4.59"),
+        ({"stage_spec": PYRAMID, "sr_ratios": [8, 4, 1, 1]}, "30.68", "4.48"),
+        ({}, "28.32", "4.59"),
+        ({"stage_spec": [D2, D2, D6, D2]}, "28.39", "4.64"),
+        ({"stage_spec": [L2, D2, D6, D2]}, "28.34", "4.60"),
+        ({"stage_spec": [L2, L2, L2 * 3, D2]}, "28.29", "4.51"),
+        ({"stage_spec": [L2, L2, L2 * 3, L2]}, "28.29", "4.51"),
+    ],
+)
+def test_ablations_of_the_paper(changes, parameters, flops):
+    """DAT-T's ablation tables, both columns. D in stages 1 and 2 fits with r = 4, 2 (not with 8, 4), G = 1, 2, and its bias."""
+    _, millions, billions = ablation(**changes)
+    assert (f"{millions:.2f}", f"{billions:.2f}") == (parameters, flops)
+
+
+@pytest.mark.parametrize(("position", "parameters"), [(False, "28.29"), (True, "28.32")])
+def test_ablations_without_offsets(position, parameters):
+    """The two rows that fit only if the unused offset networks are counted among the parameters, and if nothing is sampled:
+    keys are the map itself, and the table is read at whole cells. As it stands, sampling the references gives 4.58 for 4.57."""
+    model, millions, billions = ablation(no_offs=LATE, use_pes=[position] * 4)
+    blocks = [(3, block, d) for block, d in zip(model.stages[2].blocks[1::2], cost(model, "paper")[5].detail[1::2])]
+    blocks += [(6, model.stages[3].blocks[1], cost(model, "paper")[7].detail[1])]
+    sampled = sum(d.points + d.position for _, _, d in blocks)
+    unused = sum((k * k + 1 + 2 + 2) * 128 for k in (5, 5, 5, 3))  # depthwise and its bias, layer norm, pointwise
+    assert f"{billions:.2f}" == "4.58"
+    assert f"{billions - sampled / 1e9:.2f}" == "4.57"
+    assert f"{millions + unused / 1e6:.2f}" == parameters
+
+
+def test_a_skeleton_is_the_model_without_its_memory():
+    """Every parameter of every small model has its name and shape; all elements of one are one number."""
+    for name in (name for name in MODELS if name.endswith("_cifar")):
+        real, light = create(name).parameters(), skeleton(zoo.config(name)).parameters()
+        assert {n: t.shape for n, t in real.items()} == {n: t.shape for n, t in light.items()}
+    weight = skeleton(zoo.config("dat_pp_base")).head.weight.data
+    assert weight.dtype == np.float32 and weight.strides == (0, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.endswith(("_cifar", "_micro"))])
+def test_maps_are_those_of_a_forward_pass(name, monkeypatch):
+    sizes, call = [], Stage.__call__
+    monkeypatch.setattr(Stage, "__call__", lambda self, x, *rest: sizes.append(x.shape[1:]) or call(self, x, *rest))
+    model = create(name)
+    with no_grad():
+        model(np.zeros((1, model.config.image, model.config.image, 3), np.float32))
+    assert [row.shape for row in cost(model)[1::2]] == sizes
 
 
 def test_rows_of_the_tiny_model():
-    rows = cost(build(zoo.config("dat_tiny")))
+    rows = cost(skeleton(zoo.config("dat_tiny")))
     assert [row.name for row in rows] == [
         *("stem", "stage 1", "down 1", "stage 2", "down 2", "stage 3", "down 3", "stage 4", "head")
     ]
@@ -73,7 +157,7 @@ def test_rows_of_the_tiny_model():
 
 def test_a_row_is_the_sum_of_its_blocks():
     for convention in ("macs", "paper"):
-        for row in cost(build(zoo.config("dat_cifar")), convention)[1::2]:
+        for row in cost(skeleton(zoo.config("dat_cifar")), convention)[1::2]:
             assert row.multiply_adds == sum(b.multiply_adds for b in row.detail)
             assert row.parameters == sum(b.parameters for b in row.detail)
             assert row.detail[0].multiply_adds == sum(getattr(row.detail[0], kind) for kind in KINDS)
@@ -125,9 +209,131 @@ def test_windows_limit_the_keys():
     assert full.parameters == whole.parameters - 11 * 11 * 2  # its bias table
 
 
+# A map of 5×11 with 12 channels and 3 heads; N = 55 positions. One line a layer: how often it meets its weights.
+N, C = 5 * 11, 12
+BY_HAND = [
+    (MultiHeadSelfAttention(C, 3, rng=RNG), 4 * N * C * C, 2 * N * N * C, 0, 0),
+    (SpatialReductionAttention(C, 3, reduction=1, rng=RNG), 4 * N * C * C, 2 * N * N * C, 0, 0),
+    (
+        SpatialReductionAttention(C, 3, reduction=2, rng=RNG),  # 2×5 keys: the last row and column are in none
+        N * C * C + 10 * (2 * 2 * C * C) + 10 * C * 2 * C + N * C * C,  # W_q, W_R, W_kv, W_o
+        2 * N * 10 * C,
+        0,
+        5 * 10 * C,
+    ),
+    (NeighborhoodAttention(C, 3, kernel=5, rng=RNG), 4 * N * C * C, 2 * N * 25 * C, 0, 0),
+    (
+        NeighborhoodAttention(C, 3, kernel=7, rng=RNG),  # filled up to 7×11
+        77 * C * 3 * C + N * C * C,
+        2 * 77 * 49 * C,
+        0,
+        0,
+    ),
+    (
+        NeighborhoodAttention(C, 3, kernel=13, rng=RNG),  # filled up to 13×13
+        169 * C * 3 * C + N * C * C,
+        2 * 169 * 169 * C,
+        0,
+        0,
+    ),
+    (
+        DeformableConv2d(C, C, 3, groups=2, rng=RNG),  # 9 taps, 2 groups: 18 points, each with Δrow, Δcol and m
+        N * 9 * C * C,
+        0,
+        N * 9 * C * (36 + 18),
+        4 * N * 9 * C,
+    ),
+    (DeformableConv2d(C, C, 3, modulated=False, rng=RNG), N * 9 * C * C, 0, N * 9 * C * 18, 4 * N * 9 * C),
+    (
+        DeformableSelfAttention(C, 3, points=4, rng=RNG),  # 3 heads · 4 points
+        N * C * C + N * C * 12 + N * C * C,  # W′, W_A, W
+        N * 3 * 4 * 4,  # Σ A φ, 4 channels a head
+        N * C * 24,  # W_Δp
+        4 * N * 4 * C,  # K points a channel
+    ),
+    (
+        DeformableAttention(C, 3, size=(5, 11), stride=2, kernel=3, position="log", rng=RNG),  # 3×6 keys
+        2 * N * C * C + 2 * 18 * C * C,
+        2 * N * 18 * C,
+        18 * (9 * C + 2 * C),
+        4 * 18 * C + 5 * 18 * C,
+    ),
+    (
+        DeformableAttention(C, 3, size=(5, 11), convention="v2", offsets=False, position="none", kernel=1, rng=RNG),
+        4 * N * C * C,  # keys are means of 1×1 pixels
+        2 * N * N * C,
+        0,
+        0,
+    ),
+    (nn.DepthwiseConv2d(C, 7, rng=RNG), N * 49 * C, 0, 0, 0),
+]
+
+
+@pytest.mark.parametrize(("mixer", "projections", "products", "points", "extra"), BY_HAND)
+def test_mixers_counted_by_hand(mixer, projections, products, points, extra):
+    """`extra`: what "paper" adds, norms and samples."""
+    macs, paper = (mixer_cost(mixer, (5, 11), convention) for convention in ("macs", "paper"))
+    log = 55 * 18 * (2 * 32 + 32 * 3) if getattr(mixer, "position", "") == "log" else 0
+    assert macs == (projections, products, points, log, 0)
+    assert paper.multiply_adds - macs.multiply_adds == extra
+    assert paper[:2] == macs[:2]
+
+
+@pytest.mark.parametrize(("mlp", "lpu"), [("plain", False), ("conv", True), ("residual conv", True)])
+@pytest.mark.parametrize("letters", ["L", "X"])
+def test_blocks_counted_by_hand(mlp, lpu, letters):
+    """6×6 map, 8 channels; X: a 3×3 depthwise convolution and one norm."""
+    d = block(letters, "paper", mlp=mlp, lpu=lpu, layer_scale=0.1)
+    assert d.mlp == 36 * 8 * 32 * 2 + (36 * 9 * 32 if mlp != "plain" else 0)
+    assert d.lpu == (36 * 9 * 8 if lpu else 0)
+    assert d.norms == (5 * 36 * 8 if letters == "X" else 2 * 5 * 36 * 8)
+    if letters == "X":
+        scale, norm, conv = 8, 16, 9 * 8 + 8
+        hidden = 2 * 8 * 32 + 32 + 8 + (10 * 32 if mlp != "plain" else 0)
+        assert d.parameters == scale + norm + conv + hidden + (conv if lpu else 0)
+        assert d.multiply_adds == d.mlp + d.lpu + d.norms + 36 * 9 * 8
+
+
+def test_stems_counted_by_hand():
+    def rows(stem, image=20, **options):
+        stages = StageConfig(8, 2, ("A",)), StageConfig(12, 2, ("A",))
+        return cost(skeleton(Config(image, 4, 2, stages, stem=stem, **options)))
+
+    patch, overlap, conv = rows("patch", 24), rows("overlap"), rows("conv")
+    assert [row.shape for row in patch] == [(6, 6, 8), (6, 6, 8), (3, 3, 12), (3, 3, 12), (1, 1, 2)]
+    assert [row.shape for row in conv] == [(5, 5, 8), (5, 5, 8), (3, 3, 12), (3, 3, 12), (1, 1, 2)]
+    assert (patch[0].multiply_adds, patch[2].multiply_adds) == (36 * 16 * 3 * 8, 9 * 4 * 8 * 12)
+    assert (overlap[0].multiply_adds, overlap[2].multiply_adds) == (25 * 49 * 3 * 8, 9 * 9 * 8 * 12)
+    assert conv[0].multiply_adds == 100 * 9 * 3 * 4 + 25 * 9 * 4 * 8
+    assert conv[0].parameters == (9 * 3 * 4 + 4 + 8) + (9 * 4 * 8 + 8 + 16)
+    wide, absolute = rows("conv", stem_dim=6)[0], rows("conv", absolute=True)[0]
+    assert wide.shape == (5, 5, 8)
+    assert wide.multiply_adds == 100 * 9 * 3 * 3 + 25 * 9 * 3 * 6 + 25 * 6 * 8
+    assert wide.parameters == (9 * 3 * 3 + 3 + 6) + (9 * 3 * 6 + 6 + 12) + (6 * 8 + 8)
+    assert absolute == replace(conv[0], parameters=conv[0].parameters + 25 * 8)
+
+
+def test_twice_the_image():
+    """Four times the positions; attention within windows four times the work, among all sixteen times the products."""
+    model = skeleton(Config(24, 2, 5, (StageConfig(8, 2, ("L", "A"), window=3),)))
+    small, large = cost(model)[1].detail, cost(model, image=48)[1].detail
+    assert large[0].multiply_adds == 4 * small[0].multiply_adds
+    assert large[1].products == 16 * small[1].products
+    assert cost(model, image=24) == cost(model)
+
+
 def test_complexity_of_the_paper_s_example():
     attention, offsets = omega_dmha(14, 14, 384, 49, 5)
     assert f"{attention / 1e6:.2f}M + {offsets / 1e6:.3f}M" == "79.63M + 0.508M"
+
+
+def test_share_of_the_offset_network():
+    """0.63 % in the paper's example by its own formula (its text: 6.0 %), 1.38 % in the released model, whose r is 1."""
+    assert f"{omega_dmha(14, 14, 384, 49, 5).share:.2%}" == "0.63%"
+    assert omega_dmha(14, 14, 384, 196, 5) == offset_shares(skeleton(zoo.config("dat_tiny")))[3]
+    shares = {stage: f"{omega.share:.2%}" for stage, omega in offset_shares(skeleton(zoo.config("dat_tiny"))).items()}
+    assert shares == {3: "1.38%", 4: "0.35%"}
+    assert offset_shares(skeleton(zoo.config("swin_tiny"))) == {}
 
 
 @given(
@@ -138,7 +344,7 @@ def test_complexity_of_the_paper_s_example():
 )
 def test_counts_agree_with_the_formula(groups, stride, kernel, side):
     stage = StageConfig(8, 4, ("D",), groups=groups, stride=stride, kernel=kernel)
-    d = cost(build(Config(side, 1, 2, (stage,))))[1].detail[0]
+    d = cost(skeleton(Config(side, 1, 2, (stage,))))[1].detail[0]
     keys = ((side - 1) // stride + 1) ** 2
     assert (d.projections + d.products, d.points) == omega_dmha(side, side, 8, keys, kernel)
 
@@ -151,48 +357,37 @@ def test_an_unknown_convention_is_refused():
 def test_an_unknown_mixer_is_refused():
     model = one_stage("L")
     model.stages[0].blocks[0].mixer = SimpleNamespace()
-    with pytest.raises(TypeError, match=r"no rule for SimpleNamespace \(letter L\)"):
+    with pytest.raises(TypeError, match="no rule for SimpleNamespace; known: MultiHeadSelfAttention, WindowAttention"):
         cost(model)
 
 
 @pytest.mark.parametrize(
-    ("letters", "short"),
+    ("name", "image", "message"),
     [
-        ("L D L D L D", "L D ×3"),
-        ("L S", "L S"),
-        ("D D", "D ×2"),
-        ("L D L", "L D L"),
-        ("L L D L L D", "L L D ×2"),
-        ("", ""),
+        ("dat_tiny", 230, "image 230 must be a positive multiple of 32; 224 would fit"),
+        ("dat_pp_tiny", 0, "image 0 must be a positive multiple of 1; 1 would fit"),
+        ("dat_tiny", 256, r"an image of 256×256 does not fit stage 1: .* 64×64 cannot be cut into windows of 7×7"),
+        ("vit_small", 256, "a vector for each position of an image of 224, got 256"),
     ],
 )
-def test_repeated_blocks_are_shortened(letters, short):
-    assert repeats(letters) == short
+def test_an_image_that_does_not_fit_is_refused(name, image, message):
+    with pytest.raises(ValueError, match=message):
+        cost(skeleton(zoo.config(name)), image=image)
 
 
-def test_table():
-    lines = table(build(zoo.config("dat_tiny"))).splitlines()
-    assert lines[0].split() == [
-        *("map", "blocks", "heads", "window", "groups", "points", "parameters", "multiply-adds")
-    ]
-    assert lines[7].split() == [
-        *("stage", "3", "14×14×384", "L", "D", "×3", "12", "7×7", "3", "14×14", "10,690,632", "2,197,633,536")
-    ]
-    assert lines[3].split()[5:9] == ["3", "7×7", "–", "–"]
-    assert lines[-3].split() == ["total", "28,319,138", "4,563,459,840"]
-    assert lines[-1] == "28.32 M parameters, 4.5635 G multiply-adds for one 224×224 image"
-    assert len({len(line) for line in lines[:-2]}) == 1  # all end in the same column
-
-
-def test_table_of_a_small_model_is_in_millions():
-    assert "1.27 M parameters, 47.14 M multiply-adds" in table(build(zoo.config("dat_cifar")))
-
-
-def test_detail_has_a_line_for_each_kind_of_block():
-    text = table(build(zoo.config("dat_small")), "paper", detail=True)
-    lines = text.split("in a block:\n")[1].splitlines()
-    assert lines[0].split() == ["block", *KINDS, "all"]
-    assert [line.split()[2:4] for line in lines[2:8]][4:] == [["L", "×9,"], ["D", "×9,"]]
-    assert "9.0083 G multiply-adds (counted as the paper does)" in text
-    percentages = [float(word.rstrip("%")) for word in lines[-1].split()[3:]]
-    assert sum(percentages[:-1]) == pytest.approx(percentages[-1], abs=0.31)
+@pytest.mark.parametrize(
+    ("mixer", "size", "message"),
+    [
+        (WindowAttention(8, 2, window=3, size=(6, 6), rng=RNG), (6, 8), "6×8 cannot be cut into windows of 3×3"),
+        (SpatialReductionAttention(8, 2, reduction=4, rng=RNG), (3, 8), "a map of 3×8 is smaller than reduction 4"),
+        (
+            DeformableAttention(8, 2, size=(6, 7), position="fixed", rng=RNG),
+            (6, 8),
+            r"is for a map of \(6, 7\), got \(6, 8\)",
+        ),
+        (DeformableAttention(8, 2, size=(6, 7), kernel=5, padding=0, rng=RNG), (4, 7), "a map of 4×7 is too small"),
+    ],
+)
+def test_a_map_that_does_not_fit_is_refused(mixer, size, message):
+    with pytest.raises(ValueError, match=message):
+        mixer_cost(mixer, size)

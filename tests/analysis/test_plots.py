@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.collections import LineCollection
 
 from minidat import models, no_grad
-from minidat.analysis import plots
+from minidat.analysis import curves, plots, style
 
 
 def png_size(path):
@@ -27,12 +27,13 @@ def png_size(path):
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved, for a look at what is in them."""
-    kept, save = [], plots._save
+    kept, save = [], style.save
 
     def keep(figure, out):
         kept.append(figure)
         save(figure, out)
 
+    monkeypatch.setattr(curves, "save", keep)
     monkeypatch.setattr(plots, "_save", keep)
     return kept
 
@@ -110,7 +111,7 @@ def test_the_same_log_gives_the_same_file(tmp_path):
 
 def test_other_kinds_of_record_are_passed_over(tmp_path):
     log = write_log(tmp_path, [{"kind": "note", "text": "hello"}, record("test", 1, 1.0, 0.5)])
-    assert plots.read_log(log) == {"train": [], "test": [{"epoch": 1.0, "loss": 1.0, "accuracy": 0.5}]}
+    assert curves.read_log(log) == {"train": [], "test": [{"epoch": 1.0, "loss": 1.0, "accuracy": 0.5}]}
 
 
 DAMAGED = ["{not json}", '"text"', '{"step": 3}', '{"kind": "train", "epoch": 1, "loss": 2}']
@@ -120,7 +121,7 @@ DAMAGED = ["{not json}", '"text"', '{"step": 3}', '{"kind": "train", "epoch": 1,
 def test_a_damaged_line_is_named(tmp_path, line):
     log = write_log(tmp_path, [record("train", 1, 2.0, 0.3)], line + "\n")
     with pytest.raises(ValueError, match=r"log.jsonl: line 2 is no record of a training log: '.*"):
-        plots.read_log(log)
+        curves.read_log(log)
 
 
 def test_an_empty_log_is_refused(tmp_path):
@@ -131,7 +132,7 @@ def test_an_empty_log_is_refused(tmp_path):
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.integers(0, 20))
 def test_moving_mean(values, reach):
     expected = [np.mean(values[max(i - reach, 0) : i + reach + 1]) for i in range(len(values))]
-    np.testing.assert_allclose(plots.moving_mean(np.array(values), 2 * reach + 1), expected, atol=1e-12)
+    np.testing.assert_allclose(curves.moving_mean(np.array(values), 2 * reach + 1), expected, atol=1e-12)
 
 
 def test_map_pixels_cover_the_image():
