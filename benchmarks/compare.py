@@ -50,6 +50,7 @@ class Case:
 CASES = (
     Case("dat_cifar step, batch 128", "dat_cifar", 128, "step"),
     Case("dat_cifar forward, batch 128", "dat_cifar", 128, "forward"),
+    Case("dat_tiny 224 forward, batch 1", "dat_tiny", 1, "forward"),
     Case("dat_tiny 224 forward, batch 4", "dat_tiny", 4, "forward"),
 )
 CONVENTION = {"dat_cifar": "paper", "dat_tiny": "v1"}
@@ -211,7 +212,8 @@ class _Minidat:
 
         self.case, self.create, self.official, self.augment, self.optim = case, create, official, augment, optim
         self.parallel = parallel
-        self.workers = parallel.Workers(threads, min(MICRO, max(1, case.batch // threads)))
+        shards = threads if case.batch >= threads else 1  # a single image leaves the threads to BLAS
+        self.workers = parallel.Workers(shards, min(MICRO, max(1, case.batch // threads)))
         self.workers.__enter__()
 
     def prepare(self, folder: Path) -> None:

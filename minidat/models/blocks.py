@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isqrt
+
 import numpy as np
 
 from minidat import nn, ops
@@ -79,13 +81,15 @@ class ConvNorm(nn.Module):
 class ConvStem(nn.Module):
     """DAT++'s first layers: 3×3 convolution to half the width, layer norm, GELU, 3×3 convolution, layer norm.
 
-    Strides 2 and patch/2, together a map of H/patch. Differences from the released code: there patch // 2 twice, which is the
-    same for its patch of 4, and for no other.
+    Strides √patch twice, where that is whole, else 2 and patch/2: together a map of H/patch. (The released code strides by
+    patch_size // 2 twice, which comes to its patch_size where that is 4, and to no other.)
     """
 
     def __init__(self, dim: int, patch: int, rng: np.random.Generator):
-        self.first = ConvNorm(3, dim // 2, 3, stride=2, padding=1, rng=rng, bias=True)
-        self.second = ConvNorm(dim // 2, dim, 3, stride=patch // 2, padding=1, rng=rng, bias=True)
+        root = isqrt(patch)
+        stride = root if root * root == patch else 2
+        self.first = ConvNorm(3, dim // 2, 3, stride=stride, padding=1, rng=rng, bias=True)
+        self.second = ConvNorm(dim // 2, dim, 3, stride=patch // stride, padding=1, rng=rng, bias=True)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.second(ops.gelu(self.first(x)))

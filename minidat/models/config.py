@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
 
 STEMS = ("patch", "overlap", "conv")
 MLPS = ("plain", "conv", "residual conv")
@@ -66,8 +67,10 @@ class Config:
     def __post_init__(self):
         if self.stem not in STEMS:
             raise ValueError(f"stem {self.stem!r} is unknown; choose from {', '.join(STEMS)}")
-        if self.stem == "conv" and self.patch % 2:
-            raise ValueError(f"stem 'conv' halves the image before all else, so patch {self.patch} must be even")
+        if self.stem == "conv" and self.patch % 2 and isqrt(self.patch) ** 2 != self.patch:
+            raise ValueError(
+                f"stem 'conv' has two strides that make the patch, so patch {self.patch} must be even or a square"
+            )
         if self.image % self.multiple:
             raise ValueError(f"image size {self.image} must be a multiple of {self.multiple} = patch × 2^(stages − 1)")
 
@@ -76,7 +79,10 @@ class Config:
         """What the sides of an image must be multiples of: patches do not overlap, convolutions take any size."""
         return self.patch * 2 ** (len(self.stages) - 1) if self.stem == "patch" else 1
 
-    def map_sizes(self, image: int | None = None) -> list[int]:
-        """Height (= width) of each stage's map for an image of this side."""
-        side = image or self.image
-        return [-(-side // (self.patch * 2**i)) for i in range(len(self.stages))]
+    def map_sizes(self) -> list[int]:
+        """Height (= width) of each stage's map."""
+        return [-(-self.image // (self.patch * 2**i)) for i in range(len(self.stages))]
+
+    def table_sizes(self) -> list[int]:
+        """Height (= width) of the map that each stage's tables are made for: whole patches, where the image has a rest."""
+        return [(self.tables or self.image) // (self.patch * 2**i) for i in range(len(self.stages))]

@@ -46,16 +46,22 @@ def translate(config: Mapping[str, Any]) -> Config:
     version = config.get("version", 1)
     if version not in (1, 2):
         raise ValueError(f"released version {version} is not supported; supported: 1, 2")
-    stems = {False: "patch", True: "overlap" if version == 1 else "conv"}
+    convolutions = bool(config.get("use_conv_patches", False))
+    stem = "patch" if not convolutions else "overlap" if version == 1 else "conv"
+    image, patch = config["img_size"], config["patch_size"]
+    stride = (
+        (patch // 2) ** 2 if stem == "conv" else patch
+    )  # two strides of patch // 2: patch itself only where that is 4
     return Config(
-        image=config["img_size"],
-        patch=config["patch_size"],
+        image=image,
+        patch=stride,
         classes=config["num_classes"],
         stages=tuple(_stage(config, version, i) for i in range(len(config["dims"]))),
         drop_path=config.get("drop_path_rate", 0.0),
         convention=f"v{version}",
-        stem=stems[bool(config.get("use_conv_patches", False))],
+        stem=stem,
         stem_dim=config["dim_stem"],
+        tables=image // patch * stride if convolutions else None,
     )
 
 

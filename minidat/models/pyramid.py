@@ -35,7 +35,7 @@ class Pyramid(nn.Module):
         self.config = config
         depth = sum(len(stage.mixers) for stage in config.stages)
         rates = iter(np.linspace(0.0, config.drop_path, depth).tolist())
-        dims, sizes = [stage.dim for stage in config.stages], config.map_sizes(config.tables)
+        dims, sizes = [stage.dim for stage in config.stages], config.table_sizes()
         stem_dim = config.stem_dim or dims[0]
         self.stem = stem(config.stem, stem_dim, config.patch, rng)
         self.widen = nn.Linear(stem_dim, dims[0], rng=rng) if stem_dim != dims[0] else None

@@ -137,6 +137,24 @@ def test_options_are_translated(released, changes, expected):
     assert {key: getattr(stage, key) for key in expected} == expected
 
 
+@pytest.mark.parametrize(
+    "changes, tables, maps",
+    [
+        ({}, [16, 8, 4, 2], [16, 8, 4, 2]),
+        ({"img_size": 52}, [13, 6, 3, 1], [13, 7, 4, 2]),
+        ({"patch_size": 2}, [32, 16, 8, 4], [64, 32, 16, 8]),
+    ],
+)
+def test_convolutional_stems_have_tables_and_maps_as_released(changes, tables, maps):
+    """Tables for whole patches of patch_size, maps of what two strides of patch_size // 2 leave."""
+    model = official.build(V2 | changes)
+    sizes = [stage.blocks[1].mixer.size for stage in model.stages]
+    record = {}
+    model(images(model.config.image), record=record)
+    assert sizes == [(n, n) for n in tables]
+    assert [record[i, 1]["size"] for i in range(4)] == [(n, n) for n in maps]
+
+
 def test_stems_are_translated():
     stems = [official.translate(c | {"use_conv_patches": on}).stem for c in (V1, V2) for on in (False, True)]
     assert stems == ["patch", "overlap", "patch", "conv"]

@@ -56,7 +56,9 @@ def test_overlapping_convolutions_take_any_size():
             assert model(images(2, *size, 3)).shape == (2, 5)
 
 
-@pytest.mark.parametrize("stem, patch", [("patch", 2), ("overlap", 4), ("conv", 2), ("conv", 4), ("conv", 8)])
+@pytest.mark.parametrize(
+    "stem, patch", [("patch", 2), ("overlap", 4), ("conv", 1), ("conv", 2), ("conv", 4), ("conv", 8)]
+)
 def test_maps_have_the_sizes_that_the_configuration_says(stem, patch):
     config = Config(32, patch, 5, (StageConfig(8, 2, ("D",)), StageConfig(12, 3, ("D",), groups=3)), stem=stem)
     record = {}
@@ -168,7 +170,7 @@ def test_the_stem_may_be_narrower_than_the_first_stage():
     [
         (lambda: build(small(("Q",))), r"mixer 'Q' is unknown; choose from A \(full \(ViT\)\), P"),
         (lambda: small(stem="tokens"), "stem 'tokens' is unknown; choose from patch, overlap, conv"),
-        (lambda: small(stem="conv", patch=3), "stem 'conv' halves the image before all else, so patch 3 must be even"),
+        (lambda: small(stem="conv", patch=3), "two strides that make the patch, so patch 3 must be even or a square"),
         (lambda: small(image=20), r"image size 20 must be a multiple of 8 = patch × 2\^\(stages − 1\)"),
         (lambda: build(small(("X",))), "mixer X: its convolution needs an odd window to keep the map's size, got 2"),
         (lambda: block_of(mlp="gated"), f"mlp 'gated' is unknown; choose from {', '.join(MLPS)}"),
