@@ -10,18 +10,30 @@ ARGS ?=
 BIN := .venv/bin
 COMMA := ,
 RUNTIME := .venv/.runtime$(EXTRAS:%=-%)
+CHAPTERS := .venv/.chapters$(EXTRAS:%=-%)
+BOOK := .venv/.book$(EXTRAS:%=-%)
 DEV := .venv/.dev$(EXTRAS:%=-%)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -e
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test lint types clean
+.PHONY: help train chapters book notebooks test lint types clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 15
 
 train: $(RUNTIME)  ## train a small DAT: `minidat train` with the options in ARGS
 	$(BIN)/minidat train $(ARGS)
+
+chapters: $(CHAPTERS)  ## open the chapters in JupyterLab, at the first
+	$(BIN)/jupyter trust chapters/[0-9]*.ipynb  # or JupyterLab would not show their interactive figures before they are run
+	$(BIN)/jupyter lab $(firstword $(sort $(wildcard chapters/[0-9]*.ipynb)))
+
+book: $(BOOK)  ## make the chapters a site that needs no Python: build/book/index.html
+	$(BIN)/python chapters/book.py
+
+notebooks: $(CHAPTERS)  ## make the notebooks from chapters/src: chapters/build.py with the options in ARGS
+	$(BIN)/python chapters/build.py $(ARGS)
 
 test: $(DEV)  ## run the tests: pytest with the options in ARGS
 	$(BIN)/python -m pytest $(ARGS)
@@ -49,6 +61,16 @@ endef
 $(RUNTIME): pyproject.toml
 	$(make_venv)
 	$(INSTALL) '.$(EXTRAS:%=[%])'
+	@touch $@
+
+$(CHAPTERS): pyproject.toml
+	$(make_venv)
+	$(INSTALL) '.[chapters$(EXTRAS:%=$(COMMA)%)]'
+	@touch $@
+
+$(BOOK): pyproject.toml
+	$(make_venv)
+	$(INSTALL) '.[book$(EXTRAS:%=$(COMMA)%)]'
 	@touch $@
 
 $(DEV): pyproject.toml

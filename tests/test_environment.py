@@ -52,7 +52,7 @@ def test_both_cudas_ask_for_the_same_cupy():
 
 
 def test_runtime_needs_neither_a_gpu_nor_a_framework():
-    assert set(RUNTIME) == {"numpy", "matplotlib", "safetensors", "threadpoolctl"}
+    assert set(RUNTIME) == {"numpy", "matplotlib", "safetensors", "pillow", "threadpoolctl"}
 
 
 def test_every_requirement_has_a_floor_and_only_the_tools_are_pinned():
@@ -79,8 +79,13 @@ def test_the_readmes_commands_are_in_the_makefile():
 def test_continuous_integration_runs_targets_of_the_makefile():
     run = ROOT / ".ci" / "run"
     assert os.access(run, os.X_OK)
-    assert re.findall(r"^make (.*)$", run.read_text("utf-8"), flags=re.MULTILINE) == ["lint", "types", "test"]
-    assert {"lint", "types", "test"} <= makefile_targets()
+    assert re.findall(r"^make (.*)$", run.read_text("utf-8"), flags=re.MULTILINE) == [
+        "lint",
+        "types",
+        "test",
+        "notebooks ARGS=--check",
+    ]
+    assert {"lint", "types", "test", "notebooks"} <= makefile_targets()
 
 
 FAKE_PYTHON = """#!/bin/sh
@@ -88,7 +93,7 @@ FAKE_PYTHON = """#!/bin/sh
 case "$1 $2 $3" in
     "-c "*) exec {python} -c "import sys; sys.version_info = ($VERSION, 0); exec(sys.argv[1])" "$2" ;;
     "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/pip
-        for name in minidat ruff ty; do printf '#!/bin/sh\\necho %s "$@"' $name > .venv/bin/$name; done
+        for name in minidat ruff ty jupyter; do printf '#!/bin/sh\\necho %s "$@"' $name > .venv/bin/$name; done
         chmod +x .venv/bin/* ;;
     "-m pip --version") test -e .venv/pip; exit ;;
 esac
@@ -146,6 +151,20 @@ def test_make_test_installs_what_tests_need(make):
     assert make("train")[1] == [RUNTIME_INSTALL]
 
 
+def test_make_chapters_opens_the_first_one(make):
+    (make.folder / "chapters").mkdir()
+    for name in ("README.md", "06_b.ipynb", "01_a.ipynb"):
+        (make.folder / "chapters" / name).touch()
+    output, asked = make("chapters")
+    assert asked == [VENV, "-m pip install -e .[chapters]"]
+    assert "jupyter lab chapters/01_a.ipynb" in output
+
+
+def test_make_book_and_notebooks_run_their_scripts(make):
+    assert make("book")[1] == [VENV, "-m pip install -e .[book]", "chapters/book.py"]
+    assert make("notebooks", "ARGS=--check")[1] == ["-m pip install -e .[chapters]", "chapters/build.py --check"]
+
+
 def test_a_changed_pyproject_installs_again(make):
     make("train")
     newer = (make.folder / ".venv" / ".runtime").stat().st_mtime + 10
@@ -190,4 +209,4 @@ def test_make_clean_keeps_data_and_runs(make):
 
 def test_make_alone_lists_every_target(make):
     listed = re.findall(r"^  make ([a-z]+) +\S", make()[0], flags=re.MULTILINE)
-    assert set(listed) == makefile_targets() and len(listed) == 6
+    assert set(listed) == makefile_targets() and len(listed) == 9

@@ -1,0 +1,838 @@
+# %% [markdown]
+# # 05 · Who may look where
+#
+# > If every token looks at every other, a map twice as high and twice as wide has sixteen times as many pairs. Whom can a token
+# > do without?
+#
+# Chapter 03 let every token look at every token. The first stage of a network for images of 224 × 224 pixels has a map of 56 ×
+# 56, so 3136 tokens, and nearly ten million pairs for each head. That is too much. Three well known answers are in this
+# chapter: look at a coarser map, look at your own window, look at your neighbours.
+#
+# DAT stands on them. Its first two stages use windows, its successor DAT++ uses neighbours there, and the coarser map is one of
+# the paper's ablations. And what they have in common is what DAT wants to change.
+#
+# You need chapters 01 and 03. It takes about an hour and a half with the exercises.
+
+# %%
+import math
+from itertools import product
+
+import numpy as np
+
+from minidat import Tensor, ops
+from minidat.analysis.mixer_cost import mixer_cost
+from minidat.analysis.receptive import receptive_field
+from minidat.attention import (
+    DeformableAttention,
+    MultiHeadSelfAttention,
+    NeighborhoodAttention,
+    SpatialReductionAttention,
+    WindowAttention,
+    window,
+)
+from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source
+
+np.set_printoptions(precision=2, suppress=True, linewidth=110)
+
+# %% [markdown]
+# ## The picture
+#
+# Six maps of 8 × 12 tokens. In each the circle is one token that asks, its **query**. Grey are the tokens that its answer
+# depends on. Nothing here is drawn by hand: each map is the gradient of the query's output with respect to all inputs, from a
+# module of the package with random weights. Where the gradient is not zero, the query looks.
+
+# %%
+rng = np.random.default_rng(0)
+H, W, C = 8, 12, 8
+x_picture = rng.standard_normal((H, W, C))
+everyone = MultiHeadSelfAttention(C, 2, rng=rng)
+coarser = SpatialReductionAttention(C, 2, reduction=4, rng=rng)
+windows = WindowAttention(C, 2, window=4, size=(H, W), rng=rng)
+shifted = WindowAttention(C, 2, window=4, size=(H, W), shift=2, rng=rng)
+neighbours_5 = NeighborhoodAttention(C, 2, kernel=5, rng=rng)
+
+panels = [
+    ("everyone (ViT)", everyone, (3, 4), None),
+    ("a coarser map (PVT)", coarser, (3, 4), 0),
+    ("my neighbours (NAT)", neighbours_5, (3, 4), None),
+    ("my window (Swin)", windows, (3, 4), 0),
+    ("my shifted window", shifted, (3, 4), 2),
+    ("the same, at the edge", shifted, (7, 4), 2),
+]
+picture, axes = figure(7, 4.2, columns=3, rows=2)
+for one, (name, module, query, lines) in zip(axes.flat, panels):
+    seen = receptive_field(module.to(dtype=np.float64), x_picture, query, rng=rng) > 1e-12
+    pixels(one, 0.45 * seen)
+    if lines is not None:
+        one.vlines(np.arange(lines, W + 1, 4) - 0.5, -0.5, H - 0.5, color=COLOURS[0], lw=1.5)
+        one.hlines(np.arange(lines, H + 1, 4) - 0.5, -0.5, W - 0.5, color=COLOURS[0], lw=1.5)
+    if module is coarser:
+        one.plot(*np.mgrid[1.5:W:4, 1.5:H:4].reshape(2, -1), "s", color=COLOURS[0], ms=6)
+    one.plot(query[1], query[0], "o", color=COLOURS[1], ms=8)
+    keys = seen.sum() // 16 if module is coarser else seen.sum()
+    one.set_title(f"{name}: {keys} keys", fontsize=9)
+    one.set(xticks=[], yticks=[], xlabel="", ylabel="")
+show(picture, alt="Six maps of 8 by 12 tokens, each with one query as an orange circle. ViT: all 96 are grey. PVT: all are "
+     "grey, but in six squares with one key each. NAT: the 5 by 5 around the query. Swin: the window of 16 that "
+     "the query lies in; the query is at its left edge and does not see its left neighbour. Shifted: a window of "
+     "16 around the query. At the lower edge the shifted window is cut in half and has 8.")  # fmt: skip
+
+# %% [markdown]
+# Look at the fourth map. The query sits at the left edge of its window. It sees three tokens to its right and not the one
+# beside it on the left. The fifth map is the cure: in every second block the windows are shifted.
+#
+# ## The equation
+#
+# Let $S(i)$ be the set of tokens that token $i$ may look at. Only one thing in the attention of chapter 03 changes: the sums
+# run over $S(i)$.
+#
+# $$\underbrace{y_i}_{(d)}=\sum_{j\in S(i)}\underbrace{P_{ij}}_{\text{a number}}\;\underbrace{v_j}_{(d)},\qquad
+# P_{ij}=\frac{e^{s_{ij}}}{\sum_{l\in S(i)}e^{s_{il}}},\qquad
+# s_{ij}=\frac{1}{\sqrt d}\sum_{e}q_{ie}\,k_{je}+b_{ij}.$$
+#
+# $q$, $k$, $v$ are those of one head, each of shape $(N, d)$ with $N=HW$ tokens. The number $b_{ij}$ is a *bias*: what the
+# score gets for where $i$ and $j$ lie. We come to it below, and leave it out until then.
+#
+# ## Typed in, as loops
+
+
+# %%
+def attend_loops(q, k, v, looks):
+    """q, k, v (N, d), looks (N, N) of True and False → y (N, d); i looks at j where looks[i, j]"""
+    n, d = q.shape
+    y = np.zeros(v.shape)
+    for i in range(n):
+        allowed = [j for j in range(n) if looks[i, j]]  # S(i)
+        weights = [math.exp(sum(q[i, e] * k[j, e] for e in range(d)) / math.sqrt(d)) for j in allowed]
+        for j, weight in zip(allowed, weights):
+            y[i] += weight / sum(weights) * v[j]
+    return y
+
+
+# %% [markdown]
+# A map of 2 × 4 tokens, counted row by row from 0 to 7, and windows of 2 × 2. So there are two windows, the left and the right
+# half:
+
+# %%
+rows, cols = np.divmod(np.arange(8), 4)  # token n lies in row n // 4 and column n % 4
+window_of = rows // 2 * 2 + cols // 2
+looks = window_of[:, None] == window_of  # (N, N)
+print("window of each token:", window_of)
+print(looks.astype(int))
+
+# %% [markdown]
+# ## Vectorised
+#
+# All scores at once, and then a **mask**: $-\infty$ is added where $j\notin S(i)$. Since $e^{-\infty}=0$, such a pair has the
+# weight 0, in the sum above and in the sum below the bar.
+
+
+# %%
+def softmax(s):
+    e = np.exp(s - s.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def attend(q, k, v, looks):
+    """The same as attend_loops → y (N, d), P (N, N)"""
+    s = q @ k.T * q.shape[1] ** -0.5  # (N, N)
+    p = softmax(np.where(looks, s, -np.inf))
+    return p @ v, p
+
+
+q, k, v = rng.standard_normal((3, 8, 5))  # (N, d) each
+y, p = attend(q, k, v, looks)
+print(p)
+same("attend and its loops", y, attend_loops(q, k, v, looks))
+
+# %% [markdown]
+# Half of the numbers are zeros, and all of them were computed. With 64 windows in place of two, 63 of 64 would be. Put the
+# tokens of a window next to one another, and one sees what to do:
+
+# %%
+order = np.argsort(window_of, kind="stable")
+print("order:", order)
+print(p[order][:, order])
+
+# %% [markdown]
+# Blocks. What lies outside of them need never be computed: cut the map into windows, and let **each window be a batch element**
+# of plain attention. That is all of Swin's arithmetic. So we need a function that cuts, and its backward pass.
+#
+# ## Cutting, one line at a time
+#
+# **Step 1.** Let windows have $w\times w$ tokens. Window $n$ stands in row $\lfloor n/(W/w)\rfloor$ of windows, and token $a$
+# of a window in its row $\lfloor a/w\rfloor$. The cut reads
+#
+# $$\underbrace{t[n,a,c]}_{(n,\,w^2,\,C)}=\underbrace{x\big[\,r(n,a),\;s(n,a),\;c\,\big]}_{(H,\,W,\,C)},\qquad
+# \begin{aligned}r(n,a)&=w\lfloor n/(W/w)\rfloor+\lfloor a/w\rfloor\\ s(n,a)&=w\,(n\bmod W/w)+(a\bmod w).\end{aligned}$$
+
+
+# %%
+def cut_loops(x, w):
+    """x (H, W, C) → (n, w², C), windows row by row"""
+    height, width, channels = x.shape
+    across = width // w  # windows in a row
+    t = np.zeros((height // w * across, w * w, channels))
+    for n, a in product(range(len(t)), range(w * w)):
+        t[n, a] = x[w * (n // across) + a // w, w * (n % across) + a % w]
+    return t
+
+
+numbers = np.arange(24.0).reshape(4, 6, 1)  # (H, W, C)
+print(numbers[..., 0])
+print("its windows of 2 × 2, one a row:")
+print(cut_loops(numbers, 2)[..., 0])
+
+# %% [markdown]
+# **Step 2.** Nothing is computed: each number of $x$ goes to one place, and every place gets one number. It is a
+# **permutation**. With $\delta t[n,a,c]=\delta x[r,s,c]$, what stands beside $\delta x[r,s,c]$ in
+# $\delta L=\sum\mathrm dt\,\delta t$ is
+#
+# $$\mathrm dx[r,s,c]=\mathrm dt[n,a,c]\quad\text{for the one } (n,a)\text{ with } r(n,a)=r,\ s(n,a)=s.$$
+
+# %% [markdown]
+# **Step 3: matrices.** As a matrix, $T=\Pi X$ with a single 1 in each row and each column of $\Pi$. Such a matrix has
+# $\Pi^{\top}\Pi=1$: its transpose is its inverse. So
+#
+# $$\mathrm dX=\Pi^{\top}\,\mathrm dT=\Pi^{-1}\,\mathrm dT.$$
+#
+# **The vjp of cutting is pasting together**, and that of pasting is cutting. The same is true of a roll, a transpose, a
+# reshape.
+#
+# ## Exercise 5.1: cut, with its vjp (fill in)
+#
+# Write the cut without loops, and its vjp. The trick is to give each of the two sides two axes:
+# $(H, W, C)\to(H/w,\,w,\,W/w,\,w,\,C)$. Which two axes must change places before you flatten again?
+
+
+# %%
+def cut(x, w):
+    """x (H, W, C), w divides H and W → t (n, w², C), vjp; vjp(dt) → (dx,) of shape (H, W, C)"""
+    # BEGIN SOLUTION
+    height, width, channels = x.shape
+    squares = (height // w, w, width // w, w, channels)
+
+    def vjp(dt):
+        back = dt.reshape(height // w, width // w, w, w, channels).swapaxes(1, 2)
+        return (back.reshape(x.shape),)
+
+    return x.reshape(squares).swapaxes(1, 2).reshape(-1, w * w, channels), vjp
+    # END SOLUTION
+
+
+check("5.1", cut)
+
+# %%
+hint("5.1")
+
+# %% [markdown] tags=["solution"]
+# After the reshape the axes are (row of windows, row in the window, column of windows, column in the window, channel). A
+# window's number is made of the first and the third, so these two must stand side by side: swap axes 1 and 2. Backward the same
+# two axes are swapped back. A reshape alone, `x.reshape(-1, w * w, C)`, has the right shape too, and cuts the map into strips
+# of $w^2$ tokens of one row.
+
+# %% [markdown]
+# ## Where in the window?
+#
+# Attention does not know places. Swap two tokens, and their answers are swapped, no more. So each head learns a **bias** for
+# every *relative* position of query and key: one number for "the key is one above and two to the left", whichever query it is.
+#
+# $$b_{ij}=T[\rho(i,j)],\qquad (\Delta_{\mathrm{row}},\Delta_{\mathrm{col}})=
+# \text{query}-\text{key}=\big(\lfloor i/w\rfloor-\lfloor j/w\rfloor,\;i\bmod w-j\bmod w\big).$$
+#
+# Both differences run from $-(w-1)$ to $w-1$. That makes $2w-1$ values each, and a table $T$ of $(2w-1)^2$ numbers for a head.
+# The table is kept flat, row by row, beginning at $(-(w-1),-(w-1))$.
+#
+# It is worth keeping in mind: here the displacements are *whole numbers*, known before training. In DAT the keys lie between
+# the pixels, and the table must be read in between too. That is chapter 10.
+#
+# ## Exercise 5.2: the relative index (derive)
+#
+# Write $\rho$ for all pairs at once: the place in the flat table of every (query, key). For $w=2$ the table has nine places;
+# the first row of your answer, the query at the upper left, is `4 3 1 0`.
+
+
+# %%
+def relative_index(w):
+    """w → (w², w²) of integers: ρ(i, j) for query i and key j of a window"""
+    # BEGIN SOLUTION
+    row, col = np.divmod(np.arange(w * w), w)
+    down, right = row[:, None] - row, col[:, None] - col  # (w², w²): query − key
+    return (down + w - 1) * (2 * w - 1) + right + w - 1
+    # END SOLUTION
+
+
+check("5.2", relative_index)
+
+# %%
+hint("5.2")
+
+# %% [markdown] tags=["solution"]
+# Adding $w-1$ makes both differences count from 0. Then a row of the table has $2w-1$ places, so the row counts $2w-1$ times.
+# On the diagonal query and key are the same token, and $\rho$ is the middle of the table, $((2w-1)^2-1)/2$: 84 for $w=7$.
+
+# %% [markdown]
+# ## The backward pass, one line at a time
+#
+# Now the attention within windows as a whole. $q,k,v$ have the shape $(n,t,d)$: windows, tokens of a window ($t=w^2$),
+# channels. One table serves all windows.
+
+
+# %%
+def windowed(q, k, v, table, index):
+    """q, k, v (n, t, d), table ((2w − 1)²), index (t, t) → y (n, t, d)"""
+    s = q @ k.swapaxes(1, 2) * q.shape[-1] ** -0.5 + table[index]  # (n, t, t)
+    return softmax(s) @ v
+
+
+# %% [markdown]
+# **Step 1.** $y=Pv$ and the softmax are those of chapter 03. With $\mathrm dy$ given,
+#
+# $$\mathrm dv_{nje}=\sum_iP_{nij}\,\mathrm dy_{nie},\qquad \mathrm dP_{nij}=\sum_e\mathrm dy_{nie}\,v_{nje},\qquad
+# \mathrm ds_{nij}=P_{nij}\Big(\mathrm dP_{nij}-\sum_lP_{nil}\,\mathrm dP_{nil}\Big).$$
+#
+# In passing: a pair that is masked has $P_{nij}=0$, and so $\mathrm ds_{nij}=0$. What may not be looked at gets no gradient,
+# and no line of code is needed for it.
+
+# %% [markdown]
+# **Step 2.** Move everything that the score is made of, with $\alpha=1/\sqrt d$:
+#
+# $$\delta s_{nij}=\alpha\sum_e\big(\delta q_{nie}\,k_{nje}+q_{nie}\,\delta k_{nje}\big)+\delta T[\rho(i,j)].$$
+
+# %% [markdown]
+# **Step 3.** Collect in $\delta L=\sum_{nij}\mathrm ds_{nij}\,\delta s_{nij}$ what stands beside $\delta q_{nie}$, and beside
+# $\delta k_{nje}$:
+#
+# $$\mathrm dq_{nie}=\alpha\sum_j\mathrm ds_{nij}\,k_{nje},\qquad \mathrm dk_{nje}=\alpha\sum_i\mathrm ds_{nij}\,q_{nie}.$$
+
+# %% [markdown]
+# **Step 4.** And beside $\delta T[m]$. It stands there once for *every pair* with that displacement, in *every window*:
+#
+# $$\mathrm dT[m]=\sum_n\;\sum_{i,j\,:\,\rho(i,j)=m}\mathrm ds_{nij}.$$
+
+# %% [markdown]
+# **Step 5: matrices.** Flatten the scores of a window to one long vector. Reading the table is then a product with a matrix $E$
+# of zeros and ones, with a single 1 in each row:
+#
+# $$\underbrace{\operatorname{vec}(b)}_{(t^2)}=\underbrace{E}_{(t^2,\,(2w-1)^2)}\;\underbrace{T}_{((2w-1)^2)},\qquad
+# E[(i,j),m]=[\rho(i,j)=m],\qquad \mathrm dT=E^{\top}\sum_n\operatorname{vec}(\mathrm ds_n).$$
+#
+# $E$ looks like the $\Pi$ of the cut. But its *columns* hold many ones, or the table would not be shared, and so its transpose
+# adds up. **What forward repeats, backward sums.**
+#
+# ## Exercise 5.3: write the vjp (derive)
+#
+# Steps 1, 3 and 4. To add up by index, NumPy has `np.add.at(total, index, values)`: it adds `values[i]` to `total[index[i]]`
+# for all i. (`total[index] += values` would keep only the last of those with the same index.)
+
+
+# %%
+def windowed_vjp(dy, q, k, v, table, index):
+    """dy, q, k, v (n, t, d), table (m), index (t, t) → dq, dk, dv (n, t, d), dtable (m)"""
+    # BEGIN SOLUTION
+    scale = q.shape[-1] ** -0.5
+    p = softmax(q @ k.swapaxes(1, 2) * scale + table[index])  # (n, t, t)
+    dv = p.swapaxes(1, 2) @ dy
+    dp = dy @ v.swapaxes(1, 2)
+    ds = p * (dp - (p * dp).sum(-1, keepdims=True))
+    dtable = np.zeros_like(table)
+    np.add.at(dtable, index, ds.sum(0))
+    return scale * ds @ k, scale * ds.swapaxes(1, 2) @ q, dv, dtable
+    # END SOLUTION
+
+
+check("5.3", windowed_vjp)
+
+# %%
+hint("5.3")
+
+# %% [markdown] tags=["solution"]
+# Only the two lines with `dtable` are new: the sum over the windows comes first, then the sum over pairs of equal displacement.
+# The table has no factor $\alpha$: the bias is added *after* the scores have been scaled.
+
+# %% [markdown]
+# ## The package's own source
+#
+# The cut carries a batch axis and can roll the map; each of the two is the other's vjp. The index is the one you wrote. The
+# bias is read by `ops.take`, whose vjp is an `add.at`.
+
+# %%
+show_source(
+    ops.windows._partition, ops.window_partition, window.relative_index, WindowAttention.bias, WindowAttention.__call__
+)
+
+# %%
+q, k, v, dy = rng.standard_normal((4, 6, 4, 5))  # (n, t, d) each: 6 windows of 2 × 2
+table = rng.standard_normal(9)  # ((2w − 1)²)
+index = window.relative_index(2)
+
+bias, bias_vjp = ops.take.raw(table, indices=index, axis=0)  # (t, t)
+y, vjp = ops.self_attention.raw(np.concatenate([q, k, v], -1), bias, None, heads=1)
+dqkv, dbias, _ = vjp(dy)
+same("the value", windowed(q, k, v, table, index), y)
+yours = windowed_vjp(dy, q, k, v, table, index) or (None,) * 4
+for name, mine, theirs in zip(("dq", "dk", "dv", "dtable"), yours, (*np.split(dqkv, 3, axis=-1), *bias_vjp(dbias))):
+    same(name, mine, theirs)
+same("the cut", cut_loops(x_picture, 4), ops.window_partition.raw(x_picture[None], window=4)[0][0])
+
+# %% [markdown]
+# ## The shift
+#
+# With windows alone no message ever crosses a border, in a hundred blocks no more than in one. So every second block uses
+# windows that are moved by half a window. At the edges of the map this leaves halves and quarters of windows. To compute those
+# with the same code, Swin **rolls** the map: it moves everything up and to the left, and what falls off comes back in on the
+# other side. Then it cuts as before.
+
+# %%
+numbered = np.repeat(np.arange(6.0), 16).reshape(6, 16, 1)  # tokens that hold the number of their window
+rolled = ops.window_merge.raw(numbered[None], height=8, width=12, window=4)[0][0, ..., 0]
+origin = ops.window_merge.raw(numbered[None], height=8, width=12, window=4, shift=2)[0][0, ..., 0]
+mask = window.shift_mask(8, 12, 4, 2)[:, 0]  # (n, w², w²)
+
+picture, axes = figure(7, 2.5, columns=3, ratios=(3, 3, 2))
+for one, values, title, first in zip(
+    axes, (origin, rolled), ("shifted windows, on the map", "the same, after the roll"), (2, 0)
+):
+    pixels(one, values / 5, low=-0.3, high=1.4)
+    for (r, c), value in np.ndenumerate(values):
+        one.text(c, r, f"{value:.0f}", ha="center", va="center", fontsize=9)
+    one.vlines(np.arange(first, 13, 4) - 0.5, -0.5, 7.5, color=COLOURS[0], lw=2)
+    one.hlines(np.arange(first, 9, 4) - 0.5, -0.5, 11.5, color=COLOURS[0], lw=2)
+    one.set(title=title, xticks=[], yticks=[], xlabel="", ylabel="")
+pixels(axes[2], 0.45 * (mask[5] == 0))
+axes[2].set(title="window 5", xticks=[0, 5, 10, 15], yticks=[0, 5, 10, 15], xlabel="key", ylabel="query")
+show(picture, alt="Left: a map of 8 by 12 whose tokens carry the number of their shifted window; windows 0 and 1 lie whole in "
+     "the middle, the others are cut by the edges, and the tokens of window 5 are in all four corners. Middle: "
+     "after the roll every window is a whole square. Right: the 16 by 16 pairs of window 5; only pairs from the "
+     "same corner are grey.")  # fmt: skip
+
+# %% [markdown]
+# Window 5 is whole after the roll. But its sixteen tokens come from the four corners of the map. They are no neighbours, they
+# only landed side by side. So a **mask** is needed there: two tokens of a window may see each other if they were neighbours
+# before the roll. On the right, grey is what the mask leaves.
+#
+# ## Exercise 5.4: the mask (derive)
+#
+# A roll by $-\sigma$ puts into row $i$ what stood in row $(i+\sigma)\bmod H$. Which rows have come back in on the other side?
+# Then: within one window, when may two tokens see each other? Write the answer for all windows. `partition(values, w)` cuts a
+# map.
+
+
+# %%
+def partition(values, w):
+    """values (H, W, C) → (n, w², C), by the package"""
+    return ops.window_partition.raw(values[None], window=w)[0][0]
+
+
+def may_look(height, width, w, shift):
+    """A map of height × width rolled by −shift, cut into windows of w × w → (n, w², w²) of True and False"""
+    # BEGIN SOLUTION
+    row_wrapped = np.arange(height) >= height - shift  # (H,)
+    col_wrapped = np.arange(width) >= width - shift  # (W,)
+    part = 2 * row_wrapped[:, None] + col_wrapped  # (H, W): four kinds of tokens
+    tokens = partition(part[..., None], w)[..., 0]  # (n, w²)
+    return tokens[:, :, None] == tokens[:, None, :]
+    # END SOLUTION
+
+
+check("5.4", may_look)
+
+# %%
+hint("5.4")
+
+# %% [markdown] tags=["solution"]
+# $(i+\sigma)\bmod H$ starts again from 0 at $i=H-\sigma$: the last $\sigma$ rows are the ones that have come round. Two tokens
+# of one window are neighbours on the map if both have come round or neither has, and that must hold for rows *and* for columns.
+# So there are four kinds of tokens, and like sees like. The released code (and ours) numbers nine regions in place of four;
+# within any one window that says the same.
+
+# %% [markdown]
+# ## Neighbours
+#
+# Windows have borders by design. **Neighbourhood attention** has none: every query has a window of its own, with itself in the
+# middle. With $k\times k$ neighbours, $k$ odd,
+#
+# $$S(i)=\{\text{rows }a_i,\dots,a_i+k-1\}\times\{\text{columns likewise}\},
+# \qquad a_i=\min\big(\max(i_{\mathrm{row}}-\lfloor k/2\rfloor,\;0),\;H-k\big).$$
+#
+# In the middle of the map $a_i=i_{\mathrm{row}}-\lfloor k/2\rfloor$. At the border the neighbourhood would stick out. Then it
+# is *moved inwards*, as a whole: the query is no longer in its middle, but it has $k^2$ keys, as all others do.
+#
+# ## Exercise 5.5: the neighbours (fill in)
+#
+# Along one axis of $n$ tokens: which $k$ does each of them look at? Write it for all at once.
+
+
+# %%
+def neighbours(n, k):
+    """n tokens in a line, k ≤ n odd → (n, k) of integers, ascending: the k tokens that each looks at"""
+    # BEGIN SOLUTION
+    first = np.clip(np.arange(n) - k // 2, 0, n - k)  # (n,)
+    return first[:, None] + np.arange(k)
+    # END SOLUTION
+
+
+check("5.5", neighbours)
+
+# %%
+hint("5.5")
+
+# %% [markdown] tags=["solution"]
+# The *start* is clipped, and all $k$ move together. To clip every index by itself would give the corner pixel several times,
+# with several shares of the attention.
+
+# %% [markdown]
+# The bias has a table again. Because a neighbourhood is moved at the border, the displacement of a key can be anything from
+# $-(k-1)$ to $k-1$ and not only to $\pm\lfloor k/2\rfloor$: the table has $(2k-1)^2$ places, and its outer ones are trained by
+# the border alone. One trap: NAT reads its table at **key − query**, where Swin and DAT read theirs at **query − key**. Whoever
+# copies weights from one to the other turns every table by 180°.
+#
+# Is the package's op what we think? Its loops are ours, with the set and the bias of this section:
+
+# %%
+kernel = 3
+height, width = 4, 6
+q, k, v = rng.standard_normal((3, height * width, 5))  # (N, d)
+nat_table = rng.standard_normal((1, 2 * kernel - 1, 2 * kernel - 1))  # one head
+
+
+def near(n, kernel):
+    """(n, n): whether token i looks at token j, along one axis"""
+    first = np.clip(np.arange(n) - kernel // 2, 0, n - kernel)[:, None]
+    return (first <= np.arange(n)) & (np.arange(n) < first + kernel)
+
+
+def both_axes(along_rows, along_cols):
+    """(H, H), (W, W) → (H·W, H·W): near along the rows and along the columns"""
+    return np.kron(along_rows, along_cols).astype(bool)
+
+
+looks = both_axes(near(height, kernel), near(width, kernel))
+rows, cols = np.divmod(np.arange(height * width), width)
+down, right = rows - rows[:, None], cols - cols[:, None]  # (N, N): key − query
+bias = nat_table[0, (down + kernel - 1).clip(0, 4), (right + kernel - 1).clip(0, 4)]  # clipped where nobody looks
+p = softmax(np.where(looks, q @ k.T * 5**-0.5 + bias, -np.inf))
+
+qkv = np.concatenate([q, k, v], -1).reshape(1, height, width, 15)
+y, _ = ops.neighborhood_attention.raw(qkv, nat_table, heads=1, kernel=kernel)
+same("neighbourhood attention", (p @ v).reshape(1, height, width, 5), y)
+print("keys of each query:", set(looks.sum(1).tolist()))
+
+# %% [markdown]
+# (The package computes no $N\times N$ scores. It cuts the map into tiles of queries with overlapping bands of keys; where bands
+# overlap, their gradients add up.)
+#
+# ## A coarser map
+#
+# PVT leaves the queries as they are and makes *fewer keys*. Each square of $R\times R$ tokens becomes one token, by a
+# convolution with kernel and stride $R$, then a layer norm:
+#
+# $$\underbrace{x'}_{(H/R,\,W/R,\,C)}=\operatorname{LN}(x * W_R),\qquad q=xW_q,\quad k=x'W_k,\quad v=x'W_v.$$
+#
+# Every query sees the whole map, unsharply. And the convolution is an old friend: its squares do not overlap, so it *is* the
+# cut of exercise 5.1, and a matrix product.
+
+# %%
+x = rng.standard_normal((4, 6, 3))  # (H, W, C)
+w_reduce = rng.standard_normal((2, 2, 3, 5))  # (R, R, C, D)
+
+
+def reduce(x, w):
+    """x (H, W, C), w (R, R, C, D) → (H/R, W/R, D)"""
+    r, channels = len(w), w.shape[-1]
+    squares = partition(x, r).reshape(-1, r * r * x.shape[-1])  # (n, R²·C)
+    y = squares @ w.reshape(-1, channels)  # (n, R²·C) @ (R²·C, D)
+    return y.reshape(x.shape[0] // r, x.shape[1] // r, channels)
+
+
+same("a convolution of stride R", reduce(x, w_reduce), ops.conv2d.raw(x[None], w_reduce, None, stride=2)[0][0])
+
+# %% [markdown]
+# ## Exercise 5.6: the vjp of the reduction (derive)
+#
+# Two functions in a row, cut and product, and you have the vjp of each. Chain them backward. `paste(t, height, width, w)`
+# undoes `partition`.
+
+
+# %%
+def paste(t, height, width, w):
+    """t (n, w², C) → (height, width, C), by the package"""
+    return ops.window_merge.raw(t[None], height=height, width=width, window=w)[0][0]
+
+
+def reduce_vjp(dy, x, w):
+    """dy (H/R, W/R, D), x (H, W, C), w (R, R, C, D) → dx (H, W, C), dw (R, R, C, D)"""
+    # BEGIN SOLUTION
+    r, (height, width, channels) = len(w), x.shape
+    squares = partition(x, r).reshape(-1, r * r * channels)  # (n, R²·C)
+    flat = dy.reshape(len(squares), -1)  # (n, D)
+    dsquares = flat @ w.reshape(r * r * channels, -1).T  # Y = S W: dS = dY Wᵀ
+    dw = squares.T @ flat  # dW = Sᵀ dY
+    return paste(dsquares.reshape(-1, r * r, channels), height, width, r), dw.reshape(w.shape)
+    # END SOLUTION
+
+
+check("5.6", reduce_vjp)
+
+# %%
+hint("5.6")
+
+# %% [markdown] tags=["solution"]
+# Going down: cut, then multiply. Coming up: the vjp of the product, then paste. The squares do not overlap, so no pixel gets
+# two contributions. Where they do, as in a 3 × 3 convolution with stride 1, the same pixel is in nine squares and pasting must
+# add.
+
+# %% [markdown]
+# ## What it costs
+#
+# A pair costs $d$ multiply-adds in each head for $q_i\cdot k_j$, and $d$ more for $P_{ij}v_j$. All heads together have $C$
+# channels, so
+#
+# $$\text{products}=2\cdot(\text{number of pairs})\cdot C=2\cdot HW\cdot\lvert S\rvert\cdot C .$$
+#
+# ## Exercise 5.7: count (fill in)
+#
+# How many multiply-adds are the products of the four attentions, on a map of $H\times W\times C$?
+
+
+# %%
+def products(height, width, channels, reduction, w, kernel):
+    """→ four numbers: everyone, coarser by `reduction` along each side, windows of w × w, kernel × kernel neighbours"""
+    # BEGIN SOLUTION
+    n = height * width
+    keys = n, n // reduction**2, w**2, kernel**2
+    return tuple(2 * n * each * channels for each in keys)
+    # END SOLUTION
+
+
+check("5.7", products)
+
+# %%
+hint("5.7")
+
+# %% [markdown] tags=["solution"]
+# For PVT the number of keys is divided by $R^2$, not by $R$. It still grows with the map, so the products remain quadratic in
+# $HW$, with a smaller factor. In windows and neighbourhoods $\lvert S\rvert$ is a constant: those are linear.
+
+# %% [markdown]
+# The package counts too, from the shapes of the weights. Here for the first stage of DAT-T, 56 × 56 with 96 channels; PVT with
+# its reduction of 8 for this stage:
+
+# %%
+big = {
+    "everyone": MultiHeadSelfAttention(96, 3, rng=rng),
+    "coarser, R = 8": SpatialReductionAttention(96, 3, reduction=8, rng=rng),
+    "windows of 7": WindowAttention(96, 3, window=7, size=(56, 56), rng=rng),
+    "7 × 7 neighbours": NeighborhoodAttention(96, 3, kernel=7, rng=rng),
+}
+yours = products(56, 56, 96, 8, 7, 7) or (None,) * 4
+print(f"{'':18}{'products':>10}{'the rest':>10}   million multiply-adds")
+for name, module in big.items():
+    cost = mixer_cost(module, (56, 56))
+    print(f"{name:18}{cost.products / 1e6:>10.1f}{(cost.multiply_adds - cost.products) / 1e6:>10.1f}")
+for (name, module), mine in zip(big.items(), yours):
+    same(name, mine, mixer_cost(module, (56, 56)).products)
+
+# %% [markdown]
+# "The rest" are the matrices $W_q,W_k,W_v,W_o$ (and PVT's $W_R$). They are the same for all who use all tokens, and from now on
+# *they* are the larger part. There is not much left to save. Now let the map grow:
+
+# %%
+sides = np.arange(8, 113, 8)
+big["windows of 8"] = WindowAttention(96, 3, window=8, size=(56, 56), rng=rng)
+curves = {name: [] for name in ("everyone", "coarser, R = 8", "windows of 8", "7 × 7 neighbours")}
+for side in map(int, sides):
+    for name, values in curves.items():
+        values.append(mixer_cost(big[name], (side, side)).products)
+picture, axes = figure(6.2, 3.3)
+styles = zip(COLOURS, ("-", "--", "-.", ":"), ("o", "s", "^", "v"))
+for (name, values), (colour, line, marker) in zip(curves.items(), styles):
+    axes.loglog(sides**2, values, ls=line, marker=marker, color=colour, ms=4, lw=1.8, label=name)
+axes.set(xlabel="tokens, H · W", ylabel="multiply-adds of the products")
+axes.legend(frameon=False, fontsize=9)
+show(picture, alt="Multiply-adds against the number of tokens, both axes logarithmic. The line for everyone rises twice as "
+     "steeply as those for windows and neighbours, which lie almost together. The coarser map has the steep slope "
+     "too, 64 times lower, and crosses those two between 3000 and 4100 tokens.")  # fmt: skip
+
+# %% [markdown]
+# Steep lines are quadratic, flat ones linear. With $R=8$ a coarser map has $HW/64$ keys. On a map of 56 × 56 that makes 49, as
+# many as 7 × 7 neighbours: on smaller maps it is the cheaper one, on larger maps the dearer one.
+#
+# ## How far does one see after some blocks?
+#
+# Blocks are stacked. What a token has looked at, it carries on. So let $A$ be the matrix of zeros and ones with $A_{ij}=1$
+# where $i$ looks at $j$. After two blocks, $i$ depends on $j$ if there is *some* token $l$ in between:
+#
+# $$\text{token } i \text{ of block 2 looks at } l,\ \text{and token } l \text{ of block 1 looks at } j:
+# \qquad \sum_lA^{(2)}_{il}A^{(1)}_{lj}>0 .$$
+#
+# ## Exercise 5.8: reach (extend)
+#
+# Write it for a stack of any height. (`True` and `False` multiply and add as "and" and "or".)
+
+
+# %%
+def reach(layers):
+    """layers: list of (N, N) of True and False, the first block first → (N, N): whether output i depends on input j"""
+    # BEGIN SOLUTION
+    seen = np.eye(len(layers[0]), dtype=bool)  # before any block a token knows itself
+    for looks in layers:
+        seen = looks @ seen
+    return seen
+    # END SOLUTION
+
+
+check("5.8", reach)
+
+# %%
+hint("5.8")
+
+# %% [markdown] tags=["solution"]
+# The last block stands on the left, as in every chain of matrices. It matters: these matrices do not commute. It is the same
+# order in which vjps are chained, and no accident: the receptive field is where the Jacobian is not zero, and Jacobians
+# multiply.
+
+# %% [markdown]
+# The picture shows all four for 12 tokens in a line: one block above, two blocks below. (For windows the second block has them
+# shifted.)
+
+# %%
+line = np.arange(12)
+
+
+def same_window(n, w, shift=0):
+    """(n, n): the same window along one axis of n tokens, windows moved by `shift`"""
+    part = (np.arange(n) - shift) // w
+    return part[:, None] == part
+
+
+one_block = {
+    "everyone": [np.ones((12, 12), bool)] * 2,
+    "windows of 4": [same_window(12, 4)] * 2,
+    "and shifted": [same_window(12, 4), same_window(12, 4, 2)],
+    "5 neighbours": [near(12, 5)] * 2,
+}
+picture, axes = figure(7, 3.9, columns=4, rows=2)
+for (above, below), (name, layers) in zip(axes.T, one_block.items()):
+    for one, values in ((above, layers[1]), (below, layers[1] @ layers[0])):
+        pixels(one, 0.45 * values)
+        one.set(xticks=[], yticks=[], xlabel="", ylabel="")
+    above.set_title(name)
+axes[0, 0].set_ylabel("one block")
+axes[1, 0].set_ylabel("two blocks")
+show(picture, alt="Eight matrices of 12 by 12, rows are queries and columns are keys, grey where the query depends on the key. "
+     "After one block: everyone is full, windows are three blocks on the diagonal, shifted ones four, neighbours a "
+     "band. After two blocks: windows alone are the same three blocks; with the shift they overlap; the band of "
+     "neighbours is twice as wide.")  # fmt: skip
+
+# %% [markdown]
+# Without the shift, two blocks see no more than one. Now on a map of 12 × 16: how many tokens does the one at (5, 7) see after
+# 1, 2, 3 … blocks?
+
+# %%
+height, width, token = 12, 16, 5 * 16 + 7
+in_windows = both_axes(same_window(height, 4), same_window(width, 4))
+in_shifted = both_axes(same_window(height, 4, 2), same_window(width, 4, 2))
+in_band = both_axes(near(height, 5), near(width, 5))
+stacks = {
+    "windows of 4": lambda n: [in_windows] * n,
+    "windows of 4, every second shifted": lambda n: ([in_windows, in_shifted] * n)[:n],
+    "5 × 5 neighbours": lambda n: [in_band] * n,
+}
+for name, stack in stacks.items():
+    seen = [reach(stack(n)) for n in range(1, 9)]
+    print(
+        f"{name:36}", "not there yet" if seen[0] is None else [int(s[token].sum()) for s in seen], "of", height * width
+    )
+
+# %% [markdown]
+# Local attention gets everywhere, step by step, and needs many blocks. Global attention needs one and costs the square. **Could
+# one look far in a single block, at a few places only?** One could, if one knew which.
+#
+# ## Who decides?
+#
+# In all of these $S(i)$ is fixed before an image is seen. One says that they are **data-agnostic**: for a picture of a dog and
+# one of a car, the same query looks at the same places. Only the weights differ. Let us check it, with two random images:
+
+# %%
+images = rng.standard_normal((2, H, W, C))
+for name, module, query, _ in panels[:5]:
+    sets = [receptive_field(module, image, query, rng=rng) > 1e-12 for image in images]
+    print(f"{name:22} the same set for both images: {np.array_equal(*sets)}")
+
+deformable = DeformableAttention(C, 2, size=(H, W), stride=4, rng=rng).to(dtype=np.float64)
+records = [{}, {}]
+for image, record in zip(images, records):
+    deformable(Tensor(image[None]), record)
+points = [record["points"][0, 0] for record in records]  # (N, 2) in pixels
+moved = np.linalg.norm(points[0] - points[1], axis=-1)
+print(
+    f"{'deformable (DAT)':22} its {len(moved)} keys lie {moved.min():.2f} to {moved.max():.2f} pixels apart in the two images"
+)
+
+# %% [markdown]
+# Deformable attention has few keys, as PVT does, and every query sees all of them. But *where they lie the image decides*,
+# through a small network that is trained with the rest. This is the step that DAT takes. To take it one must read a map at
+# places that are no pixels (chapter 06), and know where the idea comes from (chapter 07).
+#
+# ## Where it meets what you know
+#
+# Every pattern of this chapter becomes the plain attention of chapter 03 when its set is the whole map: **one window** as large
+# as the map, **neighbourhoods** as large as the map, a **coarser map** with $R=1$. Same weights, same numbers:
+
+# %%
+side, image = 5, Tensor(rng.standard_normal((1, 5, 5, C)))
+full = MultiHeadSelfAttention(C, 2, rng=rng).to(dtype=np.float64)
+one_window = WindowAttention(C, 2, window=side, size=(side, side), rng=rng).to(dtype=np.float64)
+whole = NeighborhoodAttention(C, 2, kernel=side, rng=rng).to(dtype=np.float64)
+not_coarser = SpatialReductionAttention(C, 2, reduction=1, rng=rng).to(dtype=np.float64)
+
+weights = {name: t.data for name, t in full.parameters().items()}
+one_window.load({**weights, "table": np.zeros(one_window.table.shape)})
+whole.load({**weights, "table": np.zeros(whole.table.shape)})
+parts = {"query": weights["qkv.weight"][:, :C], "key_value": weights["qkv.weight"][:, C:], "out": weights["out.weight"]}
+biases = {"query": weights["qkv.bias"][:C], "key_value": weights["qkv.bias"][C:], "out": weights["out.bias"]}
+not_coarser.load({f"{name}.weight": w for name, w in parts.items()} | {f"{name}.bias": b for name, b in biases.items()})
+
+answer = full(image).data
+same("one window", one_window(image).data, answer)
+same("neighbourhoods as large as the map", whole(image).data, answer)
+same("R = 1", not_coarser(image).data, answer)
+
+# %% [markdown]
+# With a table that is not zero, one window and whole neighbourhoods agree too, once the table is turned: key − query is the
+# negative of query − key.
+
+# %%
+turned = rng.standard_normal((2, 9, 9))  # (M, 2k − 1, 2k − 1), by key − query
+whole.load({**weights, "table": turned})
+one_window.load({**weights, "table": turned[:, ::-1, ::-1].reshape(2, -1).T})  # by query − key, ((2w − 1)², M)
+same("one window, with the turned table", one_window(image).data, whole(image).data)
+
+# %% [markdown]
+# ## What differs from the paper and the released code
+#
+# * **Where they are used.** DAT uses windows, plain and shifted in turn, in its first two stages, and in the others each
+#   deformable block follows a window block. DAT++ uses neighbours and deformable attention in turn from the first stage on; its
+#   last stage is deformable throughout. In the paper's ablation a coarser map in the first two stages gives 81.7 % on ImageNet
+#   and has 30.68 million parameters, windows give 82.0 % with 28.32 million (the paper's table; how much of the 0.3 is chance
+#   is not said).
+# * **The shift.** Swin moves its windows by $\lfloor w/2\rfloor$, which is 3 for windows of 7. DAT's released code moves them
+#   by $\lceil w/2\rceil$, 4. For even windows there is no difference.
+# * **The mask.** The released code adds $-100$ and not $-\infty$. Then a forbidden pair keeps a weight of about
+#   $e^{-100}\approx4\cdot10^{-44}$ of an allowed one. minidat does the same, so that it has the same numbers; that is why the
+#   cells above ask for "larger than $10^{-12}$" and not for "not zero".
+# * **Sizes.** Windows must tile the map: the released classifier raises an error where they do not, and so does minidat; the
+#   released detector fills the map up. Neighbourhood attention needs a map of at least $k\times k$; as released, a smaller one
+#   is filled up with zeros at the bottom and on the right *before* $q,k,v$ are made, so that the added tokens take part.
+# * **PVT's position.** The released module for the coarser map has no position bias at all, and so has minidat's.
+#
+# ## In five lines
+#
+# 1. Attention over a set $S(i)$: the sums run over it, or a mask of $-\infty$ is added; what is masked gets no weight and no
+#    gradient.
+# 2. Cutting a map into windows is a permutation, so its vjp is pasting; a bias table is read many times, so its vjp adds up.
+# 3. Windows are cheap and closed; shifted ones open them, by a roll and a mask. Neighbourhoods slide, and at the border move
+#    inwards.
+# 4. Windows and neighbours cost $2\,HW\,\lvert S\rvert\,C$, linear in the map; a coarser map divides the square by $R^2$.
+# 5. All of these sets are fixed in advance, and reach far only in many blocks. DAT lets the image choose.

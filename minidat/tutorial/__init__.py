@@ -1,0 +1,16 @@
+"""What the chapters call: exercises are checked, hints given, the package's source and pictures shown."""
+
+from minidat.tutorial.report import check, hint, same
+from minidat.tutorial.show import COLOURS, figure, interactive, pixels, show, show_source
+
+__all__ = [
+    "COLOURS",
+    "check",
+    "figure",
+    "hint",
+    "interactive",
+    "pixels",
+    "same",
+    "show",
+    "show_source",
+]
