@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ torch.set_num_threads(1)
 HERE = Path(__file__).parent
 KEY_BIASES = ("proj_k.bias",)  # softmax ignores a shift common to all keys: their gradient is exactly 0
 
-sys.path.append(str(HERE.parent / "benchmarks"))
 rival = importlib.import_module("torch_dat")
 
 

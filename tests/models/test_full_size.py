@@ -2,8 +2,6 @@
 the released code makes them grow."""
 
 import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from minidat.models import official, zoo
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 rival = importlib.import_module("torch_dat")
 
 

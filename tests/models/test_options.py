@@ -2,8 +2,6 @@
 
 import functools
 import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +12,6 @@ from minidat.attention.deformable import POSITIONS
 from minidat.autograd import gradients
 from minidat.models import official
 from minidat.ops.deformable import LIMITS
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 OFF, ON = [False, False], [True, True]
 COMMON = {
