@@ -72,7 +72,7 @@ def main() -> None:
     nets = {offsets: [train(seed, offsets=offsets) for seed in range(3)] for offsets in (True, False)}
     result = {
         "right": {"with offsets": [right(n) for n in nets[True]], "without": [right(n) for n in nets[False]]},
-        "weights": {name: w.data.round(4).tolist() for name, w in nets[True][0].parameters().items()},
+        "weights": {name: w.data.astype(float).round(4).tolist() for name, w in nets[True][0].parameters().items()},
     }
     RESULTS.write_text(json.dumps(result, separators=(",", ":")) + "\n", "utf-8")
 

@@ -89,8 +89,12 @@ def train(wiring: str, gain: float) -> list[float]:
     return losses
 
 
-if __name__ == "__main__":
+def main() -> None:
     results = {name: {wiring: train(wiring, gain) for wiring in WIRINGS} for name, gain in GAINS.items()}
     RESULTS.write_text(json.dumps(results) + "\n", "utf-8")
     for name, runs in results.items():
         print(name, {wiring: round(float(np.mean(losses[-20:])), 3) for wiring, losses in runs.items()})
+
+
+if __name__ == "__main__":
+    main()

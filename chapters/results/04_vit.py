@@ -40,11 +40,15 @@ def train(images: int, epochs: int) -> dict:
         "accuracy": round(float((said == labels).mean()), 4),
         "confusion": [[int(((labels == i) & (said == j)).sum()) for j in range(10)] for i in range(10)],
         "loss": [[line["step"], round(line["loss"], 4)] for line in log if line["kind"] == "train"],
-        "positions": np.round(run.model.positions.data.reshape(64, -1), 3).tolist(),
+        "positions": run.model.positions.data.reshape(64, -1).astype(float).round(3).tolist(),
     }
 
 
-if __name__ == "__main__":
-    results = train(*(int(number) for number in sys.argv[1:] or ("12000", "2")))
+def main(images: str = "12000", epochs: str = "2") -> None:
+    results = train(int(images), int(epochs))
     RESULTS.write_text(json.dumps(results) + "\n", "utf-8")
     print(f"{results['accuracy']:.2%} right, {results['parameters']} parameters")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

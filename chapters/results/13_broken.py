@@ -17,7 +17,14 @@ from minidat.training.parallel import BatchGradient, BatchResult, Workers
 from minidat.training.settings import Settings
 
 STEPS, BATCH = 300, 64
-USUAL = {"model": "dat_micro", "data": "cifar10", "epochs": 1, "batch": BATCH, "warmup": 0.2, "train_size": STEPS * BATCH}
+USUAL = {
+    "model": "dat_micro",
+    "data": "cifar10",
+    "epochs": 1,
+    "batch": BATCH,
+    "warmup": 0.2,
+    "train_size": STEPS * BATCH,
+}
 RUNS = {
     "healthy": {},
     "rate 25 times too high": {"lr": 0.05},

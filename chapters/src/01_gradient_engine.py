@@ -416,8 +416,7 @@ print(
 
 # %%
 def backward(order, dy):
-    """order: list of Tensors, each after its parents, the root last; dy: the root's gradient. Adds to every leaf's "
-    ".grad."""
+    """order: list of Tensors, each after its parents, the root last; dy: the root's gradient. Adds to the leaves' .grad"""
     # BEGIN SOLUTION
     pending = {id(order[-1]): dy}  # what has arrived at each Tensor so far
     for node in reversed(order):
@@ -685,8 +684,7 @@ print("softmax passes:", error < 1e-6)
 
 # %%
 def momentum_step(w, dw, m, rate, momentum):
-    """w, dw, m of one shape; rate η, momentum μ: numbers → the new w and the new m; the given arrays stay as they "
-    "are"""
+    """w, dw, m of one shape; rate η, momentum μ: numbers → new w, new m (new arrays: the given ones stay as they are)"""
     # BEGIN SOLUTION
     m = momentum * m + dw
     return w - rate * m, m

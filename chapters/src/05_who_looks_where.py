@@ -59,6 +59,8 @@ panels = [
     ("my shifted window", shifted, (3, 4), 2),
     ("the same, at the edge", shifted, (7, 4), 2),
 ]
+
+# %% tags=["hide-input"]
 picture, axes = figure(7, 4.2, columns=3, rows=2)
 for one, (name, module, query, lines) in zip(axes.flat, panels):
     seen = receptive_field(module.to(dtype=np.float64), x_picture, query, rng=rng) > 1e-12
@@ -383,7 +385,7 @@ same("the cut", cut_loops(x_picture, 4), ops.window_partition.raw(x_picture[None
 # with the same code, Swin **rolls** the map: it moves everything up and to the left, and what falls off comes back in on the
 # other side. Then it cuts as before.
 
-# %%
+# %% tags=["hide-input"]
 numbered = np.repeat(np.arange(6.0), 16).reshape(6, 16, 1)  # tokens that hold the number of their window
 rolled = ops.window_merge.raw(numbered[None], height=8, width=12, window=4)[0][0, ..., 0]
 origin = ops.window_merge.raw(numbered[None], height=8, width=12, window=4, shift=2)[0][0, ..., 0]
@@ -637,7 +639,7 @@ for (name, module), mine in zip(big.items(), yours):
 # "The rest" are the matrices $W_q,W_k,W_v,W_o$ (and PVT's $W_R$). They are the same for all who use all tokens, and from now on
 # *they* are the larger part. There is not much left to save. Now let the map grow:
 
-# %%
+# %% tags=["hide-input"]
 sides = np.arange(8, 113, 8)
 big["windows of 8"] = WindowAttention(96, 3, window=8, size=(56, 56), rng=rng)
 curves = {name: [] for name in ("everyone", "coarser, R = 8", "windows of 8", "7 × 7 neighbours")}
@@ -697,7 +699,6 @@ hint("5.8")
 # shifted.)
 
 # %%
-line = np.arange(12)
 
 
 def same_window(n, w, shift=0):
@@ -706,6 +707,7 @@ def same_window(n, w, shift=0):
     return part[:, None] == part
 
 
+# %% tags=["hide-input"]
 one_block = {
     "everyone": [np.ones((12, 12), bool)] * 2,
     "windows of 4": [same_window(12, 4)] * 2,

@@ -33,6 +33,8 @@ def read(z, points):
     return y[0], lambda dy: tuple(d.reshape(like.shape) for d, like in zip(vjp(dy[None]), (z, points)))
 
 
+taps = np.array(list(product((-1, 0, 1), repeat=2)))  # (9, 2): p_n, row by row
+
 # %% [markdown]
 # ## The picture
 #
@@ -40,10 +42,9 @@ def read(z, points):
 # if it is dilated. It has to take what it finds there. The taps on the right have moved to where something is. I have placed
 # them by hand; below a network will.
 
-# %%
+# %% tags=["hide-input"]
 rows, cols = np.mgrid[0:11, 0:15]
 wave = np.exp(-((rows - 5 - 2.5 * np.sin(cols / 2.5)) ** 2) / 1.5)  # (11, 15)
-taps = np.array(list(product((-1, 0, 1), repeat=2)))  # (9, 2): p_n, row by row
 centre = np.array([4, 7])
 along = 7 + 1.3 * (np.arange(9) - 4)
 by_hand = np.stack([5 + 2.5 * np.sin(along / 2.5), along], -1)  # (9, 2)
@@ -319,7 +320,7 @@ hint("7.3")
 # %% [markdown]
 # The target below is the picture, moved by (1.6, −2.3). When 7.3 is done, lines show the way of the offset from four starts.
 
-# %%
+# %% tags=["hide-input"]
 hill = np.exp(-((rows - 5) ** 2 + (cols - 7) ** 2) / 8)[..., None]  # (11, 15, 1)
 truth = np.array([1.6, -2.3])
 centres = np.stack([rows, cols], -1).reshape(-1, 2)
@@ -378,7 +379,7 @@ print("after 60 steps:", np.array(ends).round(2).tolist())
 # $$p=\hat p_{\,[0,1]}\cdot S-\tfrac12\qquad\text{(edges)}
 # \qquad\qquad p=\frac{\hat p_{\,[-1,1]}+1}{2}\,(S-1)\qquad\text{(centres)}$$
 
-# %%
+# %% tags=["hide-input"]
 size = 5
 picture, axes = figure(6.6, 2.7)
 axes.axis("off")
@@ -541,7 +542,7 @@ for name, mine, theirs, like in zip(("dV", "dlocations", "dweights"), yours, vjp
 # random weights. Each query's points are drawn in its own colour and shape; where there are weights, the size of a point shows
 # its weight.
 
-# %%
+# %% tags=["hide-input"]
 H, W, C = 9, 13, 8
 field = rng.standard_normal((H, W, C))
 asked = ((2, 3), COLOURS[1], "o"), ((6, 9), COLOURS[0], "s")

@@ -31,29 +31,28 @@ np.set_printoptions(precision=3, suppress=True)
 # arrows arrive, and their gradients add up.
 
 # %%
-places = {"x": (0.5, 2.0), "q": (2.3, 2.0), "Δp": (4.1, 2.0), "points": (6.0, 2.0), "x̃": (8.0, 2.0), "k̃": (9.8, 2.5), "ṽ": (9.8, 1.3),
-          "φ(B̂; R)": (8.0, 3.4), "z": (11.6, 2.5), "y": (13.1, 2.5)}  # fmt: skip
-shapes = {"x": "H, W, C", "q": "H, W, C", "Δp": "G, N, 2", "points": "G, N, 2", "x̃": "N, C", "k̃": "N, C", "ṽ": "N, C", "φ(B̂; R)": "M, HW, N",
-          "z": "M, HW, d", "y": "H, W, C"}  # fmt: skip
-edges = [("x", "q", "W_q", 0), ("q", "Δp", "θ", 0), ("Δp", "points", "p + s·tanh", 0), ("points", "x̃", "φ", 0), ("x̃", "k̃", "W_k", 0), ("x̃", "ṽ", "W_v", 0),
-         ("k̃", "z", "", 0), ("ṽ", "z", "", 0), ("points", "φ(B̂; R)", "", 0), ("φ(B̂; R)", "z", "", 0), ("z", "y", "W_o", 0),
-         ("x", "x̃", "the map that φ reads", 0.28), ("q", "z", "", -0.42)]  # fmt: skip
+boxes = {"x": ("x", "input", "H, W, C", 0.6, 2.2), "q": ("q", "x W_q", "H, W, C", 2.5, 2.2), "Δp": ("Δp", "θ(q)", "G, N, 2", 4.4, 2.2),
+         "points": ("points", "p + s tanh Δp", "G, N, 2", 6.6, 2.2), "x̃": ("x̃", "φ(x; points)", "N, C", 9.1, 2.2), "k̃": ("k̃", "x̃ W_k", "N, C", 11.3, 3.0),
+         "ṽ": ("ṽ", "x̃ W_v", "N, C", 11.3, 1.2), "bias": ("bias", "φ(B̂; R)", "M, HW, N", 9.1, 4.4), "z": ("z", "attention", "M, HW, d", 13.4, 3.0),
+         "y": ("y", "z W_o", "H, W, C", 15.3, 3.0)}  # fmt: skip
+edges = [  # corners of the way from the start to the end
+    [(1.3, 2.2), (1.8, 2.2)], [(3.15, 2.2), (3.75, 2.2)], [(5.05, 2.2), (5.4, 2.2)], [(7.75, 2.2), (8.0, 2.2)],
+    [(10.2, 2.45), (10.6, 2.75)], [(10.2, 1.9), (10.6, 1.5)], [(12.0, 3.0), (12.55, 3.0)], [(12.0, 1.45), (12.75, 2.3)],
+    [(7.1, 2.9), (8.05, 3.9)], [(10.0, 4.4), (13.2, 4.4), (13.2, 3.72)], [(14.2, 3.0), (14.65, 3.0)],
+    [(2.5, 2.92), (2.5, 5.6), (13.7, 5.6), (13.7, 3.72)], [(0.6, 1.48), (0.6, 0.4), (9.1, 0.4), (9.1, 1.48)],
+]  # fmt: skip
 forks = {"x", "q", "points", "x̃"}
-picture, axes = figure(7, 3.9)
-axes.set(xlim=(-0.3, 13.9), ylim=(-0.6, 5.4))
+picture, axes = figure(7, 3.3)
+axes.set(xlim=(-0.3, 16.1), ylim=(-0.1, 6.0))
 axes.axis("off")
-for start, end, name, bend in edges:
-    style = {"connectionstyle": f"arc3,rad={bend}", "shrinkA": 20, "shrinkB": 20}
-    axes.annotate("", places[end], places[start], arrowprops={"arrowstyle": "-|>", "color": COLOURS[0], "lw": 1.6, **style})
-    shifted = [(column, row - 0.22) for column, row in (places[start], places[end])]
-    axes.annotate("", shifted[0], shifted[1], arrowprops={"arrowstyle": "-|>", "color": COLOURS[1], "lw": 1.1, "ls": "--",
-                  **style, "connectionstyle": f"arc3,rad={-bend}"})  # fmt: skip
-    if name:
-        middle = np.mean([places[start], places[end]], 0) + [0, 0.3 - 6.3 * bend]
-        axes.text(*middle, name, ha="center", va="center", fontsize=9, color=COLOURS[0])
-for name, (column, row) in places.items():
-    axes.text(column, row, f"{name}\n{shapes[name]}", ha="center", va="center", fontsize=9, linespacing=1.4,
-              bbox={"boxstyle": "round,pad=0.35", "fc": "#fff3d6" if name in forks else "#f2f2f2", "ec": "#1a1a1a" if name in forks else "#8c8c8c"})  # fmt: skip
+for edge in edges:
+    for way, shift, colour, style in ((np.array(edge), 0.12, COLOURS[0], "-"), (np.array(edge)[::-1], -0.12, COLOURS[1], "--")):
+        way = way + np.array([shift if len(edge) > 2 else 0, shift])
+        axes.plot(*way[:-1].T, style, color=colour, lw=1.2)
+        axes.annotate("", way[-1], way[-2], arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.2, "ls": style, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8})
+for key, (name, formula, shape, column, row) in boxes.items():
+    axes.text(column, row, f"{name}\n{formula}\n{shape}", ha="center", va="center", fontsize=9, linespacing=1.25,
+              bbox={"boxstyle": "round,pad=0.25", "fc": "#ffe9b3" if key in forks else "#f2f2f2", "ec": "#1a1a1a" if key in forks else "#8c8c8c"})  # fmt: skip
 show(picture, alt="A graph of ten boxes with their shapes. x leads to q and to x-tilde; q leads to the offsets and to z; the points lead to x-tilde and to the bias; "
      "x-tilde leads to the keys and to the values; keys, values, bias and q lead to z, then y. The four boxes with two ways out, x, q, points and x-tilde, "
      "are yellow. Dashed arrows run back along every edge.")  # fmt: skip
@@ -329,7 +328,7 @@ check("9.3", dmha_vjp)
 hint("9.3")
 
 # %% [markdown] tags=["solution"]
-# Count the plus signs: four, one for each fork. The arrays of a finished step are dropped at once, so backward needs no more memory than forward did.
+# Count the plus signs: four, one for each fork. Each line undoes one line of `forward`, in reverse order; the only choice you have is when to add.
 
 # %% [markdown]
 # ## The package's own source
@@ -431,7 +430,7 @@ h, w = 6, 8
 rows, cols = np.mgrid[0:h, 0:w]
 scene = np.exp(-((rows - 2) ** 2 + (cols - 5) ** 2) / 6)[None, ..., None] + 0.05 * rng.standard_normal((1, h, w, 8))  # (1, H, W, C)
 some = make_weights(rng, 8, 4, 1, (h, w))
-some[-2] *= 4  # a table with opinions
+some[-2] *= 2  # a table with opinions
 value, parts = forward(scene, *some)
 dz, *_ = parts["out"](rng.standard_normal(value.shape))
 _, dk, dv, dbias, _ = parts["attention"](split_heads(dz.reshape(1, h * w, 8), 4))
@@ -441,21 +440,27 @@ grid_, reach_ = reference_grid(h, w, 1)
 where = ops.offset_network.raw(scene @ some[0], *some[1:6], stride=1)[0]
 where = ops.deformed_points.raw(where, grid_, limit="tanh", amplitude=reach_, size=(h, w))[0][0, 0]
 
-picture, axes = figure(6.4, 4.4)
+for name, pull in (("what is read", pull_read), ("the bias", pull_bias)):
+    print(f"gradient from {name}: mean length {np.linalg.norm(pull, axis=1).mean():.2f}")
+
+# %%
+picture, axes = figure(6.4, 4.6)
 pixels(axes, np.clip(scene[0, ..., 0], 0, 1), high=1.6)
+usual = np.median(np.linalg.norm([pull_read, pull_bias], axis=-1))
 for pull, colour, style, label in ((pull_read, COLOURS[0], "-", "from what is read"), (pull_bias, COLOURS[1], "--", "from the bias")):
-    length = 0.8 * pull / np.linalg.norm(pull_read + pull_bias, axis=1).max() * 1.6
-    for point, arrow in zip(where, length):
-        axes.annotate("", (point + arrow)[::-1], point[::-1], arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.4, "ls": style, "shrinkA": 0, "shrinkB": 0})
+    size = np.linalg.norm(pull, axis=1, keepdims=True)
+    for point, arrow in zip(where, 0.6 * pull / size * np.tanh(size / usual)):
+        axes.annotate("", (point + arrow)[::-1], point[::-1], arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.5, "ls": style, "shrinkA": 0, "shrinkB": 0})
     axes.plot([], [], style, color=colour, label=label)
 axes.plot(where[:, 1], where[:, 0], "o", color="#1a1a1a", ms=3)
-axes.set(xlim=(-1.4, 8.4), ylim=(7.4, -1.4))
-axes.legend(loc="lower left", fontsize=9, ncols=2)
+axes.set(xlim=(-0.8, 7.8), ylim=(6.4, -0.8))
+axes.legend(loc="lower center", fontsize=9, ncols=2)
 show(picture, alt="48 deformed points over a map with a bright blob. From each point two arrows start, a solid one for the gradient from what is read there and a dashed one "
-     "for the gradient from the position bias. They often point different ways and are of similar size.")  # fmt: skip
+     "for the gradient from the position bias. The two often point different ways.")  # fmt: skip
 
 # %% [markdown]
-# The arrows add up to the direction in which a step of gradient descent moves the point. Both kinds count.
+# The two arrows of a point add up to the direction in which a step of gradient descent moves it. (Long ones are drawn shorter than they are.)
+# Solid arrows follow the slope of the picture: here they happen to lead up to the blob, with another cotangent they might lead away. Dashed ones follow the slope of the table. Neither can be left out.
 #
 # ## Where it meets what you know: points on the pixels
 #
@@ -522,7 +527,7 @@ hint("9.4")
 # %% [markdown]
 # ### Exercise 9.5: groups that do not leak (fill in)
 #
-# Keep of $W_k$ only what does not mix groups: the blocks on the diagonal, $G$ of them, each $C/G\times C/G$. (Some reimplementations of DAT do it so.)
+# Keep of $W_k$ only what does not mix groups: the blocks on the diagonal, $G$ of them, each $C/G\times C/G$. (At least one reimplementation of DAT does it so.)
 
 
 # %%
@@ -585,7 +590,7 @@ print(f"scores of DAT-T's 12 heads in float32: {12 * 4200 * 4200 * 4 / 1e6:.0f} 
 def by_rows(q, k, v, table, points):
     """q (M, H, W, d), k, v (M, N, d), table (M, 2H − 1, 2W − 1), points (N, 2) in pixels → z (M, H, W, d)"""
     # BEGIN SOLUTION
-    heads, h, w, d = q.shape
+    _, h, w, d = q.shape
     z = np.empty(q.shape)
     for i in range(h):
         bias = ops.position_bias.raw(table, points[None, None], np.array([float(i)]), np.arange(w))[0][0]  # (M, W, N)

@@ -36,7 +36,7 @@ from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_sour
 # points, it costs four times as much, as the number of pixels itself. Reduction lies between them: it is full attention
 # with a 49th of the keys, so it bends upward later.
 
-# %%
+# %% tags=["hide-input"]
 rng = np.random.default_rng(0)
 sides = (7, 14, 28, 56, 112)
 options = {"rng": rng, "size": (56, 56), "kernel": 5}

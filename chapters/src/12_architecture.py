@@ -121,11 +121,14 @@ show(
 #
 # With $C$ channels in the first stage (96 in DAT-T),
 #
-# $$\underbrace{I}_{(H,W,3)}\xrightarrow{\text{stem}}\underbrace{z^1}_{(\frac H4,\frac W4,C)}\xrightarrow{\text{stage 1, down}}
-# \underbrace{z^2}_{(\frac H8,\frac W8,2C)}\xrightarrow{\text{stage 2, down}}\underbrace{z^3}_{(\frac H{16},\frac W{16},4C)}
-# \xrightarrow{\text{stage 3, down}}\underbrace{z^4}_{(\frac H{32},\frac W{32},8C)}
-# \xrightarrow{\text{LN, mean}}\underbrace{\bar z}_{(8C)}
-# \xrightarrow{W_{\text{head}}}\underbrace{\text{logits}}_{(1000)}$$
+# $$\begin{aligned}
+# \underbrace{I}_{(H,W,3)}&\xrightarrow{\text{stem}}\underbrace{z^1}_{(\frac H4,\frac W4,C)}
+# \xrightarrow{\text{stage 1, down}}\underbrace{z^2}_{(\frac H8,\frac W8,2C)}
+# \xrightarrow{\text{stage 2, down}}\underbrace{z^3}_{(\frac H{16},\frac W{16},4C)}\\
+# &\xrightarrow{\text{stage 3, down}}\underbrace{z^4}_{(\frac H{32},\frac W{32},8C)}
+# \xrightarrow{\text{stage 4, LN, mean}}\underbrace{\bar z}_{(8C)}
+# \xrightarrow{W_{\text{head}}}\underbrace{\text{logits}}_{(1000)}
+# \end{aligned}$$
 #
 # and inside a stage each block is equations (4) and (5), with the block's own attention in place of MHSA:
 #
@@ -397,8 +400,8 @@ hint("12.4")
 
 # %% [markdown] tags=["solution"]
 # $4C+4C+5C=13C$ are norms and biases, as in a window block. In stage 3 of DAT-T the table has 8,748 entries and the
-# offset network $128\cdot30=3{,}840$ parameters, against 1,769,472 of the matrices. **What makes the attention deformable
-# is 0.2 % of the block.**
+# offset network $128\cdot30=3{,}840$ parameters, against 1,769,472 of the matrices. **The part that finds the points is
+# 0.2 % of the block.**
 
 # %% [markdown]
 # ## Exercise 12.5: all of it (derive)
@@ -502,7 +505,7 @@ for row in cost(skeleton(zoo.config("dat_tiny"))):
 #
 # Halving the map and doubling the channels keeps the work of a block, multiplies its parameters by four, and *halves* the
 # products $2HW\,w^2\,C$. So the depth of a stage can be chosen freely: a block in stage 3 costs what one in stage 1
-# costs, and knows four times the channels. That is why the depth of all these networks is in stage 3.
+# costs, and knows four times the channels. All these networks put their depth into stage 3.
 #
 # ## Exercise 12.6: where the work is (derive)
 #
@@ -662,8 +665,8 @@ print(f"head: largest weight {abs(weight).max():.5f}, 1/√768 = {768**-0.5:.5f}
 # 1. Image → patches of 4 × 4 → four stages, each on half the map with twice the channels → layer norm → mean → logits.
 # 2. A stage is pairs of blocks: a local one, then one that looks further, shifted windows in stages 1 and 2, deformable
 #    attention in 3 and 4.
-# 3. A block has $12C^2$ parameters and costs $12HWC^2$ multiply-adds, the same in every stage; what makes it deformable
-#    is 0.2 % of that.
+# 3. A block has $12C^2$ parameters and costs $12HWC^2$ multiply-adds, the same in every stage; in a deformable one the
+#    offset network has 0.2 % of the parameters.
 # 4. DAT-T has 28,319,138 parameters, counted by hand; all eight released models agree with their printed FLOPs once the
 #    convention is known.
 # 5. Windows of 7 in four stages tie the image to multiples of 224; the table ties the released version 1 to exactly one

@@ -765,8 +765,7 @@ if rho[0] is not None:
 show(
     picture,
     alt="A scatter plot of all 64 keys of five images: the score of a key against how much the winning logit changes without it. "
-    "The few keys with twenty equal shares matter most; for all others the effect is between 0.00001 and 0.1, with little relation "
-    "to the score.",
+    "The few keys with twenty equal shares matter most; for all others the effect is below 0.1 and has little relation to the score.",
 )
 
 # %% [markdown]

@@ -309,7 +309,7 @@ hint("15.3")
 # %% [markdown]
 # When yours is right, the picture puts the share of lost points beside the paper's curve.
 
-# %%
+# %% tags=["hide-input"]
 ranges = np.linspace(0.25, 28, 112)
 shares = {n: [share_lost(n, s / 2) for s in ranges] for n in (14, 7)}
 
@@ -563,10 +563,10 @@ hint("15.5")
 # | 4 | 4.51 G | 28.29 M | 81.4 |
 # | none (Swin-T) | 4.51 G | 28.29 M | 81.3 |
 #
-# The step from "4" to "3–4", 0.6, is the largest number in any of these tables. The early stages bring nothing: their
-# maps are large and their features simple, and it may be that there is nothing yet to point at. (The paper gives no
-# groups and strides for stages 1 and 2. With 1 and 2 groups and strides 4 and 2 our counts are equal to the printed ones
-# in every digit, so these were probably the ones. That is an inference.)
+# The step from "4" to "3–4" is 0.6, as much as offsets and bias together in the table before. The early stages bring
+# nothing that one could see: their maps are large and their features simple, and it may be that there is nothing yet to
+# point at. (Groups and strides of stages 1 and 2 are not told in the text that we have. With 1 and 2 groups and strides 4
+# and 2 our counts are equal to the printed ones in every digit, so these were probably the ones. That is an inference.)
 #
 # ## Exercise 15.6: deformable from a stage on (extend)
 #
@@ -733,7 +733,7 @@ for learn in (False, True):
 #   version 2, leaving the offsets out also leaves the bias out and takes the mean of each cell.
 # * **Unused stages.** The released configurations write −1 for the stride and the groups of a stage that has no D, and a
 #   D there crashes. In minidat there is nothing to leave unused: a letter reads its own options only.
-# * **What we did not do.** We did not train DAT-T on ImageNet. All accuracies at that size are the paper's, one run each.
+# * **What we did not do.** We did not train DAT-T on ImageNet. All accuracies at that size are the paper's.
 #
 # ## In five lines
 #
@@ -743,7 +743,7 @@ for learn in (False, True):
 #    and accuracy with them, though not at the same pace.
 # 3. Compare two networks image by image, and ask for a second seed: in our small runs the seed alone moved the accuracy
 #    by 3.8.
-# 4. D in stages 3 and 4, with the relative bias, is the paper's best; a fixed table weighs fifty times as much and brings
-#    less. All its counts come out here to the digit.
+# 4. D in stages 3 and 4, with the relative bias, is the paper's best; a fixed table weighs fifty times as much and is no
+#    better. All its counts come out here to the digit.
 # 5. Groups cost nothing, and a stride saves little on small maps: these knobs are about what is learned, not about what
 #    it costs.

@@ -179,7 +179,7 @@ def compare(
             worst = max(worst, float(distance(np.asarray(yours, np.float64), right).max(initial=0.0)))
             continue
         for text, wrong in mistakes.items():
-            if agrees(_array(yours), np.asarray(wrong[i], np.float64)):
+            if agrees(_array(yours), np.asarray(wrong[i], np.float64), tolerance):
                 raise Wrong(f"{finding.partition(' (')[0]} ({text})")
         raise Wrong(finding)
     return worst

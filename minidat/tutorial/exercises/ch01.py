@@ -40,16 +40,24 @@ class Node:
 
 
 def random_graph(rng, n=12):
-    """Nodes of which each has one or two earlier ones as parents, some used more than once; the last is the root."""
+    """Nodes of which each has one or two earlier ones as parents, some used more than once; the last is the root.
+
+    Every other one is a sum, whose vjp hands the same array to all of its parents.
+    """
     nodes = [Node(shape=(3,)), Node(shape=(3,))]
-    for _ in range(n):
+    for i in range(n):
         parents = tuple(nodes[i] for i in rng.integers(max(0, len(nodes) - 4), len(nodes), rng.integers(1, 3)))
-        nodes.append(Node(parents, vjp=_scaling(rng.standard_normal((len(parents), 3))), shape=(3,)))
+        vjp = _adding(len(parents)) if i % 2 else _scaling(rng.standard_normal((len(parents), 3)))
+        nodes.append(Node(parents, vjp=vjp, shape=(3,)))
     return nodes
 
 
 def _scaling(factors):
     return lambda dy: tuple(factor * dy for factor in factors)
+
+
+def _adding(parents):
+    return lambda dy: (dy,) * parents
 
 
 def reachable(root):
@@ -111,10 +119,16 @@ def try_backward(answer):
         if not error < 1e-9:
             raise Wrong(
                 f"a leaf's gradient is off by {error:.3g} (does every contribution arrive before a node's vjp is "
-                f"called, and are all added up?)"
+                f"called, and are all added up, with `a = a + b` rather than `a += b`, which changes an array that "
+                f"others may hold?)"
             )
         answer(order, before)
         twice = max(float(abs(node.grad - 2 * expected[id(node)]).max()) for node in leaves)
+        if not twice < 1e-9 and any(node.grad is not None for node in order if node.vjp is not None):
+            raise Wrong(
+                "called twice, the leaves do not hold twice the gradient: Tensors with a vjp have a .grad too, left over "
+                "from the first time; only leaves are to get one, so collect elsewhere what is under way"
+            )
         if not twice < 1e-9:
             raise Wrong("called twice, the leaves' .grad must hold twice the gradient: add to it, do not replace it")
         worst = max(worst, error)
@@ -236,6 +250,9 @@ EXERCISES = {
                     softmax(x) * (1 - softmax(x)) * dy
                 ),
                 "the row term Σ_j dy_j y_j is missing": lambda dy, x: softmax(x) * dy,
+                "softmax runs along each row: the sums in y too are those of a row, not of the whole array": lambda dy, x: (
+                    softmax(x.reshape(-1)) * (dy.reshape(-1) - softmax(x.reshape(-1)) @ dy.reshape(-1))
+                ).reshape(x.shape),
                 "the sum runs along a row: axis −1, and keepdims": lambda dy, x: (
                     softmax(x) * (dy - (softmax(x) * dy).sum())
                 ),

@@ -45,9 +45,7 @@ def parts(x, w_q, w, b, gamma, beta, w2, w_k, w_v, table, w_o):
     reference, reach = np.stack(axes, -1).reshape(-1, 2), (2 / (h - 1), 2 / (width - 1))
     q, back["query"] = ops.linear.raw(x, w_q, None)
     offsets, back["offsets"] = ops.offset_network.raw(q, w, b, gamma, beta, w2, stride=1)
-    points, back["points"] = ops.deformed_points.raw(
-        offsets, reference, limit="tanh", amplitude=reach, size=(h, width)
-    )
+    points, back["points"] = ops.deformed_points.raw(offsets, reference, limit="tanh", amplitude=reach, size=(h, width))
     sampled, back["sample"] = ops.bilinear_sample.raw(x, points)
     k, back["key"] = ops.linear.raw(sampled, w_k, None)
     v, back["value"] = ops.linear.raw(sampled, w_v, None)
@@ -182,7 +180,10 @@ EXERCISES = {
             keys_and_values,
             lambda rng: tuple(rng.standard_normal(shape) for shape in ((N, 3), (3, 3), (3, 3))),
             names=("dsampled", "dw_k", "dw_v"),
-            mistakes={"the branch of the values is missing": one_branch(0), "the branch of the keys is missing": one_branch(1)},
+            mistakes={
+                "the branch of the values is missing": one_branch(0),
+                "the branch of the keys is missing": one_branch(1),
+            },
         ),
         [
             "`dk, dv = np.split(dkv, 2, -1)`. What is read was used twice: dsampled is a sum of two terms.",
@@ -232,9 +233,11 @@ EXERCISES = {
             lambda rng: (rng.standard_normal((12, 12)), int(rng.integers(2, 4))),
             names=("w",),
             mistakes={
-                "the blocks are C/G × C/G, and there are G of them": lambda w, groups: block_diagonal(w, len(w) // groups),
-                "channels of a group lie side by side: channel c is in group c // (C/G)": lambda w, groups: block_diagonal(
-                    w, groups, np.arange(len(w)) % groups
+                "the blocks are C/G × C/G, and there are G of them": lambda w, groups: block_diagonal(
+                    w, len(w) // groups
+                ),
+                "channels of a group lie side by side: channel c is in group c // (C/G)": lambda w, groups: (
+                    block_diagonal(w, groups, np.arange(len(w)) % groups)
                 ),
             },
         ),
