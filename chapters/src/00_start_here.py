@@ -16,17 +16,15 @@
 # %%
 import json
 import runpy
-from pathlib import Path
 
 import numpy as np
 
-import minidat
 from minidat import Tensor, ops
 from minidat.analysis.receptive import receptive_field
 from minidat.attention import DeformableAttention, DeformableConv2d, MultiHeadSelfAttention, WindowAttention
 from minidat.autograd import no_grad
 from minidat.ops.deformable import to_pixels
-from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show
+from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, stored
 from minidat.tutorial.report import report
 
 np.set_printoptions(precision=3, suppress=True, linewidth=110)
@@ -43,13 +41,11 @@ np.set_printoptions(precision=3, suppress=True, linewidth=110)
 # colours were right.
 
 # %%
-folders = (Path("."), Path("chapters"), Path(minidat.__file__).parents[1] / "chapters")
-results = next(folder / "results" for folder in folders if (folder / "results" / "00_points.json").exists())
-experiment = runpy.run_path(str(results / "00_points.py"))  # scenes, Finder, train, main
+experiment = runpy.run_path(str(stored("00_points.py")))  # scenes, Finder, train, main
 TRAIN_AGAIN = False  # True: train all six networks again, half a minute, and store the result
 if TRAIN_AGAIN:
     experiment["main"]()
-learned = json.loads((results / "00_points.json").read_text("utf-8"))
+learned = json.loads(stored("00_points.json").read_text("utf-8"))
 
 net = experiment["Finder"](np.random.default_rng(0)).to(dtype=np.float64)
 net.load({name: np.array(values) for name, values in learned["weights"].items()})

@@ -14,7 +14,6 @@
 # %%
 import json
 from itertools import pairwise, product
-from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from minidat.attention import (
     WindowAttention,
 )
 from minidat.models import zoo
-from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source, stored
 
 # %% [markdown]
 # ## The picture
@@ -346,9 +345,7 @@ for row in cost(skeleton(zoo.config("dat_tiny"))):
 # ```
 
 # %%
-folders = (Path.cwd(), *Path.cwd().parents)
-places = [folder / inside / "11_times.json" for folder in folders for inside in ("results", "chapters/results")]
-times = json.loads(next(place for place in places if place.exists()).read_text("utf-8"))  # milliseconds an image
+times = json.loads(stored("11_times.json").read_text("utf-8"))  # milliseconds an image
 
 released = DeformableAttention(384, 12, size=(14, 14), rng=rng, groups=3)
 work = mixer_cost(released, (14, 14))

@@ -14,17 +14,15 @@
 import json
 import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-import minidat
-from minidat import ops
+from minidat import Tensor, ops
 from minidat.analysis import cost, skeleton, totals
 from minidat.attention import DeformableAttention
 from minidat.models import zoo
 from minidat.ops.deformable import to_normalised
-from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source, stored
 
 np.set_printoptions(precision=3, suppress=True)
 
@@ -237,8 +235,8 @@ same("gradient to the offsets", mine and mine[0], vjp(dP[None, None])[0][0, 0])
 # primitives:
 
 # %%
-s_tensor = minidat.Tensor(np.array(s), requires_grad=True)
-P = minidat.Tensor(p_grid) + s_tensor * minidat.Tensor(half) * ops.tanh(minidat.Tensor(raw))
+s_tensor = Tensor(np.array(s), requires_grad=True)
+P = Tensor(p_grid) + s_tensor * Tensor(half) * ops.tanh(Tensor(raw))
 P.backward(dP)
 same("gradient to s, and the engine's", mine and mine[1], s_tensor.grad)
 
@@ -347,7 +345,7 @@ show(
 rng = np.random.default_rng(0)
 still = DeformableAttention(12, 3, size=(4, 5), rng=rng, range_factor=0.0, position="none", kernel=3)
 still.to(dtype=np.float64)
-x = minidat.Tensor(rng.standard_normal((2, 4, 5, 12)))
+x = Tensor(rng.standard_normal((2, 4, 5, 12)))
 q, k, v = (layer(x) for layer in (still.query, still.key, still.value))
 heads = [t.reshape(2, 20, 3, 4).transpose(0, 2, 1, 3) for t in (q, k, v)]
 z = ops.attention(*heads, None, None, scale=4**-0.5).transpose(0, 2, 1, 3).reshape(2, 4, 5, 12)
@@ -360,7 +358,7 @@ same("deformable attention with s = 0, and multi-head self-attention", still(x).
 # %%
 released = DeformableAttention(12, 3, size=(14, 14), rng=rng, range_factor=0.0, kernel=3, convention="v1")
 record = {}
-released(minidat.Tensor(rng.standard_normal((1, 14, 14, 12)).astype(np.float32)), record=record)
+released(Tensor(rng.standard_normal((1, 14, 14, 12)).astype(np.float32)), record=record)
 print("rows of the first column's points:", record["points"][0, 0, ::14, 0].round(2))
 
 # %% [markdown]
@@ -426,14 +424,11 @@ hint("15.4")
 # ```
 
 # %%
-folders = (Path.cwd(), *Path.cwd().parents)
-places = [folder / inside for folder in folders for inside in ("results", "chapters/results")]
-results = next(place for place in places if (place / "15_knobs.json").exists())
 TRAIN_AGAIN = False  # True: the command above, from here
 if TRAIN_AGAIN:
-    runpy.run_path(str(results / "15_knobs.py"))["main"]("all")
+    runpy.run_path(str(stored("15_knobs.py")))["main"]("all")
 
-runs = json.loads((results / "15_knobs.json").read_text("utf-8"))
+runs = json.loads(stored("15_knobs.json").read_text("utf-8"))
 answers = {}  # name → (2000,) of True and False
 for name, run in runs.items():
     answers[name] = np.unpackbits(np.frombuffer(bytes.fromhex(run["right"]), np.uint8)).astype(bool)

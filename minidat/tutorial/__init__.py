@@ -2,6 +2,7 @@
 
 from minidat.tutorial.report import check, hint, same
 from minidat.tutorial.show import COLOURS, figure, interactive, pixels, show, show_source
+from minidat.tutorial.stored import stored
 
 __all__ = [
     "COLOURS",
@@ -13,4 +14,5 @@ __all__ = [
     "same",
     "show",
     "show_source",
+    "stored",
 ]

@@ -2,6 +2,7 @@
 
 import base64
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from minidat import ops, tutorial
 from minidat.tutorial import report as reports
 from minidat.tutorial.contracts import Behaviour, Gradient, Op, Value, Wrong
 from minidat.tutorial.diagnosis import difference
+from minidat.tutorial.stored import stored
 
 EXPECTED = np.array([[0.4121, -1.0], [2.0, 3.0], [-0.5, 0.25]])
 
@@ -212,3 +214,15 @@ def test_every_interactive_figure_asks_for_nothing_from_outside():
         assert text.count("/*DATA*/") == 1 and "http" not in text and "src=" not in text and "import" not in text, (
             page.name
         )
+
+
+def test_stored_results_are_found_from_the_chapters_and_from_above_them(monkeypatch, tmp_path):
+    root = Path(__file__).parents[2]
+    for folder in (root, root / "chapters", root / "chapters" / "solutions", tmp_path):
+        monkeypatch.chdir(folder)
+        assert stored("15_knobs.json") == root / "chapters" / "results" / "15_knobs.json"
+        assert stored("cifar10/log.jsonl") == root / "results" / "cifar10" / "log.jsonl"
+    with pytest.raises(
+        FileNotFoundError, match=r"stored result '99.json' is neither in chapters/results nor in results"
+    ):
+        stored("99.json")

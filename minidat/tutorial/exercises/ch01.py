@@ -32,6 +32,11 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
+def over_the_whole_array(dy, x):
+    y = softmax(x.reshape(1, -1)).reshape(x.shape)
+    return y * (dy - (y * dy).sum())
+
+
 class Node:
     """Stands for the chapter's Tensor: exercises 1.4 and 1.5 look at these attributes only."""
 
@@ -119,8 +124,7 @@ def try_backward(answer):
         if not error < 1e-9:
             raise Wrong(
                 f"a leaf's gradient is off by {error:.3g} (does every contribution arrive before a node's vjp is "
-                f"called, and are all added up, with `a = a + b` rather than `a += b`, which changes an array that "
-                f"others may hold?)"
+                f"called, and are all added up? With `a = a + b`: `a += b` would change an array that others hold)"
             )
         answer(order, before)
         twice = max(float(abs(node.grad - 2 * expected[id(node)]).max()) for node in leaves)
@@ -250,9 +254,7 @@ EXERCISES = {
                     softmax(x) * (1 - softmax(x)) * dy
                 ),
                 "the row term Σ_j dy_j y_j is missing": lambda dy, x: softmax(x) * dy,
-                "softmax runs along each row: the sums in y too are those of a row, not of the whole array": lambda dy, x: (
-                    softmax(x.reshape(-1)) * (dy.reshape(-1) - softmax(x.reshape(-1)) @ dy.reshape(-1))
-                ).reshape(x.shape),
+                "softmax runs along each row, not over the whole array": over_the_whole_array,
                 "the sum runs along a row: axis −1, and keepdims": lambda dy, x: (
                     softmax(x) * (dy - (softmax(x) * dy).sum())
                 ),

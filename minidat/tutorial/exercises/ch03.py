@@ -33,6 +33,12 @@ def through_scores(dscores):
     return vjp
 
 
+def unscaled_weights(dz, q, k, v, scale):
+    p = weights(q, k, 1.0)
+    ds = ops.softmax.raw(q @ k.T)[1](dz @ v.T)[0]
+    return scale * ds @ k, scale * ds.T @ q, p.T @ dz
+
+
 def roles(rng):
     return tuple(rng.standard_normal(shape) for shape in ((N, D), (NS, D), (NS, CV)))
 
@@ -105,6 +111,11 @@ def never_shrunk(q, pairs):
     return u / t
 
 
+def each_by_itself(q, pairs):
+    e = [np.exp(k @ q - (k @ q).max()) for k, _ in pairs]
+    return sum(x @ v for x, (_, v) in zip(e, pairs, strict=True)) / sum(x.sum() for x in e)
+
+
 def last_block(q, pairs):
     return attention(q[None], *pairs[-1], 1.0)[0]
 
@@ -146,6 +157,7 @@ EXERCISES = {
                     lambda p, dp: p * (dp - (p * dp).sum(0))
                 ),
                 "the softmax is left out on the way back": through_scores(lambda p, dp: dp),
+                "the factor scale is missing in the scores: P is the softmax of scale · q kᵀ": unscaled_weights,
                 "the factor scale is missing in step 7": lambda dz, q, k, v, scale: (
                     *(d / scale for d in attention_vjp(dz, q, k, v, scale)[:2]),
                     attention_vjp(dz, q, k, v, scale)[2],
@@ -265,6 +277,7 @@ EXERCISES = {
             mistakes={
                 "blocks are not of equal weight: carry the sums along and divide once, at the end": mean_of_blocks,
                 "when a new largest score comes, what was summed before must shrink by e^(old − new)": never_shrunk,
+                "all blocks must be relative to one number, the largest score of all so far": each_by_itself,
                 "that is the last block alone": last_block,
             },
         ),

@@ -38,6 +38,21 @@ def slope_from_the_left(a, n):
     return -g_slope(-a, n)[:, ::1] if n == 1 else -g_slope((n - 1) - a, n)[:, ::-1]
 
 
+def slope_by_sign(a, n):
+    t = a[:, None] - np.arange(n)
+    return -np.sign(t) * (abs(t) < 1)
+
+
+def truncated(z, points):
+    """The first corner found by cutting off the digits, which goes towards zero."""
+    first = np.trunc(points)
+    y = np.zeros((len(points), z.shape[-1]))
+    for corner in np.ndindex(2, 2):
+        weight = np.where(corner, points - first, 1 - (points - first)).prod(-1, keepdims=True)
+        y += weight * sample(z, first + corner)
+    return y
+
+
 def without_mask(z, points):
     """Corners outside the map replaced by the nearest pixel inside: what clipping alone does."""
     padded = np.pad(z, ((9, 9), (9, 9), (0, 0)), mode="edge")
@@ -73,7 +88,10 @@ EXERCISES = {
             lambda a, n: g_slope(a, n),
             kinks_too,
             names=("slope",),
-            mistakes={"at a kink, that is the slope on the left": slope_from_the_left},
+            mistakes={
+                "at a kink, that is the slope on the left": slope_from_the_left,
+                "at the kinks t = −1 and t = 0 that is 0; take the slope on the right": slope_by_sign,
+            },
         ),
         [
             "Let t = a − b, an array of shape (N, n). Where is g going up in t, where down, and where is it flat?",
@@ -115,7 +133,10 @@ EXERCISES = {
             sample,
             lambda rng: (a_map(rng), np.concatenate([inside_cells(rng, 12), rng.integers(-2, 6, (6, 2)), [[-7, 2.5]]])),
             names=("y",),
-            mistakes={"pixels outside the map must count as zero: clipping an index is not enough": without_mask},
+            mistakes={
+                "pixels outside the map must count as zero: clipping an index is not enough": without_mask,
+                "`astype(int)` cuts towards zero, so that −0.3 becomes 0: take the floor first": truncated,
+            },
         ),
         [
             "The first of the four pixels is `np.floor(points)`; the fractions are `points - first`.",
@@ -171,6 +192,7 @@ EXERCISES = {
                 "a clamped coordinate does not move: its gradient is zero": lambda dy, z, p: sample_gradients(
                     dy, z, np.clip(p, 0, np.array(z.shape[:2]) - 1)
                 ),
+                "clamp first: what is read, and its gradient to the map, are those at the clamped points": sample_gradients,
                 "each coordinate is clamped by itself: one may be free where the other is not": lambda dy, z, p: (
                     sample_gradients(dy, z, np.clip(p, 0, np.array([H, W]) - 1))[0],
                     sample_gradients(dy, z, np.clip(p, 0, np.array([H, W]) - 1))[1]
