@@ -20,6 +20,7 @@ def install() -> None:
         "__rtruediv__": lambda x, y: elementwise.divide(y, x),
         "__pow__": lambda x, n: elementwise.power(x, exponent=n),
         "__matmul__": matmul,
+        "__rmatmul__": lambda x, y: matmul(y, x),
         "__getitem__": lambda x, index: getitem(x, index=index),
         "reshape": lambda x, *shape: reshape(x, shape=shape),
         "transpose": lambda x, *axes: transpose(x, axes=axes),

@@ -378,6 +378,14 @@ def test_operators_are_those_of_arrays(name):
         np.testing.assert_allclose((dt * v).sum() * 2, (dz * (up - down)).sum(), rtol=1e-5, atol=1e-11)
 
 
+def test_an_array_may_be_the_left_factor():
+    array, x = np.arange(6.0).reshape(2, 3), leaf(3, 5)
+    y = array @ x
+    np.testing.assert_array_equal(y.data, array @ x.data)
+    dy = np.random.default_rng(2).standard_normal((2, 5))
+    np.testing.assert_allclose(gradients(y, [x], dy)[0], array.T @ dy, rtol=1e-14)
+
+
 @pytest.mark.parametrize("name", ["add", "subtract", "multiply", "divide"])
 def test_arrays_meet_tensors_on_either_side(name):
     f = {

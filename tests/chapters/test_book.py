@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
+
+from minidat import ops
 
 for module in ("sphinx", "myst_nb", "furo", "jupytext"):
     pytest.importorskip(module)
@@ -143,3 +146,63 @@ def test_in_a_browser_the_bilinear_figure_answers(book, browser):
         browser.mouse("mousePressed", *at(-1.3, 2))
         browser.mouse("mouseReleased", *at(-1.3, 2))
     assert (read(browser, "value"), read(browser, "weights")) == ("0.000", "none: the point is lost")
+
+
+def inside(browser, expression):
+    """The value of an expression in the figure's own frame."""
+    return browser.run(f"{FRAME}.contentWindow.eval({expression!r})")
+
+
+def middle_of(browser, query):
+    """Where an element of the figure's frame has its middle, in the window."""
+    left, top = browser.run(f"(r => [r.left, r.top])({FRAME}.getBoundingClientRect())")
+    box = f"{FRAME}.contentDocument.querySelector({query!r}).getBoundingClientRect()"
+    x, y = browser.run(f"(r => [r.left + r.width / 2, r.top + r.height / 2])({box})")
+    return left + x, top + y
+
+
+def show_figure(book, browser, page):
+    browser.open((book / page).as_uri())
+    browser.run(f"{FRAME}.scrollIntoView({{behavior: 'instant', block: 'center'}})")
+
+
+def shown_bias(browser):
+    """(what the figure says, what the package's op says) of the bias of the key and query that it shows"""
+    table, key, query = (inside(browser, name) for name in ("table", "[key.row, key.col]", "[query.row, query.col]"))
+    row, col = (np.array([float(n)]) for n in query)
+    bias, _ = ops.position_bias.raw(np.array([table]), np.array([[[key]]]), row, col)
+    return float(read(browser, "value").replace("−", "-")), float(bias.squeeze())
+
+
+def test_in_a_browser_the_table_figure_answers(book, browser):
+    show_figure(book, browser, "10_position_bias.html")
+    seen = [shown_bias(browser)]
+    before = inside(browser, "key.col")
+    x, y = middle_of(browser, "[data-name=key]")
+    browser.mouse("mousePressed", x, y)
+    browser.mouse("mouseMoved", x + 30, y + 20)
+    browser.mouse("mouseReleased", x + 30, y + 20)
+    assert inside(browser, "key.col") > before + 0.3
+    seen.append(shown_bias(browser))
+    browser.key("ArrowLeft")
+    seen.append(shown_bias(browser))
+    assert len({told for told, _ in seen}) == 3
+    for told, expected in seen:
+        assert abs(told - expected) < 1e-3
+
+
+def test_in_a_browser_a_query_under_the_pointer_shows_its_keys(book, browser):
+    show_figure(book, browser, "14_looking_inside.html")
+    x, y = middle_of(browser, "#map")
+    told = []
+    for away in (0, 60):
+        browser.mouse("mouseMoved", x + away, y + away)
+        told.append((inside(browser, "[...query]"), read(browser, "at"), read(browser, "most")))
+        sizes = inside(browser, "[...document.querySelectorAll('#keys circle')].map(c => +c.getAttribute('r'))")
+        assert len(set(sizes)) > 3
+    (first, at, most), (second, later_at, later_most) = told
+    assert second[0] > first[0] and second[1] > first[1]
+    assert at != later_at and most != later_most
+    browser.run(f"{FRAME}.contentDocument.getElementById('map').focus()")
+    browser.key("ArrowUp")
+    assert inside(browser, "query[0]") == second[0] - 1

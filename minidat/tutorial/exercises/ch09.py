@@ -39,6 +39,11 @@ def one_branch(which):
     return vjp
 
 
+def not_transposed(dkv, sampled, w_k, w_v):
+    dk, dv = np.split(dkv, 2, -1)
+    return dk @ w_k + dv @ w_v, sampled.T @ dk, sampled.T @ dv
+
+
 def parts(x, w_q, w, b, gamma, beta, w2, w_k, w_v, table, w_o):
     (batch, h, width, c), heads, back = x.shape, len(table), {}
     axes = np.meshgrid(grid(h, "corner"), grid(width, "corner"), indexing="ij")
@@ -183,6 +188,7 @@ EXERCISES = {
             mistakes={
                 "the branch of the values is missing": one_branch(0),
                 "the branch of the keys is missing": one_branch(1),
+                "back through `sampled @ w` one multiplies by w transposed": not_transposed,
             },
         ),
         [
@@ -202,7 +208,7 @@ EXERCISES = {
             "Begin with `_, back = forward(x, w_q, …)` and `dz, dw_o, _ = back['out'](dy)`. Then dz must be cut into heads: "
             "`split_heads(dz.reshape(batch, h * width, c), len(table))`.",
             "dq, dk and dv come as heads. `merge_heads(dk)` is (B, N, C), and `merge_heads(dq).reshape(x.shape)` a map.",
-            "Four sums: dsampled of keys and values, dpoints of bias and sample, dq of attention and offsets, dx of sample and query.",
+            "Four sums: dsampled (keys, values), dpoints (bias, sample), dq (attention, offsets), dx (sample, query).",
             "`dq_offsets, *dtheta = back['offsets'](doffsets)`, and in the end "
             "`return dx_read + dx_query, dw_q, *dtheta, dw_k, dw_v, dtable, dw_o`.",
         ],
@@ -222,7 +228,7 @@ EXERCISES = {
             },
         ),
         [
-            "The score of query i and key n is q_i · (k_n + b_k)/√d. Write it as a sum of two terms. Does the second depend on n?",
+            "The score of query i and key n is q_i · (k_n + b_k)/√d. Write it as two terms. Does the second depend on n?",
             "It is the same for all keys of a query. What does softmax do with a number that is added to all?",
             "Nothing. So b_k has no influence on y at all.",
         ],
@@ -251,7 +257,7 @@ EXERCISES = {
         [
             "What may be added to all scores of a query without changing the softmax? (Exercise 9.4.)",
             "A table that holds the same number everywhere adds this number to every score. It may be another one for each head.",
-            "`np.zeros((e, 2)), np.ones(key_table_shape)`.",
+            "`np.zeros((e, 2)), np.ones(table_shape)`.",
         ],
     ),
     "9.7": Exercise(

@@ -86,6 +86,9 @@ EXERCISES = {
             names=("bias",),
             mistakes={
                 "that is key − query; the bias goes by query − key": lambda t, h, w: whole_bias(t, h, w).T,
+                "displacement 0 is in the table's middle: add h − 1 and w − 1, or negative indices count from the end": (
+                    lambda t, h, w: whole_bias(np.roll(t, (h - 1, w - 1), (0, 1)), h, w)
+                ),
                 "pixel (i, j) has number i·W + j: divide by the number of columns": lambda t, h, w: t[
                     tuple(
                         d[:, None] - d + n - 1
@@ -201,6 +204,7 @@ EXERCISES = {
             lambda rng: (a_table(rng),),
             names=("table",),
             mistakes={
+                "the displacement changes its sign, not the number that stands there": lambda t: -t,
                 "only the rows are turned around": lambda t: t[:, ::-1],
                 "only the columns are turned around": lambda t: t[:, :, ::-1],
                 "the heads stay in their order": lambda t: t[::-1, ::-1, ::-1],

@@ -1,0 +1,290 @@
+"""Exercises of chapter 16: the same code on a GPU."""
+
+import numpy as np
+
+from minidat.tutorial.contracts import Behaviour, Value, Wrong, call
+from minidat.tutorial.diagnosis import difference
+from minidat.tutorial.report import Exercise
+
+
+def step_time(b, f, tau, bandwidth, speed):
+    limits = np.stack([np.full(len(b), tau), b / bandwidth, f / speed])
+    time = limits.max(0)
+    return time.sum(), np.array([time[limits.argmax(0) == i].sum() for i in range(3)]) / time.sum()
+
+
+def some_launches(rng):
+    return 10 ** rng.uniform(2, 5, 30), 10 ** rng.uniform(2, 5, 30), 3.0, 1000.0, 1500.0
+
+
+def all_three(b, f, tau, bandwidth, speed):
+    limits = np.stack([np.full(len(b), tau), b / bandwidth, f / speed])
+    return limits.sum(), limits.sum(1) / limits.sum()
+
+
+def counted(b, f, tau, bandwidth, speed):
+    limits = np.stack([np.full(len(b), tau), b / bandwidth, f / speed])
+    return limits.max(0).sum(), np.bincount(limits.argmax(0), minlength=3) / len(b)
+
+
+def intensity(n, k, m):
+    return n * k * m / (2 * (n * k + k * m + n * m))
+
+
+class Wrapping(np.ndarray):
+    """Indices that are out of range wrap around, as CuPy's do."""
+
+    def __getitem__(self, key):
+        if isinstance(key, np.ndarray) and key.dtype.kind in "iu":
+            return np.asarray(self)[np.asarray(key) % len(self)].view(Wrapping)
+        return super().__getitem__(key)
+
+
+def try_rows(answer):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        z, rows = rng.standard_normal((5, 3)), np.concatenate([rng.integers(-7, 12, 8), [-1, 0, 4, 5]])
+        right = np.where(((rows >= 0) & (rows < 5))[:, None], z[rows.clip(0, 4)], 0.0)
+        for kind, told in ((np.ndarray, "a plain array"), (Wrapping, "an array that wraps")):
+            got = call(answer, (np, z.view(kind), rows.view(kind)))
+            found = difference("y", got, right, against="expected")
+            if found:
+                raise Wrong(f"with {told}: {found}; rows outside the map count as zero")
+
+
+def try_scores(answer):
+    worst = 0.0
+    for dtype, tolerance in ((np.float32, 1e-4), (np.float64, 1e-9)):
+        rng = np.random.default_rng(0)
+        q, k = (rng.standard_normal((n, 7)).astype(dtype) for n in (4, 5))
+        got = call(answer, (q, k))
+        found = difference(
+            "scores", got, np.einsum("nd,md->nm", q, k) * 7**-0.5, against="expected", tolerance=tolerance
+        )
+        if np.shape(got) == (4, 5) and got.dtype != dtype:
+            raise Wrong(f"scores of {np.dtype(dtype)} arrays are {got.dtype}: is a scalar of NumPy's in the way?")
+        if found:
+            raise Wrong(found)
+        worst = max(worst, float(abs(got - q @ k.T * 7**-0.5).max()))
+
+
+class Number(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array of no axes on a device; counts how often somebody waits for its value."""
+
+    waits = 0
+
+    def __init__(self, value):
+        self.value = value
+
+    def __array__(self, *_, **__):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        return Number(getattr(ufunc, method)(*(x.value if isinstance(x, Number) else x for x in inputs)))
+
+    def __float__(self):
+        Number.waits += 1
+        return float(self.value)
+
+    def get(self):
+        Number.waits += 1
+        return np.asarray(self.value)
+
+    item = __float__
+
+
+def try_mean(answer):
+    for seed in range(3):
+        values = np.random.default_rng(seed).random(4 + seed)
+        Number.waits = 0
+        got = call(answer, ([Number(v) for v in values],))
+        if isinstance(got, Number):
+            raise Wrong("it returns a device array: bring it back, once, with `float(…)`")
+        found = difference("mean", got, np.asarray(values.mean()), against="expected")
+        if found:
+            raise Wrong(found)
+        if Number.waits > 1:
+            raise Wrong(f"it waits {Number.waits} times for {len(values)} losses: add on the device, ask once")
+
+
+def traffic(steps, kept, n):
+    inputs, written = set(), set()
+    for reads, write in steps:
+        inputs |= set(reads) - written
+        written.add(write)
+    separate = sum(len(set(reads)) + 1 for reads, _ in steps)
+    return 4 * n * separate, 4 * n * (len(inputs) + len(written & set(kept)))
+
+
+def some_steps(rng):
+    steps = [("xw", "a"), ("ac", "b"), ("bx", "x"), ("xb", "y"), ("yy", "z"), ("zu", "u")]
+    return [*steps[: 6 - rng.integers(2)], ("x", "t")], "xuy", int(rng.integers(10, 99))
+
+
+def with_inputs(choose):
+    """`traffic` with another opinion of what a fused kernel reads and writes."""
+
+    def mistaken(steps, kept, n):
+        reads, writes = choose([set(r) for r, _ in steps], [w for _, w in steps], set(kept))
+        return traffic(steps, kept, n)[0], 4 * n * (reads + writes)
+
+    return mistaken
+
+
+class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array whose operations are recorded with the memory that they read and write."""
+
+    def __init__(self, memory, calls):
+        self.memory, self.calls = memory, calls
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        memories = [x.memory if isinstance(x, Recorded) else x for x in inputs]
+        function = getattr(ufunc, method)
+        made = out[0] if out else Recorded(np.asarray(function(*memories, **options)), self.calls)
+        self.calls.append((function, memories, options, made.memory))
+        made.memory[...] = function(*memories, **options)
+        return made
+
+    def __array_function__(self, function, types, inputs, options):
+        memories = [x.memory if isinstance(x, Recorded) else x for x in inputs]
+        made = Recorded(np.asarray(function(*memories, **options)), self.calls)
+        self.calls.append((function, memories, options, made.memory))
+        return made
+
+    def sum(self, *axes, **options):
+        return self.__array_function__(np.sum, (), (self, *axes), options)
+
+    def __float__(self):
+        return float(self.memory)
+
+    def __bool__(self):
+        return bool(self.memory)
+
+    def __getitem__(self, key):
+        return Recorded(self.memory[key], self.calls)
+
+    def __setitem__(self, key, value):
+        view = self.memory[key]
+        given = value.memory if isinstance(value, Recorded) else value
+        self.calls.append((np.positive, [given], {}, view))
+        view[...] = given
+
+
+def descended(w, g, rate, limit):
+    return w - rate * g * min(1.0, limit / np.sqrt((g * g).sum()))
+
+
+def try_descend(answer):
+    rng, calls = np.random.default_rng(0), []
+    w, g = rng.standard_normal(5), rng.standard_normal(5)
+    rate, limit = np.array(0.1), np.array(99.0)
+    expected = descended(w, g, rate, limit)
+    call(answer, (np, *(Recorded(a, calls) for a in (w, g, rate, limit))))
+    found = difference("w", w, expected, against="expected")
+    if found:
+        raise Wrong(f"while recording, {found}; w must be changed in place")
+    for what, values in (
+        ("other gradients", (rng.standard_normal(5), 0.1, 99.0)),
+        ("another rate", (g.copy(), 0.02, 99.0)),
+        ("a limit below the norm", (rng.standard_normal(5), 0.1, 0.5)),
+    ):
+        g[...], rate[...], limit[...] = values
+        expected = descended(w, g, rate, limit)
+        for function, inputs, options, out in calls:
+            out[...] = function(*inputs, **options)
+        found = difference("w", w, expected, against="expected")
+        if found:
+            raise Wrong(f"replayed with {what}, {found.partition(' (')[0]}: something is baked in")
+
+
+EXERCISES = {
+    "16.1": Exercise(
+        Value(
+            step_time,
+            some_launches,
+            names=("T", "parts"),
+            mistakes={
+                "the slowest of the three counts, not their sum": all_three,
+                "shares of the time, not of the number of launches": counted,
+            },
+        ),
+        [
+            "Put the three limits of all launches into one array: `np.stack([np.full(len(b), tau), b / bandwidth, f / speed])`.",
+            "`.max(0)` is the time of each launch, `.argmax(0)` says which of the three it was.",
+            "The share of reason i: the sum of the times where `reason == i`, divided by the total.",
+        ],
+    ),
+    "16.2": Exercise(
+        Value(
+            intensity,
+            lambda rng: tuple(int(i) for i in rng.integers(3, 99, 3)),
+            names=("intensity",),
+            mistakes={
+                "a multiplication and an addition are two operations": lambda n, k, m: intensity(n, k, m) / 2,
+                "a number in float32 has four bytes": lambda n, k, m: 4 * intensity(n, k, m),
+                "the result is written too": lambda n, k, m: n * k * m / (2 * (n * k + k * m)),
+                "that is bytes for each operation": lambda n, k, m: 1 / intensity(n, k, m),
+            },
+        ),
+        [
+            "How many elements has Y, and how many multiplications and additions does each take?",
+            "2 n k m operations. The three arrays have n k, k m and n m numbers, of four bytes each.",
+        ],
+    ),
+    "16.3": Exercise(
+        Behaviour(try_rows),
+        [
+            "Two things: an index that is legal for everybody, and a factor 0 for the rows that are outside.",
+            "`xp.clip(rows, 0, h - 1)` makes it legal. Compute `inside = (rows >= 0) & (rows < h)` from the rows as given.",
+            "`inside[:, None]` is (N, 1) and multiplies whole rows.",
+        ],
+    ),
+    "16.4": Exercise(
+        Behaviour(try_scores),
+        [
+            "Which of your numbers is NumPy's? `np.sqrt(…)` of anything is.",
+            "`q.shape[-1]` is a Python integer, and `q.shape[-1] ** -0.5` a Python float.",
+        ],
+    ),
+    "16.5": Exercise(
+        Behaviour(try_mean),
+        [
+            "`float(loss)` of each loss waits once each. Device arrays can be added without knowing their values.",
+            "Add them up with `+`, divide by how many there are, then one `float(…)`.",
+        ],
+    ),
+    "16.6": Exercise(
+        Value(
+            traffic,
+            some_steps,
+            names=("separate", "fused"),
+            mistakes={
+                "a name that was written before is read from a register, not from memory": with_inputs(
+                    lambda r, w, kept: (len(set().union(*r)), len(set(w) & kept))
+                ),
+                "only what is needed afterwards is written to memory": with_inputs(
+                    lambda r, w, kept: (len(set().union(*(r[i] - set(w[:i]) for i in range(len(r))))), len(set(w)))
+                ),
+                "an array that is read first and overwritten then counts as a read too": with_inputs(
+                    lambda r, w, kept: (len(set().union(*r) - set(w)), len(set(w) & kept))
+                ),
+                "each array is read once by a fused kernel, however often it is used": with_inputs(
+                    lambda r, w, kept: (sum(len(r[i] - set(w[:i])) for i in range(len(r))), len(set(w) & kept))
+                ),
+            },
+        ),
+        [
+            "Step by step: each step reads its (different) names and writes one: `len(set(reads)) + 1` arrays.",
+            "Fused: go through the steps with two sets, the names that had to be read and the names written so far.",
+            "A name is read from memory if it is not among those written before: `inputs |= set(reads) - written`.",
+            "Written to memory are those of `written` that are in `kept`.",
+        ],
+    ),
+    "16.7": Exercise(
+        Behaviour(try_descend),
+        [
+            "In place: `w -= …`. No `float(…)`, and no `if`: both would be decided once and for all while recording.",
+            "The norm: `xp.sqrt(xp.sum(g * g))`. The factor: `xp.minimum(1.0, limit / norm)`, which needs no branch.",
+        ],
+    ),
+}

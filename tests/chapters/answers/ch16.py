@@ -1,0 +1,145 @@
+"""Answers to chapter 16: `right` ones, written otherwise than the solution; `wrong` ones, with what must be said of them."""
+
+import math
+
+import numpy as np
+
+
+def step_time(b, f, tau, bandwidth, speed):
+    parts = np.zeros(3)
+    for bytes_, flops in zip(b, f):
+        limits = [tau, bytes_ / bandwidth, flops / speed]
+        parts[limits.index(max(limits))] += max(limits)
+    return parts.sum(), parts / parts.sum()
+
+
+def sum_of_all(b, f, tau, bandwidth, speed):
+    parts = np.array([tau * len(b), b.sum() / bandwidth, f.sum() / speed])
+    return parts.sum(), parts / parts.sum()
+
+
+def by_number(b, f, tau, bandwidth, speed):
+    limits = np.array([np.full(b.shape, tau), b / bandwidth, f / speed])
+    return limits.max(0).sum(), [(limits.argmax(0) == i).mean() for i in range(3)]
+
+
+def rows(xp, z, rows):
+    padded = xp.concatenate([z, xp.zeros((1, z.shape[1]))])  # row H is zero
+    return padded[xp.where((rows < 0) | (rows >= len(z)), len(z), rows)]
+
+
+def added(losses):
+    return (sum(losses) * (1 / len(losses))).get().item()
+
+
+def traffic(steps, kept, n):
+    arrays = sum(len({*reads}) + 1 for reads, _ in steps)
+    fused, seen = 0, set()
+    for reads, write in steps:
+        for name in set(reads) - seen:
+            fused, seen = fused + 1, seen | {name}
+        seen |= {write}
+    return 4 * n * arrays, 4 * n * (fused + len({write for _, write in steps if write in kept}))
+
+
+def descend(xp, w, g, rate, limit):
+    factor = limit / xp.maximum(limit, (g * g).sum() ** 0.5)
+    w[...] = w - factor * (rate * g)
+    return w
+
+
+def baked_rate(xp, w, g, rate, limit):
+    w -= float(rate) * g * xp.minimum(1.0, limit / xp.sqrt(xp.sum(g * g)))
+    return w
+
+
+def branch(xp, w, g, rate, limit):
+    norm = xp.sqrt(xp.sum(g * g))
+    w -= rate * g * (limit / norm if norm > limit else 1.0)
+    return w
+
+
+def not_in_place(xp, w, g, rate, limit):
+    return w - rate * g * xp.minimum(1.0, limit / xp.sqrt(xp.sum(g * g)))
+
+
+def uphill(xp, w, g, rate, limit):
+    w += rate * g * xp.minimum(1.0, limit / xp.sqrt(xp.sum(g * g)))
+    return w
+
+
+def intensity(n, k, m):
+    return 0.5 / (1 / m + 1 / n + 1 / k)
+
+
+ANSWERS = {
+    "16.1": {
+        "right": [step_time],
+        "wrong": [
+            (sum_of_all, "not their sum"),
+            (by_number, "not of the number of launches"),
+            (lambda *a: step_time(*a)[0], "but 2 are asked for"),
+            (lambda *a: (step_time(*a)[0], step_time(*a)[1][::-1]), "parts["),
+        ],
+    },
+    "16.2": {
+        "right": [intensity],
+        "wrong": [
+            (lambda n, k, m: intensity(n, k, m) / 2, "are two operations"),
+            (lambda n, k, m: 4 * intensity(n, k, m), "four bytes"),
+            (lambda n, k, m: n * m / (2 * (n + m)), "the result is written too"),
+            (lambda n, k, m: 1 / intensity(n, k, m), "bytes for each operation"),
+        ],
+    },
+    "16.3": {
+        "right": [rows],
+        "wrong": [
+            (lambda xp, z, rows: z[rows], "raises IndexError"),
+            (lambda xp, z, rows: z[xp.clip(rows, 0, len(z) - 1)], "with a plain array: y["),
+            (lambda xp, z, rows: z[rows % len(z)], "count as zero"),
+            (lambda xp, z, rows: z[xp.minimum(rows, len(z) - 1)] * (rows < len(z))[:, None], "with a plain array: y["),
+        ],
+    },
+    "16.4": {
+        "right": [lambda q, k: np.einsum("nd,md->nm", q, k) / math.sqrt(q.shape[1])],
+        "wrong": [
+            (lambda q, k: q @ k.T / np.sqrt(q.shape[1]), "float32 arrays are float64"),
+            (lambda q, k: (q @ k.T / math.sqrt(q.shape[1])).astype(np.float32), "float64 arrays are float32"),
+            (lambda q, k: q @ k.T, "a factor?"),
+            (lambda q, k: k @ q.T * 7**-0.5, "transposed?"),
+        ],
+    },
+    "16.5": {
+        "right": [added],
+        "wrong": [
+            (lambda losses: sum(float(loss) for loss in losses) / len(losses), "it waits 4 times for 4 losses"),
+            (lambda losses: sum(losses) / len(losses), "returns a device array"),
+            (lambda losses: float(sum(losses)), "mean: yours"),
+            (lambda losses: float(np.mean(np.array(losses, float))), "it waits 4 times"),
+        ],
+    },
+    "16.6": {
+        "right": [traffic],
+        "wrong": [
+            (lambda s, kept, n: (traffic(s, kept, n)[0], traffic(s, "abxyzut", n)[1]), "needed afterwards"),
+            (
+                lambda s, kept, n: (
+                    traffic(s, kept, n)[0],
+                    4 * n * (len({*"".join(r for r, _ in s)}) + len({w for _, w in s} & {*kept})),
+                ),
+                "from a register",
+            ),
+            (lambda s, kept, n: (traffic(s, kept, n)[0], traffic(s, kept, n)[1] // 4), "fused: yours"),
+            (lambda s, kept, n: (4 * n * sum(len(r) + 1 for r, _ in s), traffic(s, kept, n)[1]), "separate: yours"),
+        ],
+    },
+    "16.7": {
+        "right": [descend],
+        "wrong": [
+            (baked_rate, "replayed with another rate"),
+            (branch, "replayed with a limit below the norm"),
+            (not_in_place, "must be changed in place"),
+            (uphill, "while recording, w["),
+        ],
+    },
+}
