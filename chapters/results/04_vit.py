@@ -1,4 +1,4 @@
-"""Trains a very small ViT on shapes and keeps its losses and its accuracy: `python chapters/results/04_vit.py` makes 04_vit.json."""
+"""Trains a small ViT on shapes, and keeps its losses and what it said: `python chapters/results/04_vit.py` makes 04_vit.json."""
 
 import json
 import sys

@@ -157,8 +157,9 @@ print(dx)
 # $J^{\top}\mathrm dy$ directly.
 #
 # The order of multiplication matters just as much. A network is a chain $x\to a\to b\to L$, and its gradient is a product of
-# three Jacobians, $\mathrm dx=J_a^{\top}\,(J_b^{\top}\,(J_L^{\top}\cdot 1))$. Since the loss is one number, $J_L^{\top}$ is a
-# column. Multiply from the loss's side, and there is always a *vector* to be multiplied:
+# three Jacobians, $\mathrm dx=J_a^{\top}\,(J_b^{\top}\,(J_L^{\top}\cdot 1))$, where $J_a$ is that of the step to $a$, and so on;
+# the 1 is $\mathrm dL=\partial L/\partial L$. Since the loss is one number, $J_L^{\top}$ is a column. Multiply from the loss's
+# side, and there is always a *vector* to be multiplied. With 1000 numbers in each of $x$, $a$ and $b$:
 
 # %%
 n = 1000
@@ -326,7 +327,8 @@ hint("1.3")
 # ## The package's own source
 #
 # `ops.matmul` allows more axes in front, which are carried along; `unbroadcast` is the subject of chapter 02 and does nothing
-# here. The line in the middle is yours.
+# here. The line in the middle is yours. The line with `@op` names the axes, and makes two functions of this one:
+# `ops.matmul.raw` is what you see, arrays in, value and vjp out; `ops.matmul` itself works on Tensors, which come next.
 
 # %%
 show_source(ops.matmul)
@@ -745,9 +747,9 @@ for name, (step, colour, line) in runs.items():
     if weights is not None:
         left_axes.plot(inputs[:, 0], predict(weights, inputs).data[:, 0], line, color=colour, lw=1.8, label=name)
         right_axes.semilogy(losses, line, color=colour, lw=1.8, label=name)
-left_axes.set(title="the curve", xlabel="input", ylim=(-1.15, 1.5))
+left_axes.set(title="the curve", xlabel="input", ylim=(-1.15, 1.8))
 right_axes.set(title="the loss", xlabel="epoch")
-left_axes.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", handlelength=1.4, columnspacing=0.8)
+left_axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center", handlelength=1.4, columnspacing=0.8)
 right_axes.legend(frameon=False, fontsize=9)
 show(
     picture,

@@ -112,8 +112,8 @@ same("x + b", y, x + b)
 # broadcasts. In $x\cdot\gamma$, for example, compute the gradient in the large shape first, $\mathrm dy_{nc}\,x_{nc}$, then sum
 # it down to $\gamma$'s.
 #
-# NumPy's rule has two parts. Shapes are written one under the other, *aligned at the right*; axes missing at the left count as
-# 1. Then every axis of size 1 is repeated to the other's size.
+# NumPy's rule has two parts. Shapes are written one under the other, *aligned at the right*, and axes that are missing at the
+# left get the size 1. Then every axis of size 1 is repeated to the other's size.
 #
 # ## Exercise 2.1: unbroadcast (fill in)
 #
@@ -312,10 +312,13 @@ check("2.3", log_softmax_vjp)
 hint("2.3")
 
 # %% [markdown] tags=["solution"]
-# $\delta L=\sum_i\mathrm d\ell_i\,\delta x_i-\sum_i\mathrm d\ell_i\sum_jy_j\,\delta x_j=\sum_j\big(\mathrm
-# d\ell_j-y_j\sum_i\mathrm d\ell_i\big)\,\delta x_j$. It is not blind to ones: $\sum_i\ell_i$ is no constant. Here what is
-# invisible lies on the other side: raise all $x_j$ alike, and nothing moves; accordingly each row of the result adds up to
-# zero.
+# Exchanging the sums gives
+#
+# $$\delta L=\sum_i\mathrm d\ell_i\,\delta x_i-\sum_i\mathrm d\ell_i\sum_jy_j\,\delta x_j
+# =\sum_j\Big(\mathrm d\ell_j-y_j\sum_i\mathrm d\ell_i\Big)\,\delta x_j .$$
+#
+# It is not blind to ones: $\sum_i\ell_i$ is no constant. Here what is invisible lies on the other side: raise all $x_j$ alike,
+# and nothing moves; accordingly each row of the result adds up to zero.
 
 # %% [markdown]
 # ## 4 · Cross-entropy
@@ -369,12 +372,12 @@ hint("2.4")
 # each other, and that is why they belong together: the gradient is at most $1/B$ in size and never vanishes while the answer is
 # wrong.
 
+# %%
+show_source(ops.cross_entropy)
+
 # %% [markdown]
 # In a picture: the network's probabilities for one image, the truth, and the way the scores are pushed by a step downhill,
 # which is *minus* the gradient.
-
-# %%
-show_source(ops.cross_entropy)
 
 # %%
 said = np.array([[1.5, 0.2, 2.1, -0.6, 0.4]])
@@ -404,9 +407,10 @@ show(
 # A token has $C$ channels. Layer norm shifts them to mean 0 and scales them to variance 1, for each token by itself. Then each
 # channel gets a learned scale and shift:
 #
-# $$\mu=\frac1C\sum_cx_c,\qquad \sigma^2=\frac1C\sum_c(x_c-\mu)^2,\qquad s=\sqrt{\sigma^2+\varepsilon},\qquad
-# \underbrace{\hat x_c}_{(C)}=\frac{x_c-\mu}{s},\qquad\underbrace{y_c}_{(C)}=\underbrace{\gamma_c}_{(C)}\,\hat x_c+
-# \underbrace{\beta_c}_{(C)}.$$
+# $$\mu=\frac1C\sum_cx_c,\qquad \sigma^2=\frac1C\sum_c(x_c-\mu)^2,\qquad s=\sqrt{\sigma^2+\varepsilon},$$
+#
+# $$\underbrace{\hat x_c}_{(C)}=\frac{x_c-\mu}{s},\qquad\underbrace{y_c}_{(C)}=\underbrace{\gamma_c}_{(C)}\,\hat
+# x_c+\underbrace{\beta_c}_{(C)}.$$
 #
 # The $\varepsilon$, usually $10^{-5}$, keeps $s$ from being zero where all channels are alike.
 
@@ -760,10 +764,10 @@ check("2.8", rms_norm_vjp)
 hint("2.8")
 
 # %% [markdown] tags=["solution"]
-# $2s\,\delta s=2\,\overline{x\,\delta x}$, so $\delta s=\overline{\hat x\,\delta x}$ as before, and $\delta\hat
-# x_c=\frac1s(\delta x_c-\hat x_c\,\overline{\hat x\,\delta x})$: the term of the mean is gone, and nothing else changes. It is
-# blind to $d$ along $\hat x$ (up to the $\varepsilon$), not to ones. Its outputs lie on a sphere, and on a sphere one can move
-# along $(1,\dots,1)$.
+# $2s\,\delta s=2\,\overline{x\,\delta x}$, so $\delta s=\overline{\hat x\,\delta x}$ as before, and
+# $\delta\hat x_c=\frac1s(\delta x_c-\hat x_c\,\overline{\hat x\,\delta x})$: the term of the mean is gone, and nothing else
+# changes. It is blind to $d$ along $\hat x$ (up to the $\varepsilon$), not to ones. Its outputs lie on a sphere, and on a
+# sphere one can move along $(1,\dots,1)$.
 
 # %% [markdown]
 # ## What differs from the paper and the released code

@@ -83,9 +83,8 @@ show(
 # The channels are cut into $M$ **heads** of $d=C/M$ channels. Each head is an attention of its own. $\sigma$ is the softmax of
 # each row:
 #
-# $$\underbrace{z^{(m)}}_{(N,d)}=\underbrace{\sigma\Big(\underbrace{q^{(m)}}_{(N,d)}\underbrace{k^{(m)\top}}_{(d,N)}\big/\sqrt
-# d\Big)}_{(N,N)}
-# \;\underbrace{v^{(m)}}_{(N,d)},\qquad m=1,\dots,M.\tag{2}$$
+# $$\underbrace{z^{(m)}}_{(N,d)}=\underbrace{\sigma\Big(\underbrace{q^{(m)}}_{(N,d)}
+# \underbrace{k^{(m)\top}}_{(d,N)}\big/\sqrt d\Big)}_{(N,N)}\;\underbrace{v^{(m)}}_{(N,d)},\qquad m=1,\dots,M.\tag{2}$$
 #
 # In the end the heads are put side by side again and mixed:
 #
@@ -236,16 +235,20 @@ show(
 # **Step 6: what it says.** Put $\mathrm dP$ from step 3 into the last sum, and exchange the two sums:
 #
 # $$\sum_lP_{il}\,\mathrm dP_{il}=\sum_lP_{il}\sum_c\mathrm dZ_{ic}\,v_{lc}=\sum_c\mathrm dZ_{ic}\underbrace{\sum_lP_{il}\,
-# v_{lc}}_{Z_{ic}},
-# \qquad\text{so}\qquad \boxed{\;\mathrm dS_{ij}=P_{ij}\sum_c\mathrm dZ_{ic}\,\big(v_{jc}-Z_{ic}\big)\;}$$
+# v_{lc}}_{Z_{ic}}.$$
+#
+# With $\mathrm dP_{ij}=\sum_c\mathrm dZ_{ic}v_{jc}$ for the other term, step 5 becomes
+#
+# $$\boxed{\;\mathrm dS_{ij}=P_{ij}\sum_c\mathrm dZ_{ic}\,\big(v_{jc}-Z_{ic}\big)\;}$$
 #
 # This is the sentence to keep. $Z_i$ is the average that query $i$ gets now. A key's score matters **by how much its value
 # differs from that average**, in the direction asked for. If all values are alike, it does not matter who is heard. And a key
 # with no weight gets no gradient either: whom nobody hears, nobody learns about.
 
 # %% [markdown]
-# **Step 7: the scores.** $S_{ij}=\lambda\sum_aq_{ia}k_{ja}$, again two factors, $\delta S_{ij}=\lambda\sum_a(\delta
-# q_{ia}\,k_{ja}+q_{ia}\,\delta k_{ja})$. Into $\delta L=\sum_{i,j}\mathrm dS_{ij}\,\delta S_{ij}$:
+# **Step 7: the scores.** $S_{ij}=\lambda\sum_aq_{ia}k_{ja}$, again two factors,
+# $\delta S_{ij}=\lambda\sum_a(\delta q_{ia}\,k_{ja}+q_{ia}\,\delta k_{ja})$. Into
+# $\delta L=\sum_{i,j}\mathrm dS_{ij}\,\delta S_{ij}$:
 #
 # $$\mathrm dq_{ia}=\lambda\sum_j\mathrm dS_{ij}\,k_{ja},\qquad\qquad\mathrm dk_{ja}=\lambda\sum_i\mathrm dS_{ij}\,q_{ia}.$$
 #
@@ -348,9 +351,9 @@ for name, mine, theirs in zip(("dq", "dk", "dv"), yours, (dq, dk, dv)):
     same(f"your {name}", mine, theirs)
 
 # %% [markdown]
-# Remember chapter 01: softmax is blind to a cotangent of ones. In attention this blindness goes far. For $\mathrm dZ$ all ones,
-# $\mathrm dP_{ij}=\sum_cv_{jc}$ is not constant, so *here* ones would tell something; but if the values' channels happen to add
-# up to the same number for each key, as after a layer norm they do, then $\mathrm dS=0$, exactly.
+# Chapter 01 warned of a cotangent of ones. What would it tell here? For $\mathrm dZ$ all ones, $\mathrm dP_{ij}=\sum_cv_{jc}$.
+# If the channels of every value happen to have the same sum, that is constant, and then $\mathrm dS=0$: nothing would be tested
+# but $\mathrm dv$.
 
 # %%
 normed = v - v.mean(-1, keepdims=True)  # every value's channels now add up to 0
@@ -511,9 +514,9 @@ show(
 # %% [markdown]
 # With two heads, each has found its own question, without being told. The one head hears A and B at once and gets the mean of
 # two values. It is not quite lost: it learns to let the *weights* depend a little on the colours, which gives it a second
-# number. That is a makeshift, and the loss shows it. (Not every start ends so tidily. Of eight seeds that were tried, five gave
-# one head to each mark. In the other three a head heard both, in another proportion than its neighbour did, and the loss ended
-# between the two curves.)
+# number. That is a makeshift, and the loss shows it. (Not every start ends so tidily. Of the seeds 0 to 7, four gave one head
+# to each mark, and one nearly did. In the other three a head heard both, in another proportion than its neighbour did, and the
+# loss ended between the two curves.)
 
 # %% [markdown]
 # ## Where it meets what you know
@@ -654,9 +657,9 @@ check("3.6", scale_vjp)
 hint("3.6")
 
 # %% [markdown] tags=["solution"]
-# $S_{ij}=\lambda\,(qk^{\top})_{ij}$, so $\delta S_{ij}=(qk^{\top})_{ij}\,\delta\lambda$, and $\delta L=\sum_{ij}\mathrm
-# dS_{ij}\,(qk^{\top})_{ij}\,\delta\lambda$. One number serves all scores and gets the sum over all of them. It grows where keys
-# that already agree with the query are also those that should be heard more.
+# $S_{ij}=\lambda\,(qk^{\top})_{ij}$, so $\delta S_{ij}=(qk^{\top})_{ij}\,\delta\lambda$, and
+# $\delta L=\sum_{ij}\mathrm dS_{ij}\,(qk^{\top})_{ij}\,\delta\lambda$. One number serves all scores and gets the sum over all
+# of them. It grows where keys that already agree with the query are also those that should be heard more.
 
 # %% [markdown]
 # ### Exercise 3.7: reading the keys in portions (extend)
@@ -665,7 +668,7 @@ hint("3.6")
 # each block before the next. Three things are carried along: the largest score so far, $t=\sum_je^{S_j-\text{largest}}$, and
 # $u=\sum_je^{S_j-\text{largest}}\,v_j$; the answer is $u/t$. What must happen to $t$ and $u$ when a block brings a new largest
 # score? Scores may be as large as 1000, where $e^S$ overflows. (This is how fast attention on GPUs works: the $N\times N_s$
-# weights never exist.)
+# weights never exist. `check` looks at your result only; whether you forget each block is between you and yourself.)
 
 
 # %%

@@ -14,11 +14,9 @@
 import json
 import math
 import runpy
-from pathlib import Path
 
 import numpy as np
 
-import minidat
 from minidat import ops
 from minidat.attention import MultiHeadSelfAttention
 from minidat.autograd import Tensor
@@ -26,7 +24,7 @@ from minidat.models.blocks import Block
 from minidat.models.config import Config, StageConfig
 from minidat.models.pyramid import Pyramid
 from minidat.training.procedural import CLASSES, Shapes
-from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source, stored
 
 np.set_printoptions(precision=3, suppress=True)
 rng = np.random.default_rng(0)
@@ -302,6 +300,36 @@ hint("4.2")
 # `residual(between, chain(norm, mlp))`.
 
 # %% [markdown]
+# ## Exercise 4.3: post-norm (derive)
+#
+# Write $y=\mathrm{LN}(x+f(x))$ as an op: step 6. `norm(x)` is as in 4.2.
+
+
+# %%
+def post_norm_branch(x, f):
+    """x (N, C); f: x → y, vjp with vjp(dy) → dx → LN(x + f(x)), and its vjp; vjp(dy) → dx"""
+    # BEGIN SOLUTION
+    y, vjp_f = f(x)
+    out, vjp_norm = norm(x + y)
+
+    def vjp(dout):
+        dsum = vjp_norm(dout)[0]
+        return dsum + vjp_f(dsum)
+
+    return out, vjp
+    # END SOLUTION
+
+
+check("4.3", post_norm_branch)
+
+# %%
+hint("4.3")
+
+# %% [markdown] tags=["solution"]
+# Step 6: the norm first, on all that comes back; then the boxed formula. Compare with 4.2, where `dout` itself is one of the
+# terms: that term is the free way.
+
+# %% [markdown]
 # ## The package's own source
 #
 # This is minidat's block: equations (4) and (5) are the two last lines of `__call__`. The rest is for DAT++ (a convolution
@@ -448,14 +476,12 @@ for gain, name_of_gain in ((1.0, "variance 1/C"), (3**-0.5, "variance 1/(3 C)"))
 # eight runs take about half a minute, so their losses are kept in a file, which `python chapters/results/04_depth.py` makes.
 
 # %%
-places = [Path("results"), Path("chapters/results"), Path(minidat.__file__).parents[1] / "chapters" / "results"]
-kept = next(place for place in places if (place / "04_depth.json").exists())
 TRAIN_AGAIN = False  # True: the runs of this chapter once more, about two minutes
 if TRAIN_AGAIN:
     for script in ("04_depth.py", "04_vit.py"):
-        runpy.run_path(str(kept / script))["main"]()
+        runpy.run_path(str(stored(script)))["main"]()
 
-depth = json.loads((kept / "04_depth.json").read_text("utf-8"))
+depth = json.loads(stored("04_depth.json").read_text("utf-8"))
 picture, panels = figure(6.4, 2.6, columns=2)
 for axes, (gain, runs) in zip(panels, depth.items()):
     for name, losses in runs.items():
@@ -478,7 +504,7 @@ show(
 # %% [markdown]
 # Left, small weights: whatever has a residual learns, and the norm is not even needed. Without the residual nothing is learned.
 # Right, weights a little larger: only pre-norm learns, and hardly notices the difference. That is what it is good for: **it
-# does not ask you to start right.**
+# does not ask you to start right.** (Where only two lines are seen on the right, three lie on each other.)
 
 # %% [markdown]
 # ## A vision Transformer
@@ -527,7 +553,7 @@ show(
 # part of 1,000 new ones:
 
 # %%
-trained = json.loads((kept / "04_vit.json").read_text("utf-8"))
+trained = json.loads(stored("04_vit.json").read_text("utf-8"))
 confusion = np.array(trained["confusion"])  # (10, 10): true class, said class
 print(f"right: {trained['accuracy']:.1%}  (by chance: 10 %)   parameters: {trained['parameters']}")
 steps, losses = zip(*trained["loss"])
@@ -607,36 +633,6 @@ same("and its gradient", vjp(dout), dout)
 #
 # ## Exercises
 #
-# ### Exercise 4.3: post-norm (derive)
-#
-# Write $y=\mathrm{LN}(x+f(x))$ as an op, without looking above. `norm(x)` is as in 4.2.
-
-
-# %%
-def post_norm_branch(x, f):
-    """x (N, C); f: x → y, vjp with vjp(dy) → dx → LN(x + f(x)), and its vjp; vjp(dy) → dx"""
-    # BEGIN SOLUTION
-    y, vjp_f = f(x)
-    out, vjp_norm = norm(x + y)
-
-    def vjp(dout):
-        dsum = vjp_norm(dout)[0]
-        return dsum + vjp_f(dsum)
-
-    return out, vjp
-    # END SOLUTION
-
-
-check("4.3", post_norm_branch)
-
-# %%
-hint("4.3")
-
-# %% [markdown] tags=["solution"]
-# Step 6: the norm first, on all that comes back; then the boxed formula. Compare with 4.2, where `dout` itself is one of the
-# terms: that term is the free way.
-
-# %% [markdown]
 # ### Exercise 4.4: how fast do tokens grow? (derive)
 #
 # Let the tokens start with variance 1, and let what a branch adds be independent of what is there, so that variances add up. In
@@ -741,8 +737,8 @@ same(
 
 # %%
 def drop_path(x, f, keep, rate):
-    """x (B, N, C); f: x → y, vjp with vjp(dy) → dx; keep (B) of 0 and 1; rate r → the value (B, N, C), and its vjp; vjp(dy) → "
-    "dx"""
+    """x (B, N, C); f: x → y, vjp with vjp(dy) → dx; keep (B) of 0 and 1; rate r → the value (B, N, C), and its vjp:
+    vjp(dy) → dx"""
     # BEGIN SOLUTION
     y, vjp_f = f(x)
     factor = (keep / (1 - rate))[:, None, None]  # (B, 1, 1)

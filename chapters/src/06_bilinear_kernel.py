@@ -127,7 +127,8 @@ print(sample_loops(z, points)[:, 0])
 # %% [markdown]
 # ## Vectorised
 #
-# The double sum factors: one hat for the row, one for the column. For all points at once, put the hats in two small matrices
+# The double sum factors: one hat for the row, one for the column. For all points at once, put the hats in two small matrices,
+# with a raised $y$ for "down the rows" and a raised $x$ for "along the columns":
 #
 # $$\underbrace{G^{y}}_{(N,H)}[n,r]=g(p_{n,\mathrm{row}},r),\qquad \underbrace{G^{x}}_{(N,W)}[n,c]=g(p_{n,\mathrm{col}},c).$$
 

@@ -75,9 +75,8 @@ show(picture, alt="A map of 8 by 12 pixels with 24 open circles, the reference p
 #
 # ## The equation
 #
-# $$\underbrace{\Delta p}_{(N,2)}=\underbrace{\theta_{\mathrm{offset}}}_{\text{a small network}}(\underbrace{q}_{(H,W,C)}),\qquad
-# \underbrace{\tilde x}_{(N,C)}=\phi\big(\underbrace{x}_{(H,W,C)};\;\underbrace{p}_{(N,2)}+\Delta p\big),\qquad
-# \Delta p\leftarrow s\,\tanh(\Delta p) \tag{7}$$
+# $$\underbrace{\Delta p}_{(N,2)}=\theta_{\mathrm{offset}}(\underbrace{q}_{(H,W,C)}),\quad\; \Delta p\leftarrow s\,\tanh(\Delta p),\quad\;
+# \underbrace{\tilde x}_{(N,C)}=\phi\big(\underbrace{x}_{(H,W,C)};\;\underbrace{p}_{(N,2)}+\Delta p\big) \tag{7}$$
 #
 # * $q=xW_q$ are the queries, laid out as the map they come from. The network sees *them*; what is read at the points is the input $x$.
 # * There are $N=H_G\,W_G$ points with $H_G=H/r$, $W_G=W/r$. The **stride** $r$ thins them out: $r=2$ makes a quarter as many keys as pixels.
@@ -103,7 +102,13 @@ show(picture, alt="A map of 8 by 12 pixels with 24 open circles, the reference p
 
 # %%
 for n in (2, 3, 5):
-    print(n, "points:", np.array([2 * i / (n - 1) - 1 for i in range(n)]), "→ rows of a map with H = 9:", [8 * i / (n - 1) for i in range(n)])
+    print(
+        n,
+        "points:",
+        np.array([2 * i / (n - 1) - 1 for i in range(n)]),
+        "→ rows of a map, H = 9:",
+        [8 * i / (n - 1) for i in range(n)],
+    )
 
 # %% [markdown]
 # ## Exercise 8.1: the reference points (fill in)
@@ -114,7 +119,8 @@ for n in (2, 3, 5):
 
 # %%
 def reference_points(h_g, w_g):
-    """h_g, w_g: rows and columns of the grid → (h_g · w_g, 2) as (row, col), normalised to [−1, 1]"""
+    """h_g, w_g: rows and columns of the grid
+    → (h_g · w_g, 2) as (row, col), normalised to [−1, 1]"""
     # BEGIN SOLUTION
     rows = 2 * np.arange(h_g) / (h_g - 1) - 1
     cols = 2 * np.arange(w_g) / (w_g - 1) - 1
@@ -207,7 +213,10 @@ def depthwise(x, w, b, r, pad):
 
 ladder = np.arange(1.0, 31.0).reshape(5, 6, 1)
 print(ladder[..., 0])
-print("all taps 1, stride 2, the sum of each 3×3 window:\n", depthwise(ladder, np.ones((3, 3, 1)), np.zeros(1), 2, 1)[..., 0])
+print(
+    "all taps 1, stride 2, the sum of each 3×3 window:\n",
+    depthwise(ladder, np.ones((3, 3, 1)), np.zeros(1), 2, 1)[..., 0],
+)
 
 
 # %% [markdown]
@@ -250,7 +259,9 @@ hint("8.2")
 stage_3, stage_4 = theta_parameters(5, 128), theta_parameters(3, 128)
 if stage_3 is not None:
     total = 3 * stage_3 + stage_4
-    print(f"DAT-T: 3 blocks of {stage_3} and one of {stage_4}: {total} of 28,319,138 parameters, {total / 28_319_138:.2%}")
+    print(
+        f"DAT-T: 3 blocks of {stage_3} and one of {stage_4}: {total} of 28,319,138 parameters, {total / 28_319_138:.2%}"
+    )
 
 # %% [markdown] tags=["solution"]
 # $k^2e+5e$. DAT-T has three deformable blocks in stage 3 (kernel 5) and one in stage 4 (kernel 3), with 128 channels a group in both: 13,312
@@ -337,7 +348,8 @@ def to_points(offsets, reference, amplitude, size):
 
 
 def to_points_vjp(dpoints, offsets, reference, amplitude, size):
-    """dpoints, offsets, reference (N, 2), amplitude (2,), size (2,) = (H, W) → doffsets (N, 2)"""
+    """dpoints, offsets, reference (N, 2), amplitude (2,), size (2,) = (H, W)
+    → doffsets (N, 2)"""
     # BEGIN SOLUTION
     t = np.tanh(offsets)
     return dpoints * (size - 1) / 2 * amplitude * (1 - t * t)
@@ -402,7 +414,8 @@ print("taps 1 2 3 along a row of 5 pixels, stride 2, padding 1:\n", T)
 
 # %%
 def depthwise_vjp(du, x, w, b, r, pad):
-    """du (H_G, W_G, C), x (H, W, C), w (k, k, C), b (C), r, pad → dx (H, W, C), dw (k, k, C), db (C)"""
+    """du (H_G, W_G, C), x (H, W, C), w (k, k, C), b (C), r, pad
+    → dx (H, W, C), dw (k, k, C), db (C)"""
     # BEGIN SOLUTION
     (h_g, w_g, _), (h, width, _), k = du.shape, x.shape, len(w)
     padded = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
@@ -440,7 +453,8 @@ print(u.shape, v.shape, a.shape, (a @ w2).shape)
 
 # %%
 def theta_vjp(doffsets, q, w, b, gamma, beta, w2, r, pad):
-    """doffsets (H_G, W_G, 2), q (H, W, C), weights as above, r, pad → dq, dw, db, dgamma, dbeta, dw2"""
+    """doffsets (H_G, W_G, 2), q (H, W, C), weights as above, r, pad
+    → dq, dw, db, dgamma, dbeta, dw2"""
     # BEGIN SOLUTION
     u, conv_vjp = ops.depthwise_conv.raw(q[None], w, b, stride=r, padding=pad)
     v, norm_vjp = ops.layer_norm.raw(u, gamma, beta)
@@ -485,7 +499,9 @@ else:
 
 # %%
 dpoints = rng.standard_normal(flat.shape)
-p_package, pull = ops.deformed_points.raw(flat[None, None], reference, limit="tanh", amplitude=tuple(amplitude), size=size)
+p_package, pull = ops.deformed_points.raw(
+    flat[None, None], reference, limit="tanh", amplitude=tuple(amplitude), size=size
+)
 same("points", points, p_package[0, 0])
 same("doffsets", to_points_vjp(dpoints, flat, reference, amplitude, np.array(size)), pull(dpoints[None, None])[0][0, 0])
 
@@ -528,10 +544,16 @@ for i, name in enumerate(("w", "b", "gamma", "beta", "w2")):
 
 # %%
 raw = np.linspace(-3, 3, 601)[:, None] * [1.0, 1.0]  # both coordinates alike
-rows_of = {"tanh": "p + A tanh Δp  (paper; A = 0.4)", "squash": "tanh(p + Δp)  (v1, s < 0)", "clamp": "clamp(p + Δp)  (v2, s < 0)"}
+rows_of = {
+    "tanh": "p + A tanh Δp  (paper; A = 0.4)",
+    "squash": "tanh(p + Δp)  (v1, s < 0)",
+    "clamp": "clamp(p + Δp)  (v2, s < 0)",
+}
 picture, (left, right) = figure(7, 3.4, columns=2)
 for i, (limit, label) in enumerate(rows_of.items()):
-    where, pull = ops.deformed_points.raw(raw[None, None], np.full(raw.shape, 0.6), limit=limit, amplitude=(0.4, 0.4), size=(3, 3))
+    where, pull = ops.deformed_points.raw(
+        raw[None, None], np.full(raw.shape, 0.6), limit=limit, amplitude=(0.4, 0.4), size=(3, 3)
+    )
     left.plot(raw[:, 0], where[0, 0, :, 0] - 1, color=COLOURS[i], lw=2, ls=("-", "--", "-.")[i], label=label)
     right.plot(raw[:, 0], pull(np.ones_like(where))[0][0, 0, :, 0], color=COLOURS[i], lw=2, ls=("-", "--", "-.")[i])
 left.set(title="position, normalised", xlabel="raw offset Δp", ylim=(-1.15, 1.9), yticks=[-1, 0, 0.6, 1])
@@ -565,7 +587,9 @@ show(picture, alt="Left: position against raw offset for three limits. Tanh arou
 # %%
 n = 7
 picture, axes = figure(7, 2.7)
-for row, (name, kind, label) in enumerate([("paper", "corner", "paper"), ("v1", "centre", "v1: cell centres"), ("v2", "shifted", "v2: half a pixel on")]):
+for row, (name, kind, label) in enumerate(
+    [("paper", "corner", "paper"), ("v1", "centre", "v1: cell centres"), ("v2", "shifted", "v2: half a pixel on")]
+):
     assert CONVENTIONS[name].reference == kind
     where = to_pixels(grid(n, kind), n)
     axes.plot(where, np.full(n, -row), ("o", "s", "^")[row], color=COLOURS[row], ms=8)
@@ -574,7 +598,13 @@ for i in range(n):
     axes.axvline(i, color="#8c8c8c", lw=0.8, zorder=0)
 axes.axvspan(-0.5, 6.5, color="#f0f0f0", zorder=-1)
 axes.axvspan(0, 6, color="#e2e2e2", zorder=-1)
-axes.set(xlim=(-3.2, 7.4), ylim=(-2.6, 0.6), xticks=range(n), yticks=[], xlabel="pixel that is read with offset 0 (lines: pixel centres)")
+axes.set(
+    xlim=(-3.2, 7.4),
+    ylim=(-2.6, 0.6),
+    xticks=range(n),
+    yticks=[],
+    xlabel="pixel that is read with offset 0 (lines: pixel centres)",
+)
 axes.grid(False)
 show(picture, alt="Three rows of seven points over the seven pixel centres 0 to 6. The paper's lie exactly on the centres. Version 1's lie from 0.43 to "
      "5.57, drawn in towards the middle. Version 2's lie at 0.5 to 6.5, each half a pixel too far right, the last one outside the map.")  # fmt: skip
@@ -600,7 +630,8 @@ for name, h, h_g in (("paper", 14, 14), ("v1", 14, 14), ("v1", 7, 7), ("v2", 7, 
 
 # %%
 def farthest(s, h, h_g, convention):
-    """s: range factor; h: rows of the map; h_g: rows of the key grid; convention: "paper", "v1" or "v2" → pixels"""
+    """s: range factor; h: rows of the map; h_g: rows of the key grid; convention: "paper", "v1" or "v2"
+    → pixels"""
     # BEGIN SOLUTION
     amplitude = s / (h_g if convention == "v1" else h_g - 1)
     return amplitude * (h - 1) / 2
@@ -614,9 +645,13 @@ hint("8.6")
 
 # %%
 if farthest(2, 14, 14, "v1") is not None:
-    print(f"v1, s = 2: stage 3 (14×14) {farthest(2, 14, 14, 'v1'):.2f} pixels, stage 4 (7×7) {farthest(2, 7, 7, 'v1'):.2f}")
+    print(
+        f"v1, s = 2: stage 3 (14×14) {farthest(2, 14, 14, 'v1'):.2f} pixels, stage 4 (7×7) {farthest(2, 7, 7, 'v1'):.2f}"
+    )
     for s in (1, 2, 8, 14):
-        print(f"paper, 14×14, s = {s:2}: {farthest(s, 14, 14, 'paper'):.1f} pixels each way; with stride 2: {farthest(s, 14, 7, 'paper'):.1f}")
+        print(
+            f"paper, 14×14, s = {s:2}: {farthest(s, 14, 14, 'paper'):.1f} pixels each way; with stride 2: {farthest(s, 14, 7, 'paper'):.1f}"
+        )
 
 # %% [markdown] tags=["solution"]
 # At $r=1$ it is $s/2$ pixels for the paper, and $\frac s2\cdot\frac{H-1}{H}$ for v1: 0.93 and 0.86 pixels in the released model. So the famous range factor 2 lets a point
@@ -677,7 +712,8 @@ def blobs(rng, count):
 
 
 def look(x, theta):
-    """x (B, H, W, 1) → what is read (B, N, 1), the points (B, 1, N, 2), and the vjp back to θ"""
+    """x (B, H, W, 1)
+    → what is read (B, N, 1), the points (B, 1, N, 2), and the vjp back to θ"""
     raw, theta_back = ops.offset_network.raw(x @ copies, *theta, stride=2)
     where, points_back = ops.deformed_points.raw(raw, reference, limit="tanh", amplitude=amplitude, size=size)
     read, sample_back = ops.bilinear_sample.raw(x, where)
@@ -694,7 +730,8 @@ for _ in range(160):
     curve.append(look(test_map, theta)[0].mean())
     gradients = pull(np.full(read.shape, -1 / read.size))  # L = −mean
     theta = [value - gradient for value, gradient in zip(theta, gradients)]
-print(f"mean brightness read on a map never trained on: {curve[0]:.2f} before, {curve[-1]:.2f} after; at the references {test_map.mean():.2f}")
+print(f"mean brightness read on a map never trained on: {curve[0]:.2f} before, {curve[-1]:.2f} after")
+print(f"mean brightness of that map: {test_map.mean():.2f}")
 
 # %%
 picture, axes = figure(7, 3.0, columns=2)
@@ -721,7 +758,8 @@ show(picture, alt="Two maps with a blob and 48 reference points on a grid. Befor
 
 # %%
 def freeing_offset(n):
-    """n ≥ 2 points on an axis → the (negative) raw offset at which the last one lies exactly on +1"""
+    """n ≥ 2 points on an axis
+    → the (negative) raw offset at which the last one lies exactly on +1"""
     # BEGIN SOLUTION
     last = 2 * (n - 0.5) / (n - 1) - 1
     return 1 - last
@@ -747,12 +785,13 @@ for offset in (0.0, -0.1, -0.2):
 # ### Exercise 8.8: does a point sit where its network looks? (extend)
 #
 # Point $i$ of $H_G$ starts at pixel $\frac{i\,(H-1)}{H_G-1}$ in the paper's convention. But the window that decides its offset, $k$ rows from row $ri-\pi$ on, has its middle somewhere. How far is the
-# reference from the middle of its window, for each $i$?
+# reference from the middle of its window, for each $i$? (How many points there are, `depthwise` knows.)
 
 
 # %%
 def off_centre(h, k, r, pad):
-    """h rows, kernel k, stride r, padding → (H_G,): reference − middle of its window, in pixels"""
+    """h rows, kernel k, stride r, padding
+    → (H_G,): reference − middle of its window, in pixels"""
     # BEGIN SOLUTION
     h_g = (h + 2 * pad - k) // r + 1
     i = np.arange(h_g)
@@ -783,7 +822,8 @@ for case in ((14, 5, 1, 2), (14, 5, 2, 2), (13, 5, 2, 2)):
 
 # %%
 def training_step(look, x, theta, rate):
-    """look as above, x (B, H, W, 1), theta: a list of 5 arrays, rate η → the list of 5 new arrays; theta stays as it is"""
+    """look as above, x (B, H, W, 1), theta: a list of 5 arrays, rate η
+    → the list of 5 new arrays; theta stays as it is"""
     # BEGIN SOLUTION
     read, _, pull = look(x, theta)
     gradients = pull(-np.ones_like(read) / read.size)

@@ -46,10 +46,26 @@ picture, axes = figure(7, 3.3)
 axes.set(xlim=(-0.3, 16.1), ylim=(-0.1, 6.0))
 axes.axis("off")
 for edge in edges:
-    for way, shift, colour, style in ((np.array(edge), 0.12, COLOURS[0], "-"), (np.array(edge)[::-1], -0.12, COLOURS[1], "--")):
+    for way, shift, colour, style in (
+        (np.array(edge), 0.12, COLOURS[0], "-"),
+        (np.array(edge)[::-1], -0.12, COLOURS[1], "--"),
+    ):
         way = way + np.array([shift if len(edge) > 2 else 0, shift])
         axes.plot(*way[:-1].T, style, color=colour, lw=1.2)
-        axes.annotate("", way[-1], way[-2], arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.2, "ls": style, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8})
+        axes.annotate(
+            "",
+            way[-1],
+            way[-2],
+            arrowprops={
+                "arrowstyle": "-|>",
+                "color": colour,
+                "lw": 1.2,
+                "ls": style,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "mutation_scale": 8,
+            },
+        )
 for key, (name, formula, shape, column, row) in boxes.items():
     axes.text(column, row, f"{name}\n{formula}\n{shape}", ha="center", va="center", fontsize=9, linespacing=1.25,
               bbox={"boxstyle": "round,pad=0.25", "fc": "#ffe9b3" if key in forks else "#f2f2f2", "ec": "#1a1a1a" if key in forks else "#8c8c8c"})  # fmt: skip
@@ -72,7 +88,7 @@ show(picture, alt="A graph of ten boxes with their shapes. x leads to q and to x
 # $$\underbrace{y}_{(HW,C)}=\mathrm{Concat}\big(z^{(1)},\dots,z^{(M)}\big)\,W_o .$$
 #
 # Set it beside plain attention (chapter 03). One thing is different: keys and values come from $\tilde x$, which was *read at the points*, and no
-# longer from $x$ itself. There are $N$ of them and not $HW$. And there is a bias that knows where they lie.
+# longer from $x$ itself. There are $N$ of them (chapter 03 wrote $N_s$ for the number of keys) and not $HW$. And there is a bias that knows where they lie.
 #
 # **Who has how many?** $M$ heads, $G$ groups, and $G$ divides $M$. Channels $0\dots C/G-1$ are group 0: they are read at its $N$ points. Each group's
 # channels are put back side by side, so $\tilde x$ is $(N,C)$, and in its row $n$ every group has contributed what it read at *its* $n$-th point.
@@ -88,14 +104,15 @@ def g(a, b):
 
 
 def reference_grid(h, w, stride):
-    """(N, 2): the reference points, normalised, and s = 2 in normalised units, for a map of h × w"""
+    """For a map of h × w: the reference points (N, 2), normalised, and chapter 08's A, for s = 2: one cell each way"""
     keys = -(-h // stride), -(-w // stride)  # rounded up: what the convolution of θ_offset makes
     axes = np.meshgrid(grid(keys[0], "corner"), grid(keys[1], "corner"), indexing="ij")
     return np.stack(axes, -1).reshape(-1, 2), tuple(2 / (n - 1) for n in keys)
 
 
 def dmha_loops(x, w_q, w, b, gamma, beta, w2, w_k, w_v, table, w_o):
-    """x (H, W, C) → y (H · W, C); the sizes of the weights say how many groups and heads there are"""
+    """x (H, W, C)
+    → y (H · W, C); the sizes of the weights say how many groups and heads there are"""
     (h, width, c), heads, groups = x.shape, len(table), x.shape[2] // len(gamma)
     d, e = c // heads, c // groups
     q = x @ w_q  # (H, W, C)
@@ -127,7 +144,18 @@ def dmha_loops(x, w_q, w, b, gamma, beta, w2, w_k, w_v, table, w_o):
 def make_weights(rng, c, heads, groups, size, kernel=3):
     """W_q; w, b, γ, β, w₂ of θ_offset; W_k, W_v; B̂; W_o"""
     e, (h, w) = c // groups, size
-    shapes = [(c, c), (kernel, kernel, e), (e,), (e,), (e,), (e, 2), (c, c), (c, c), (heads, 2 * h - 1, 2 * w - 1), (c, c)]
+    shapes = [
+        (c, c),
+        (kernel, kernel, e),
+        (e,),
+        (e,),
+        (e,),
+        (e, 2),
+        (c, c),
+        (c, c),
+        (heads, 2 * h - 1, 2 * w - 1),
+        (c, c),
+    ]
     return [rng.standard_normal(shape) / max(1, shape[0]) ** 0.5 for shape in shapes]
 
 
@@ -177,7 +205,8 @@ same("nine lines, and the loops", y.reshape(H * W, C), y_loops)
 
 # %%
 def attend(q, sampled, w_k, w_v, bias):
-    """q (HW, C), sampled (N, C), w_k, w_v (C, C), bias (M, HW, N) → Concat(z⁽¹⁾ … z⁽ᴹ⁾) (HW, C)"""
+    """q (HW, C), sampled (N, C), w_k, w_v (C, C), bias (M, HW, N)
+    → Concat(z⁽¹⁾ … z⁽ᴹ⁾) (HW, C)"""
     # BEGIN SOLUTION
     heads = len(bias)
     q, k, v = (split_heads(t, heads) for t in (q, sampled @ w_k, sampled @ w_v))  # (M, HW, d), (M, N, d), (M, N, d)
@@ -244,7 +273,8 @@ def keys_and_values(sampled, w_k, w_v):
 
 
 def keys_and_values_vjp(dkv, sampled, w_k, w_v):
-    """dkv (N, 2C): dk | dv; the arguments above → dsampled (N, C), dw_k (C, C), dw_v (C, C)"""
+    """dkv (N, 2C): dk | dv; the arguments above
+    → dsampled (N, C), dw_k (C, C), dw_v (C, C)"""
     # BEGIN SOLUTION
     dk, dv = np.split(dkv, 2, -1)
     return dk @ w_k.T + dv @ w_v.T, sampled.T @ dk, sampled.T @ dv
@@ -260,9 +290,11 @@ hint("9.2")
 # `np.split(dkv, 2, -1)` undoes `np.concatenate`: a rearrangement, and its vjp is the inverse one.
 
 # %% [markdown]
-# **Step 6: reading** (chapter 06). φ has two inputs, the map and the points. Its vjp takes $\mathrm d\tilde x$ and gives two gradients:
+# **Step 6: reading** (chapter 06). φ has two inputs, the map and the points. Its vjp takes $\mathrm d\tilde x$ and gives two gradients,
 #
-# $$\mathrm dx_{(1)}\ \text{(scattered to the four pixels of each point)},\qquad \mathrm dp_{(2)}\ \text{(below minus above, right minus left)}.$$
+# $$\mathrm dx_{(1)},\qquad \mathrm dp_{(2)}.$$
+#
+# The first is $\mathrm d\tilde x$, scattered to the four pixels of each point; the second is "below minus above, right minus left".
 
 # %% [markdown]
 # **Step 7: the points** were used twice, to read the features and to read the bias. The second plus sign:
@@ -270,7 +302,7 @@ hint("9.2")
 # $$\boxed{\;\mathrm dp=\mathrm dp_{(1)}+\mathrm dp_{(2)}\;}$$
 
 # %% [markdown]
-# **Step 8: offsets** (chapter 08). First through limit and scale, $\mathrm d\Delta p=\frac{S-1}2\,A\,(1-\tanh^2\Delta p)\,\mathrm dp$; then through $\theta_{\mathrm{offset}}$, whose vjp gives the gradients of its five weights and
+# **Step 8: offsets** (chapter 08). First through limit and scale, $\mathrm d\Delta p=\frac{H-1}2\,A\,(1-\tanh^2\Delta p)\,\mathrm dp$ for rows, with $W$ for columns (pixels per unit, times $A$, which is $s$ in normalised units, times the slope of tanh); then through $\theta_{\mathrm{offset}}$, whose vjp gives the gradients of its five weights and
 #
 # $$\mathrm dq_{(2)} .$$
 
@@ -304,7 +336,8 @@ hint("9.2")
 
 # %%
 def dmha_vjp(dy, x, w_q, w, b, gamma, beta, w2, w_k, w_v, table, w_o):
-    """dy, x (B, H, W, C), the weights of `forward` → dx, dw_q, dw, db, dgamma, dbeta, dw2, dw_k, dw_v, dtable, dw_o"""
+    """dy, x (B, H, W, C), the weights of `forward`
+    → dx, dw_q, dw, db, dgamma, dbeta, dw2, dw_k, dw_v, dtable, dw_o"""
     # BEGIN SOLUTION
     _, back = forward(x, w_q, w, b, gamma, beta, w2, w_k, w_v, table, w_o)
     batch, h, width, c = x.shape
@@ -404,17 +437,28 @@ def with_cut(cut):
     dq, dk, dv, dbias, _ = back["attention"](split_heads(dz.reshape(1, H * W, C), M))
     dtable, dp_bias, *_ = back["bias"](dbias)
     (dx_k, dw_k, _), (dx_v, dw_v, _) = back["key"](merge_heads(dk)), back["value"](merge_heads(dv))
-    dx_read, dp_read = back["sample"](keep("x̃ → k̃", dx_k) + keep("x̃ → ṽ", dx_v))
-    dq_offsets, *dtheta = back["offsets"](back["points"](keep("points → bias", dp_bias) + keep("points → x̃", dp_read))[0])
+    dx_read, dp_read = back["sample"](keep("sampled → k", dx_k) + keep("sampled → v", dx_v))
+    dq_offsets, *dtheta = back["offsets"](
+        back["points"](keep("points → bias", dp_bias) + keep("points → sampled", dp_read))[0]
+    )
     dq = keep("q → z", merge_heads(dq).reshape(x.shape)) + keep("q → Δp", dq_offsets)
     dx_query, dw_q, _ = back["query"](dq)
-    return [keep("x → x̃", dx_read) + keep("x → q", dx_query), dw_q, *dtheta, dw_k, dw_v, dtable, dw_o]
+    return [keep("x → sampled", dx_read) + keep("x → q", dx_query), dw_q, *dtheta, dw_k, dw_v, dtable, dw_o]
 
 
-print("forgotten      " + "".join(f"{name:>7}" for name in NAMES))
-for branch in ("x → q", "x → x̃", "q → z", "q → Δp", "points → x̃", "points → bias", "x̃ → k̃", "x̃ → ṽ"):
+print("forgotten         " + "".join(f"{name:>6}" for name in NAMES))
+for branch in (
+    "x → q",
+    "x → sampled",
+    "q → z",
+    "q → Δp",
+    "points → sampled",
+    "points → bias",
+    "sampled → k",
+    "sampled → v",
+):
     wrong = [abs(a - b).max() > 1e-9 for a, b in zip(with_cut(branch), theirs)]
-    print(f"{branch:15}" + "".join(f"{'wrong' if bad else '·':>7}" for bad in wrong))
+    print(f"{branch:18}" + "".join(f"{'wrong' if bad else '·':>6}" for bad in wrong))
 
 # %% [markdown]
 # $\mathrm dx$ is wrong in *every* row, since it comes last. $\mathrm dW_k$, $\mathrm dW_v$, $\mathrm d\hat B$ and $\mathrm dW_o$ are right in every row: they are found before any fork is met. If a check fails for them, the
@@ -428,7 +472,9 @@ for branch in ("x → q", "x → x̃", "q → z", "q → Δp", "points → x̃",
 rng = np.random.default_rng(4)
 h, w = 6, 8
 rows, cols = np.mgrid[0:h, 0:w]
-scene = np.exp(-((rows - 2) ** 2 + (cols - 5) ** 2) / 6)[None, ..., None] + 0.05 * rng.standard_normal((1, h, w, 8))  # (1, H, W, C)
+scene = np.exp(-((rows - 2) ** 2 + (cols - 5) ** 2) / 6)[None, ..., None] + 0.05 * rng.standard_normal(
+    (1, h, w, 8)
+)  # (1, H, W, C)
 some = make_weights(rng, 8, 4, 1, (h, w))
 some[-2] *= 2  # a table with opinions
 value, parts = forward(scene, *some)
@@ -447,10 +493,18 @@ for name, pull in (("what is read", pull_read), ("the bias", pull_bias)):
 picture, axes = figure(6.4, 4.6)
 pixels(axes, np.clip(scene[0, ..., 0], 0, 1), high=1.6)
 usual = np.median(np.linalg.norm([pull_read, pull_bias], axis=-1))
-for pull, colour, style, label in ((pull_read, COLOURS[0], "-", "from what is read"), (pull_bias, COLOURS[1], "--", "from the bias")):
+for pull, colour, style, label in (
+    (pull_read, COLOURS[0], "-", "from what is read"),
+    (pull_bias, COLOURS[1], "--", "from the bias"),
+):
     size = np.linalg.norm(pull, axis=1, keepdims=True)
     for point, arrow in zip(where, 0.6 * pull / size * np.tanh(size / usual)):
-        axes.annotate("", (point + arrow)[::-1], point[::-1], arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.5, "ls": style, "shrinkA": 0, "shrinkB": 0})
+        axes.annotate(
+            "",
+            (point + arrow)[::-1],
+            point[::-1],
+            arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.5, "ls": style, "shrinkA": 0, "shrinkB": 0},
+        )
     axes.plot([], [], style, color=colour, label=label)
 axes.plot(where[:, 1], where[:, 0], "o", color="#1a1a1a", ms=3)
 axes.set(xlim=(-0.8, 7.8), ylim=(6.4, -0.8))
@@ -532,7 +586,8 @@ hint("9.4")
 
 # %%
 def block_diagonal(w, groups):
-    """w (C, C), groups G → (C, C): zero where input and output channel are of different groups; w itself stays as it is"""
+    """w (C, C), groups G
+    → (C, C): zero where input and output channel are of different groups; w itself stays as it is"""
     # BEGIN SOLUTION
     group = np.arange(len(w)) // (len(w) // groups)  # of each channel
     return w * (group[:, None] == group)
@@ -554,16 +609,17 @@ if block_diagonal(weights[6], G) is not None:
 # %% [markdown]
 # ### Exercise 9.6: switch it off (extend)
 #
-# Which $w_2$ and which table make deformable attention (paper's grid, stride 1) equal to plain attention? Above both were zero. There are others. Find a table that is *not* zero anywhere, and a $w_2$ of zeros. `key_table_shape` is $(M,2H-1,2W-1)$.
+# Which $w_2$ and which table make deformable attention (paper's grid, stride 1) equal to plain attention? Above both were zero. There are others. Find a table that is *not* zero anywhere, and a $w_2$ of zeros. `table_shape` is $(M,2H-1,2W-1)$.
 
 
 # %%
-def switched_off(e, key_table_shape, rng):
-    """e = C/G; the table's shape; rng to draw from → w2 (e, 2), table of that shape, no element of it 0"""
+def switched_off(e, table_shape, rng):
+    """e = C/G; the table's shape; rng to draw from
+    → w2 (e, 2), table of that shape, no element of it 0"""
     # BEGIN SOLUTION
-    heads = key_table_shape[0]
+    heads = table_shape[0]
     each = rng.uniform(1, 2, (heads, 1, 1))  # one number a head
-    return np.zeros((e, 2)), np.broadcast_to(each, key_table_shape).copy()
+    return np.zeros((e, 2)), np.broadcast_to(each, table_shape).copy()
     # END SOLUTION
 
 
@@ -580,15 +636,18 @@ hint("9.6")
 # ### Exercise 9.7: one row of queries at a time (extend)
 #
 # Scores and bias are $(M,HW,N)$ arrays. In a detector with images of $800\times1333$ pixels, stage 3 is $50\times84$, and with stride 1 that is $4200\times4200$ numbers a head. But no query needs another one. Compute $z$ for one image row by row of the map, so that no array is
-# larger than $(M,W,N)$.
+# larger than $(M,W,N)$. `ops.position_bias.raw(table, points[None, None], rows, cols)` takes the queries' rows and columns in pixels, any grid of them, and returns the pair (bias, vjp); the bias has a batch axis. (`check` looks at the result only, not at the size of your arrays.)
 
 
 # %%
-print(f"scores of DAT-T's 12 heads in float32: {12 * 4200 * 4200 * 4 / 1e6:.0f} MB; row by row: {12 * 84 * 4200 * 4 / 1e6:.0f} MB")
+print(
+    f"scores of DAT-T's 12 heads in float32: {12 * 4200 * 4200 * 4 / 1e6:.0f} MB; row by row: {12 * 84 * 4200 * 4 / 1e6:.0f} MB"
+)
 
 
 def by_rows(q, k, v, table, points):
-    """q (M, H, W, d), k, v (M, N, d), table (M, 2H − 1, 2W − 1), points (N, 2) in pixels → z (M, H, W, d)"""
+    """q (M, H, W, d), k, v (M, N, d), table (M, 2H − 1, 2W − 1), points (N, 2) in pixels
+    → z (M, H, W, d)"""
     # BEGIN SOLUTION
     _, h, w, d = q.shape
     z = np.empty(q.shape)

@@ -47,11 +47,15 @@ def draw_table(axes, table, h, w):
 
 H, W = 5, 7
 rows, cols = np.mgrid[-(H - 1) : H, -(W - 1) : W]  # every whole displacement
-table = 1.6 * np.exp(-((rows - 1) ** 2 + (cols - 2) ** 2) / 5) - 0.16 * np.hypot(rows, cols)  # (9, 13): likes keys up and left
+table = 1.6 * np.exp(-((rows - 1) ** 2 + (cols - 2) ** 2) / 5) - 0.16 * np.hypot(
+    rows, cols
+)  # (9, 13): likes keys up and left
 query = np.array([3.0, 4.0])
 keys = np.array([[1.7, 2.4], [0.3, 5.2], [3.6, 5.7], [2.2, 0.4], [4.3, 2.6]])
 
-read = ops.position_bias.raw(table[None], keys[None, None], query[:1], query[1:])[0].ravel()  # five numbers; how, is this chapter
+read = ops.position_bias.raw(table[None], keys[None, None], query[:1], query[1:])[
+    0
+].ravel()  # five numbers; how, is this chapter
 
 picture, (left, right) = figure(7, 3.0, columns=2, ratios=[7, 12])
 pixels(left, 0.1 * np.ones((H, W)))
@@ -61,9 +65,17 @@ middle = np.array([H - 1, W - 1])  # displacement 0
 for name, key, value, colour in zip("abcde", keys, read, COLOURS):
     head = query - key + middle
     for axes, start, end in ((left, key, query), (right, middle, head)):
-        axes.annotate("", end[::-1], start[::-1], arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0})
+        axes.annotate(
+            "",
+            end[::-1],
+            start[::-1],
+            arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6, "shrinkA": 0, "shrinkB": 0},
+        )
     away = 16 * (key - query)[::-1] / np.linalg.norm(key - query) * [1, -1]
-    for axes, place, text, shift in ((left, key, name, away), (right, head, f"{name} {value:+.1f}".replace("-", "−"), -1.3 * away)):
+    for axes, place, text, shift in (
+        (left, key, name, away),
+        (right, head, f"{name} {value:+.1f}".replace("-", "−"), -1.3 * away),
+    ):
         axes.plot(place[1], place[0], "o", color=colour, ms=6)
         axes.annotate(text, place[::-1], xytext=shift, textcoords="offset points", fontsize=11, fontweight="bold", color=colour,
                       ha="center", va="center", bbox={"fc": "white", "ec": "none", "pad": 0.4})  # fmt: skip
@@ -125,7 +137,8 @@ print("bias of query i (down) and key j (across):\n", bias)
 
 # %%
 def whole_bias(table, h, w):
-    """table (2h − 1, 2w − 1) → (h · w, h · w): the bias of query (down) and key (across)"""
+    """table (2h − 1, 2w − 1)
+    → (h · w, h · w): the bias of query (down) and key (across)"""
     # BEGIN SOLUTION
     row, col = np.divmod(np.arange(h * w), w)  # of each pixel
     return table[row[:, None] - row + h - 1, col[:, None] - col + w - 1]
@@ -145,7 +158,8 @@ hint("10.1")
 # ## Keys between the pixels
 #
 # A deformed key is at $p=(1.7,\,2.4)$. For the query at $(3,4)$ the displacement is $(1.3,\,1.6)$. There is no such cell. But there are cells $(1,1),(1,2),(2,1),(2,2)$ around it, and
-# we know how to read between: **φ, with the table in place of the map and the displacement in place of the point.**
+# we know how to read between: **φ, with the table in place of the map and the displacement in place of the point.** With $N$ keys, and with
+# $\tilde k$ and $\tilde v$ for the keys and values that were read at their points,
 #
 # $$\underbrace{z^{(m)}}_{(HW,\,d)}=\mathrm{softmax}\Big(\underbrace{q^{(m)}\tilde k^{(m)\top}/\sqrt d}_{(HW,\,N)}+\underbrace{\phi(\hat B;R)^{(m)}}_{(HW,\,N)}\Big)\,\underbrace{\tilde v^{(m)}}_{(N,\,d)} \tag{9}$$
 #
@@ -163,7 +177,8 @@ hint("10.1")
 
 # %%
 def bias_loops(table, points, h, w):
-    """table (M, 2h − 1, 2w − 1), points (N, 2) in pixels → φ(B̂; R) (M, h · w, N)"""
+    """table (M, 2h − 1, 2w − 1), points (N, 2) in pixels
+    → φ(B̂; R) (M, h · w, N)"""
     heads, down, across = table.shape
     bias = np.zeros((heads, h * w, len(points)))
     for m, i, j, n in product(range(heads), range(h), range(w), range(len(points))):
@@ -213,7 +228,8 @@ for key, value in zip(points, read[0, 3 * W + 4]):
 
 # %%
 def cell(q_hat, p_hat, h):
-    """q_hat, p_hat: normalised row of query and key; h: rows of the map → the (fractional) row of the table"""
+    """q_hat, p_hat: normalised row of query and key; h: rows of the map
+    → the (fractional) row of the table"""
     # BEGIN SOLUTION
     d = (q_hat - p_hat) / 2
     return (d + 1) / 2 * (2 * h - 2)
@@ -233,18 +249,23 @@ hint("10.2")
 #
 # $R$ seems to be a large array: a pair of numbers for each query and each key. And the four nearest cells of each would have to be gathered. But look at it again:
 #
-# $$R_{\mathrm{row}}=i-p_{n,\mathrm{row}}+H-1\quad\text{does not contain } j,\qquad R_{\mathrm{col}}=j-p_{n,\mathrm{col}}+W-1\quad\text{does not contain } i.$$
+# $$R_{\mathrm{row}}=i-p_{n,\mathrm{row}}+H-1,\qquad R_{\mathrm{col}}=j-p_{n,\mathrm{col}}+W-1.$$
+#
+# **The first does not contain $j$, and the second does not contain $i$.**
 #
 # Queries stand on a grid. So for each key there are only $H$ different rows and $W$ different columns, and two small arrays of hats hold it all:
 #
-# $$\underbrace{G^y}_{(N,H,2H-1)}[n,i,a]=g(i-p_{n,\mathrm{row}}+H-1,\;a),\qquad \underbrace{G^x}_{(N,W,2W-1)}[n,j,b]=g(j-p_{n,\mathrm{col}}+W-1,\;b),$$
+# $$\underbrace{G^y[n,i,a]}_{(N,\,H,\,2H-1)}=g(i-p_{n,\mathrm{row}}+H-1,\;a),$$
+#
+# $$\underbrace{G^x[n,j,b]}_{(N,\,W,\,2W-1)}=g(j-p_{n,\mathrm{col}}+W-1,\;b),$$
 #
 # $$\underbrace{\phi(\hat B;R)}_{(M,HW,N)}[m,(i,j),n]=\sum_{a,b}G^y[n,i,a]\;G^x[n,j,b]\;\hat B[m,a,b].$$
 
 
 # %%
 def both_hats(points, h, w):
-    """points (N, 2) → R row by row (N, h) and column by column (N, w), and their hats (N, h, 2h − 1), (N, w, 2w − 1)"""
+    """points (N, 2)
+    → R row by row (N, h) and column by column (N, w), and their hats (N, h, 2h − 1), (N, w, 2w − 1)"""
     down = np.arange(h) - points[:, :1] + h - 1
     right = np.arange(w) - points[:, 1:] + w - 1
     return down, right, g(down, 2 * h - 1), g(right, 2 * w - 1)
@@ -257,7 +278,7 @@ def position_bias(table, points, h, w):
 
 
 two_heads = np.stack([table, plane])  # (M, 2H − 1, 2W − 1)
-print(f"a map of 14 × 14 and as many keys: R has {196 * 196 * 2:,} numbers, its different rows and columns are {196 * (14 + 14):,}")
+print(f"14 × 14 pixels and as many keys: {196 * 196 * 2:,} numbers in R, but {196 * (14 + 14):,} different ones")
 same("separable, and the loops", position_bias(two_heads, points, H, W), bias_loops(two_heads, points, H, W))
 _, _, gy, gx = both_hats(points, H, W)
 print("the hats of the rows, for the key at row 1.7:\n", gy[1])
@@ -274,6 +295,7 @@ print("the hats of the rows, for the key at row 1.7:\n", gy[1])
 #
 # **the table, seen through a window of $H\times W$ cells.** Moving the key slides the window, the opposite way. Here are two keys: left the map, in the middle the table with
 # the window, and right what it shows, which is the key's bias at every query.
+
 
 # %%
 def window_corner(key):
@@ -332,7 +354,8 @@ interactive("position_bias", {"table": table.round(2).tolist(), "key": [0.7, 1.2
 
 # %%
 def window(point, h, w):
-    """point (2,): a key, (row, col) in pixels → first (2,), last (2,): (row, col) in cells of the table"""
+    """point (2,): a key, (row, col) in pixels
+    → first (2,), last (2,): (row, col) in cells of the table"""
     # BEGIN SOLUTION
     centre = np.array([h - 1, w - 1])
     return centre - point, 2 * centre - point
@@ -350,7 +373,7 @@ hint("10.3")
 # %% [markdown]
 # ## The backward pass, one line at a time
 #
-# From the softmax comes $\mathrm d\mathrm{bias}[m,(i,j),n]$: how much the loss wants head $m$'s query $(i,j)$ to look at key $n$. (It is the gradient of the scores, for which
+# From the softmax comes $\mathrm d\mathrm{bias}[m,(i,j),n]$: how much the loss grows if head $m$'s query $(i,j)$ looks more at key $n$. (It is the gradient of the scores, for which
 # the bias is a mere summand.) We want $\mathrm d\hat B$, and $\mathrm dp$: yes, **the bias moves the points, too.**
 #
 # **Step 1.** A product of three factors changes by three terms:
@@ -399,7 +422,8 @@ hint("10.3")
 
 # %%
 def position_bias_vjp(dbias, table, points, h, w):
-    """dbias (M, h · w, N), table (M, 2h − 1, 2w − 1), points (N, 2), h, w → dtable (M, 2h − 1, 2w − 1), dpoints (N, 2)"""
+    """dbias (M, h · w, N), table (M, 2h − 1, 2w − 1), points (N, 2), h, w
+    → dtable (M, 2h − 1, 2w − 1), dpoints (N, 2)"""
     # BEGIN SOLUTION
     down, right, gy, gx = both_hats(points, h, w)
     d = dbias.reshape(len(table), h, w, len(points))  # (m, i, j, n)
@@ -451,7 +475,7 @@ for where in (everywhere, moved):
     counts.append(pull(np.ones_like(value))[0][0])
 print("pairs a cell, keys on pixels:\n", counts[0].astype(int))
 print("equal to (H − |Δrow|)(W − |Δcol|):", np.allclose(counts[0], (H - abs(rows)) * (W - abs(cols))))
-print(f"35 queries × 35 keys are {35 * 35} pairs; counted {counts[0].sum():.0f} on pixels, {counts[1].sum():.1f} with deformed keys")
+print(f"{35 * 35} pairs; counted {counts[0].sum():.0f} with keys on pixels, {counts[1].sum():.1f} with deformed keys")
 
 # %%
 picture, panels = figure(7, 3.1, columns=2)
@@ -476,7 +500,7 @@ q, k, v = (rng.standard_normal((1, 1, H * W, 4)) for _ in range(3))
 z, attention_vjp = ops.attention.raw(q, k, v, bias, None, scale=0.5)
 dz = rng.standard_normal(z.shape)
 dtable = bias_vjp(attention_vjp(dz)[3])[0]
-print(f"largest element of the table's gradient {abs(dtable).max():.3f}; the sum over all cells below 1e-12: {abs(dtable.sum()) < 1e-12}")
+print(f"largest element of dtable {abs(dtable).max():.3f}; the sum of all below 1e-12: {abs(dtable.sum()) < 1e-12}")
 
 # %% [markdown]
 # ## Heads and groups
@@ -541,7 +565,9 @@ fine = (2 * H - 1, 2 * W - 1)  # a map of 9 × 13: twice as fine, corner on corn
 scale = ((H - 1) / (fine[0] - 1), (W - 1) / (fine[1] - 1))
 key = np.array([[1.7, 2.4]])
 coarse = position_bias(table[None], key, H, W).reshape(H, W)
-finer = ops.position_bias.raw(table[None], 2 * key[None, None], np.arange(fine[0]), np.arange(fine[1]), cells=scale)[0].reshape(fine)
+finer = ops.position_bias.raw(table[None], 2 * key[None, None], np.arange(fine[0]), np.arange(fine[1]), cells=scale)[
+    0
+].reshape(fine)
 print("cells per pixel:", scale)
 same("every second query of the fine map, and the coarse map", finer[::2, ::2], coarse)
 
@@ -552,12 +578,12 @@ same("every second query of the fine map, and the coarse map", finer[::2, ::2], 
 # %%
 ramp = np.repeat(np.arange(-4.0, 5.0)[:, None], 9, 1)[None]  # H₀ = 5: each cell holds its row displacement
 resized = bicubic(ramp, (17, 17))[0, :, 8]  # for H = 9
-print("displacement on the new map:", np.arange(-3, 4))
-print("stretched ruler, (H₀−1)/(H−1) = 0.5 a pixel:         ", np.arange(-3, 4) * 0.5)
-print("resized table, about (2H₀−1)/(2H−1) = 0.529 a pixel: ", resized[5:12].round(3))
+print("displacement on the new map:          ", np.arange(-3, 4))
+print("stretched ruler, 0.5 a pixel:         ", np.arange(-3, 4) * 0.5)
+print("resized table, about 9/17 = 0.529:    ", resized[5:12].round(3))
 
 # %% [markdown]
-# Both keep displacement 0 in the middle. The resize treats cells as little squares and fits their *outer edges* (9 cells to 17), the ruler fits the *centres* of the outermost cells (8 steps to 16). So they differ by some 6 % here (a bicubic curve
+# The ruler takes $\frac{H_0-1}{H-1}=\frac48$ of a cell a pixel, the resized table $\frac{2H_0-1}{2H-1}=\frac9{17}$. Both keep displacement 0 in the middle. The resize treats cells as little squares and fits their *outer edges* (9 cells to 17), the ruler fits the *centres* of the outermost cells (8 steps to 16). So they differ by some 6 % here (a bicubic curve
 # weaves a little around the straight line), and the less the larger the maps. (It is the two conventions of chapter 07 once more.) The released second version needs neither: it reads a table of fixed size at normalised displacements, which is the stretched ruler.
 #
 # ## Exercises
@@ -569,7 +595,8 @@ print("resized table, about (2H₀−1)/(2H−1) = 0.529 a pixel: ", resized[5:1
 
 # %%
 def table_parameters(heads, h, w, n):
-    """heads; map h × w; n keys → how many numbers relative tables hold, and how many fixed ones"""
+    """heads; map h × w; n keys
+    → how many numbers relative tables hold, and how many fixed ones"""
     # BEGIN SOLUTION
     return heads * (2 * h - 1) * (2 * w - 1), heads * h * w * n
     # END SOLUTION
@@ -601,7 +628,8 @@ if counted[0] is not None:
 
 # %%
 def for_key_minus_query(table):
-    """table (M, 2H − 1, 2W − 1), read at query − key + centre → the table to be read at key − query + centre"""
+    """table (M, 2H − 1, 2W − 1), read at query − key + centre
+    → the table to be read at key − query + centre"""
     # BEGIN SOLUTION
     return table[:, ::-1, ::-1]
     # END SOLUTION
@@ -623,7 +651,8 @@ hint("10.7")
 
 # %%
 def bias_on(table, points, h, w):
-    """table (M, 2H₀ − 1, 2W₀ − 1), points (N, 2) in pixels of h × w → bias (M, h · w, N), vjp; vjp(dbias) → dtable, dpoints"""
+    """table (M, 2H₀ − 1, 2W₀ − 1), points (N, 2) in pixels of h × w
+    → bias (M, h · w, N), vjp; vjp(dbias) → dtable, dpoints"""
     # BEGIN SOLUTION
     heads, down, across = table.shape
     cells = ((down - 1) / 2 / (h - 1), (across - 1) / 2 / (w - 1))  # H₀ − 1 = (2H₀ − 2)/2
@@ -655,12 +684,12 @@ hint("10.8")
 # ## What differs from the paper and the released code
 #
 # * **Units.** The paper and the released code normalise displacements to $[-1,1]$; we count in pixels and cells. It is the same number (steps 1 to 3).
-# * **The query grid.** The paper's text and the released v2 put queries at $\frac{2i}{H-1}-1$, on the pixels. The released v1 puts queries *and* references at centres of cells, $\frac{2(i+1/2)}{H}-1$. There, a displacement of one pixel is
-#   $\frac{H-1}{H}$ cells: the table is read slightly drawn in. Here it is part of `convention`.
+# * **The query grid.** The released v2 puts queries at $\frac{2i}{H-1}-1$, on the pixels, and so do we in the paper's convention: its text gives this grid to the references, and of $R$ it says only that it is normalised to $[-1,1]$. The released v1 puts queries *and* references at centres of cells, $\frac{2(i+1/2)}{H}-1$. There, a displacement of one pixel is
+#   $\frac{H-1}{H}$ cells: the table is read slightly drawn in. Here it is part of `convention=` of `minidat.attention.DeformableAttention`.
 # * **The way of reading.** The released code builds $R$ for every pair and calls `grid_sample`; we use that it is separable. The value is the same.
 # * **Other sizes.** Released v1: only the size that it was built for, tables resized by bicubic interpolation on loading. v2 and minidat: any size, with the stretched ruler.
 # * **Other variants** in the released code: no bias, the fixed table, a depthwise convolution on the queries in its place, and, in v2 and switched off in all its configurations, a small network that computes the bias from the logarithm of the displacement. All are
-#   options here (`position=`).
+#   options there (`position=`).
 #
 # ## In five lines
 #

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-import minidat
 from minidat import Tensor, ops
 from minidat.autograd.check import GradientError, check_gradient
 from minidat.models import create
@@ -27,18 +26,9 @@ from minidat.training.augment import normalise, one_hot
 from minidat.training.data import load
 from minidat.training.optim import AdamW, Arena, Schedule, clip_by_norm, decays
 from minidat.training.settings import Settings
-from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source, stored
 
 np.set_printoptions(precision=3, suppress=True)
-
-
-def stored(name):
-    """A result that is kept with the repository: the path of results/NAME or chapters/results/NAME."""
-    root = Path(minidat.__file__).parents[1]
-    places = [Path.cwd(), Path.cwd().parent, root]
-    found = [place / folder / name for place in places for folder in ("results", "chapters/results")]
-    return next(path for path in found if path.exists())
-
 
 # %% [markdown]
 # ## The picture
@@ -577,7 +567,9 @@ print("with the wrong sign, the last loss is below 0.1 too:", spoilt[-1] < 0.1)
 # ## Exercise 13.7: two runs, the same images (extend)
 #
 # Let $a_i,b_i$ be 1 where run A, run B is right about image $i$, else 0. The difference of accuracies is the mean of
-# $d_i=a_i-b_i$. What is its standard error?
+# $d_i=a_i-b_i$. The standard error of a mean of $n$ numbers is their standard deviation divided by $\sqrt n$. (For numbers
+# that are 1 with probability $p$, else 0, the standard deviation is $\sqrt{p(1-p)}$, which gives the formula above.) What is
+# it here?
 
 
 # %%

@@ -78,7 +78,7 @@ def _slip(yours: np.ndarray, expected: np.ndarray, wrong: np.ndarray, tolerance:
         return " (transposed?)"
     if not y.any():
         return " (zero there: is a term missing?)"
-    factor = float(y @ e) / float(e @ e) if e.any() else 0.0
+    factor = float(y @ e) / float(e @ e) if (abs(e) > tolerance).any() else 0.0  # nothing is a multiple of zero
     if factor and y.size > 1 and agrees(y / factor, e, tolerance):
         return f" (all of it × {factor:.4g}: a factor?)".replace("-", "−")
     shift = float((y - e).mean())

@@ -53,7 +53,7 @@ def convolution_inputs(rng):
 
 
 def follow(x, target, offset, rate, steps):
-    centres = np.stack(np.mgrid[0 : x.shape[0], 0 : x.shape[1]], -1).reshape(-1, 2)
+    centres = np.indices(x.shape[:2]).reshape(2, -1).T  # (H·W, 2)
     for _ in range(steps):
         y, vjp = read(x, centres + offset)
         offset = offset - rate * vjp((y - target.reshape(-1, 1)) / len(y))[1].sum(0)

@@ -87,6 +87,31 @@ def backward_from_the_front(order, dy):
     backward(order[:-1][::-1] + order[-1:], dy)
 
 
+def backward_in_place(order, dy):
+    got = {id(order[-1]): dy}
+    for node in reversed(order):
+        g = got[id(node)]
+        if node.vjp is None:
+            node.grad = g if node.grad is None else node.grad + g
+            continue
+        for parent, dx in zip(node.parents, node.vjp(g), strict=True):
+            if id(parent) in got:
+                got[id(parent)] += dx
+            else:
+                got[id(parent)] = dx
+
+
+def grads_everywhere(order, dy):
+    def add(node, dx):
+        node.grad = dx if node.grad is None else node.grad + dx
+
+    add(order[-1], dy)
+    for node in reversed(order):
+        if node.vjp is not None:
+            for parent, dx in zip(node.parents, node.vjp(node.grad), strict=True):
+                add(parent, dx)
+
+
 def intermediate_only(order, dy):
     for node in order:
         if node.vjp is not None:
@@ -156,6 +181,8 @@ ANSWERS = {
         "right": [backward],
         "wrong": [
             (lambda order, dy: backward(order, dy, add=False), "added up"),
+            (backward_in_place, "would change an array that others hold"),
+            (grads_everywhere, "Tensors with a vjp have a .grad too"),
             (lambda order, dy: backward(order, dy, keep=False), "twice the gradient"),
             (lambda order, dy: backward(order, np.ones(dy.shape)), "off by"),
             (lambda order, dy: backward(order, -dy), "off by"),
@@ -191,6 +218,10 @@ ANSWERS = {
         "wrong": [
             (lambda dy, x: softmax(x) * dy, "the row term"),
             (lambda dy, x: -softmax_vjp(dy, x), "(sign?)"),
+            (
+                lambda dy, x: softmax_vjp(dy.reshape(1, -1), x.reshape(1, -1)).reshape(x.shape),
+                "not over the whole array",
+            ),
             (lambda dy, x: softmax(x) * (1 - softmax(x)) * dy, "only the diagonal"),
             (lambda dy, x: softmax(x) * (dy - (softmax(x) * dy).sum()), "along a row"),
             (lambda dy, x: softmax_vjp(np.ones(dy.shape), x), "dx["),

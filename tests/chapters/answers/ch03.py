@@ -97,6 +97,17 @@ def overflowing(q, blocks):
     return sum(np.exp(k @ q) @ v for k, v in blocks) / sum(np.exp(k @ q).sum() for k, _ in blocks)
 
 
+def without_scale_in_the_scores(dz, q, k, v, scale):
+    """P = softmax(q kᵀ), but q kᵀ is still multiplied by the scale on the way back."""
+    dq, dk, dv = attention_vjp(dz, q, k, v, 1.0)
+    return scale * dq, scale * dk, dv
+
+
+def each_its_own(q, blocks):
+    e = [np.exp(k @ q - (k @ q).max()) for k, _ in blocks]
+    return sum(w @ v for w, (_, v) in zip(e, blocks)) / sum(w.sum() for w in e)
+
+
 def never_shrunk(q, blocks):
     largest, t, u = -np.inf, 0.0, 0.0
     for k, v in blocks:
@@ -128,6 +139,7 @@ ANSWERS = {
             (with_ds(lambda p, dp: dp), "the softmax is left out"),
             (with_ds(lambda p, dp: -p * (dp - (p * dp).sum(-1, keepdims=True))), "(sign?)"),
             (changed(lambda dq, dk, dv: (dq / 0.7, dk / 0.7, dv)), "scale is missing in step 7"),
+            (without_scale_in_the_scores, "missing in the scores"),
             (changed(lambda dq, dk, dv: (dq, dk, dv.T)), "transposed?"),
             (changed(lambda dq, dk, dv: (dq, dk, None)), "dv is None: not done yet"),
             (changed(lambda dq, dk, dv: (dq, dv)), "2 results, but 3 are asked for"),
@@ -184,6 +196,7 @@ ANSWERS = {
         "wrong": [
             (overflowing, "nan"),
             (never_shrunk, "must shrink by"),
+            (each_its_own, "relative to one number"),
             (lambda q, b: np.mean([in_blocks(q, [pair]) for pair in b], axis=0), "not of equal weight"),
             (lambda q, b: in_blocks(q, b[-1:]), "the last block alone"),
         ],

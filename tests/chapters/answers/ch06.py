@@ -47,6 +47,19 @@ def corners(z, points):
     return y
 
 
+def corners_cut_towards_zero(z, points):
+    h, w, c = z.shape
+    first = points.astype(int)
+    fraction = points - first
+    y = np.zeros((len(points), c))
+    for i, j in np.ndindex(2, 2):
+        row, col = (first + [i, j]).T
+        weight = np.prod([part if corner else 1 - part for corner, part in zip((i, j), fraction.T)], axis=0)
+        weight = weight * (row >= 0) * (row < h) * (col >= 0) * (col < w)
+        y += weight[:, None] * z[row.clip(0, h - 1), col.clip(0, w - 1)]
+    return y
+
+
 def clipped_corners(z, points):
     return corners(np.pad(z, ((9, 9), (9, 9), (0, 0)), mode="edge"), points + 9)
 
@@ -95,7 +108,7 @@ ANSWERS = {
         "wrong": [
             (lambda a, n: -slope(a, n), "(sign?)"),
             (lambda a, n: slope(a, n).T, "transposed?"),
-            (sign_slope, "slope"),
+            (sign_slope, "take the slope on the right"),
             (lambda a, n: -slope(n - 1 - a, n)[:, ::-1], "slope on the left"),
         ],
     },
@@ -125,6 +138,7 @@ ANSWERS = {
         "right": [corners, lambda z, p: read(z, p)[0]],
         "wrong": [
             (clipped_corners, "clipping an index is not enough"),
+            (corners_cut_towards_zero, "cuts towards zero"),
             (lambda z, p: corners(z, p[:, ::-1]), "y["),
             (lambda z, p: corners(z, np.floor(p)), "y["),
         ],
@@ -154,7 +168,7 @@ ANSWERS = {
             (clamped(lambda dq, free: dq), "a clamped coordinate does not move"),
             (clamped(lambda dq, free: dq * free.all(-1, keepdims=True)), "each coordinate is clamped by itself"),
             (clamped(lambda dq, free: -dq * free), "(sign?)"),
-            (lambda dy, z, p: read(z, p)[1](dy), "dz["),
+            (lambda dy, z, p: read(z, p)[1](dy), "clamp first"),
         ],
     },
     "6.7": {

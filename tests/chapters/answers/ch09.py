@@ -36,6 +36,11 @@ def kv_with(change):
     return lambda *a: change(*keys_and_values_vjp(*a))
 
 
+def kv_with_weights_as_they_are(dkv, sampled, w_k, w_v):
+    _, dw_k, dw_v = keys_and_values_vjp(dkv, sampled, w_k, w_v)
+    return dkv[:, : len(w_k)] @ w_k + dkv[:, len(w_k) :] @ w_v, dw_k, dw_v
+
+
 def kv_half(which):
     def vjp(dkv, sampled, w_k, w_v):
         _, dw_k, dw_v = keys_and_values_vjp(dkv, sampled, w_k, w_v)
@@ -172,6 +177,7 @@ ANSWERS = {
         "right": [keys_and_values_vjp],
         "wrong": [
             (kv_half(0), "branch of the values is missing"),
+            (kv_with_weights_as_they_are, "multiplies by w transposed"),
             (kv_half(1), "branch of the keys is missing"),
             (kv_with(lambda ds, dk, dv: (ds, dk.T, dv)), "transposed?"),
             (kv_with(lambda ds, dk, dv: (ds, dv, dk)), "dw_k["),

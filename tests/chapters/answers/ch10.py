@@ -133,6 +133,7 @@ ANSWERS = {
             (lambda t, h, w: whole_bias(t, h, w, key_first=True), "goes by query − key"),
             (lambda t, h, w: whole_bias(t, h, w).T, "goes by query − key"),
             (by_columns, "divide by the number of columns"),
+            (lambda t, h, w: whole_bias(np.roll(t, (h - 1, w - 1), (0, 1)), h, w), "in the table's middle"),
             (lambda t, h, w: whole_bias(t[::-1], h, w), "bias["),
             (lambda t, h, w: whole_bias(t.T, h, w), "raises IndexError"),
         ],
@@ -190,6 +191,7 @@ ANSWERS = {
         "wrong": [
             (lambda t: t[:, ::-1], "only the rows"),
             (lambda t: t[:, :, ::-1], "only the columns"),
+            (lambda t: -t, "changes its sign, not the number"),
             (lambda t: t[::-1, ::-1, ::-1], "in their order"),
             (lambda t: -t[:, ::-1, ::-1], "(sign?)"),
             (lambda t: t.swapaxes(1, 2), "has shape (3, 9, 7)"),
