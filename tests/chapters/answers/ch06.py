@@ -53,7 +53,7 @@ def corners_cut_towards_zero(z, points):
     fraction = points - first
     y = np.zeros((len(points), c))
     for i, j in np.ndindex(2, 2):
-        row, col = (first + [i, j]).T
+        row, col = (first + np.array((i, j))).T
         weight = np.prod([part if corner else 1 - part for corner, part in zip((i, j), fraction.T)], axis=0)
         weight = weight * (row >= 0) * (row < h) * (col >= 0) * (col < w)
         y += weight[:, None] * z[row.clip(0, h - 1), col.clip(0, w - 1)]
