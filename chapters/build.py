@@ -120,9 +120,9 @@ def run(book: NotebookNode, name: str) -> NotebookNode:
     environment = {**os.environ, "PYTHONPATH": ROOT, "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     folder = {"metadata": {"path": str(CHAPTERS)}}
     try:
-        NotebookClient(book, timeout=300, kernel_name="python3", record_timing=False, resources=folder).execute(
-            env=environment
-        )
+        client = NotebookClient(book, timeout=300, kernel_name="python3", record_timing=False, resources=folder)
+        client.extra_arguments = ["--log-level=ERROR"]  # not the warning that its port is open
+        client.execute(env=environment)
     except CellExecutionError as error:
         raise BuildError(f"{name}: a cell fails\n{error}") from None
     book.metadata.language_info = NotebookNode(name="python")
