@@ -142,8 +142,17 @@ def from_file(
         model = Pyramid(replace(config, image=image or config.image), np.random.default_rng(0))
         load(model, adapted(model, state, rows))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}{_fits(state, name)}") from error
     return model
+
+
+def _fits(state: Mapping[str, np.ndarray], name: str | None) -> str:
+    """A hint at the model that the weights do belong to, where another was named."""
+    try:
+        found = recognise(state)
+    except ValueError:
+        return ""
+    return f"; these weights are {found}'s" if name not in (None, found) else ""
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:

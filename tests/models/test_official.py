@@ -239,7 +239,10 @@ def test_files_that_do_not_fit_are_named(narrow, tmp_path):
     with pytest.raises(ValueError, match=r"cut.safetensors: not a whole safetensors file"):
         official.from_file(tmp_path / "cut.safetensors")
     pth.write(tmp_path / "w.pth", {k: np.ascontiguousarray(a) for k, a in V1_STATE.items()})
-    with pytest.raises(ValueError, match=r"w.pth: state dict: missing patch_proj.*; not in this model"):
+    with pytest.raises(
+        ValueError,
+        match=r"w.pth: state dict: missing patch_proj.*; not in this model .*; these weights are dat_tiny's$",
+    ):
         official.from_file(tmp_path / "w.pth", "dat_pp_tiny")
     with pytest.raises(
         ValueError, match=r"w.pth: state dict: cls_head.weight has shape \(7, 64\), this model needs \(9, 64\)"
