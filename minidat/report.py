@@ -9,7 +9,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from minidat.analysis import plots
+from minidat.analysis.curves import curves
+from minidat.analysis.points_figure import points_figure
 from minidat.autograd import Tensor, no_grad
 from minidat.autograd.backend import asnumpy, to_device
 from minidat.training.augment import normalise
@@ -68,7 +69,7 @@ class Console:
             f"epoch {record['epoch']}/{self.run.settings.epochs}: test accuracy {100 * record['accuracy']:.2f} %, "
             f"loss {record['loss']:.3f}, after {duration(record['seconds'])}{best}"
         )
-        plots.curves(self.run.folder / LOG, self.run.folder / "curves.png")
+        curves(self.run.folder / LOG, self.run.folder / "curves.png")
 
     def interrupted(self) -> None:
         self._print(
@@ -97,7 +98,7 @@ class Console:
         objects = getattr(run.testing, "objects", None)
         boxes = objects(np.arange(SHOWN_IMAGES))[0] if objects else None
         path = run.folder / "points.png"
-        plots.points_figure(
+        points_figure(
             images,
             record,
             path,

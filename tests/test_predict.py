@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from minidat import Tensor, cli, no_grad
-from minidat.analysis import plots
+from minidat.analysis import predictions
+from minidat.analysis.points import map_to_image
 from minidat.analysis.predictions import prediction_figure
 from minidat.models import Config, Pyramid, StageConfig, create, official
 from minidat.training import images as image_files
@@ -64,8 +65,8 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved."""
-    kept, save = [], plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, out: (kept.append(figure), save(figure, out)))
+    kept, save = [], predictions.save
+    monkeypatch.setattr(predictions, "save", lambda figure, out: (kept.append(figure), save(figure, out)))
     return kept
 
 
@@ -177,7 +178,7 @@ def test_the_picture_shows_the_last_blocks(weights, figures):
     x = (released(Image.open("cat.png")) / 255 - image_files.MEAN) / image_files.STD
     with no_grad():
         network()(Tensor(x[None].astype(np.float32)), record=record)
-    points = plots.map_to_image(record[1, 1]["points"][0, 1], (4, 4), (32, 32))
+    points = map_to_image(record[1, 1]["points"][0, 1], (4, 4), (32, 32))
     np.testing.assert_allclose(figure.axes[2].lines[2].get_xydata()[:, ::-1], points, atol=1e-3)
     texts = [text.get_text() for text in figure.texts]
     p = probabilities(network(), "cat.png", released, image_files.MEAN, image_files.STD)

@@ -17,7 +17,7 @@
 import numpy as np
 
 from minidat import Tensor, ops
-from minidat.analysis.plots import map_to_image, reference_pixels
+from minidat.analysis.points import map_to_image, reference_pixels
 from minidat.autograd import no_grad
 from minidat.models import create
 from minidat.ops.attention import merge_heads, split_heads

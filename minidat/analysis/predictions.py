@@ -11,10 +11,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from minidat.analysis import plots
-from minidat.analysis.plots import DPI, EDGE, GREY, GROUPS, INK, Record
+from minidat.analysis.points import (
+    GROUPS,
+    Record,
+    check_records,
+    describe,
+    draw_points,
+    on_host,
+    overshoot,
+    reference_pixels,
+    show_image,
+)
+from minidat.analysis.style import DPI, GREY, INK, save
 
-SIDE, GAP, HEAD, FOOT = 4.2, 0.12, 1.3, 1.2  # inches: a panel, between panels, above, below
+EDGE, SIDE, GAP, HEAD, FOOT = 0.25, 4.2, 0.12, 1.3, 1.2  # inches: around all, a panel, between panels, above, below
 CAPTION = (
     "Reference points in grey; a line leads from each to where the block read its keys and values instead, one colour a "
     "group of channels. Points fade out beyond the map’s edge."
@@ -31,13 +41,13 @@ def prediction_figure(
     """One image, its most probable classes, and a panel for each deformable block, side by side, as a PNG.
 
     image: uint8 (H, W, 3), as it is to be seen. records: (stage, block) → what `model(x, record=records)` filled for this
-    one image; see `plots.points_figure`. named: (class, probability), the most probable first. Raises ValueError for an
+    one image; see `points_figure.points_figure`. named: (class, probability), the most probable first. Raises ValueError for an
     image of another kind, for records of several images, for no records and for no classes.
     """
-    plots._check(image[None], records)
+    check_records(image[None], records)
     if not named:
         raise ValueError("prediction_figure: named is empty: there is no class to write")
-    records = {key: plots._on_host(records[key]) for key in sorted(records)}
+    records = {key: on_host(records[key]) for key in sorted(records)}
     rim = min(0.03 + max(map(_outside, records.values())), 1 / 6)  # parts of the image's sides
     tall, width = SIDE * image.shape[0] / image.shape[1], 2 * EDGE + SIDE + len(records) * (SIDE + GAP)
     height = HEAD + tall + FOOT
@@ -56,24 +66,24 @@ def prediction_figure(
     for i, key in enumerate([None, *records]):
         step = i * (SIDE + GAP)
         axes = figure.add_axes(((EDGE + step) / width, FOOT / height, SIDE / width, tall / height))
-        plots._show(axes, image, 0.0 if key is None else 0.5, rim)
+        show_image(axes, image, 0.0 if key is None else 0.5, rim)
         below = HEAD + tall + 0.04
         if key is None:
             write(start + step, below, "What the network saw", fontsize=11, fontweight="bold")
             write(start + step, below + 0.24, textwrap.fill(CAPTION, 62), fontsize=8.5, color=GREY, linespacing=1.4)
             continue
-        plots._points(axes, records[key], 0, image.shape[:2], SIDE / (1 + 2 * rim))
+        draw_points(axes, records[key], 0, image.shape[:2], SIDE / (1 + 2 * rim))
         write(start + step, below, f"Stage {key[0] + 1}, block {key[1] + 1}", fontsize=11, fontweight="bold")
-        write(start + step, below + 0.24, plots._describe(records[key]), fontsize=8.5, color=GREY, linespacing=1.4)
+        write(start + step, below + 0.24, describe(records[key]), fontsize=8.5, color=GREY, linespacing=1.4)
     groups = max(record["points"].shape[1] for record in records.values())
     _legend(figure, groups, start / width, 1 - (HEAD - 0.05) / height)
-    plots._save(figure, out)
+    save(figure, out)
 
 
 def _outside(record: Record) -> float:
     """How far points or references lie outside the map, in parts of its sides."""
-    both = record["points"], plots.reference_pixels(record["reference"], record["size"])
-    return max(float(plots.overshoot(points, record["size"]).max()) for points in both)
+    both = record["points"], reference_pixels(record["reference"], record["size"])
+    return max(float(overshoot(points, record["size"]).max()) for points in both)
 
 
 def _legend(figure: Figure, groups: int, left: float, bottom: float) -> None:

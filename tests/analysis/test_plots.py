@@ -15,7 +15,8 @@ pytest.importorskip("matplotlib")
 from matplotlib.collections import LineCollection
 
 from minidat import models, no_grad
-from minidat.analysis import curves, plots, style
+from minidat.analysis import curves, points_figure, style
+from minidat.analysis.points import map_to_image, overshoot, reference_pixels
 
 
 def png_size(path):
@@ -34,7 +35,7 @@ def figures(monkeypatch):
         save(figure, out)
 
     monkeypatch.setattr(curves, "save", keep)
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(points_figure, "save", keep)
     return kept
 
 
@@ -63,7 +64,7 @@ def test_matplotlib_is_imported_for_plots_alone_and_pyplot_never():
     code = """
 import sys, minidat, minidat.analysis, minidat.models
 assert "matplotlib" not in sys.modules, "early"
-import minidat.analysis.plots
+import minidat.analysis.curves, minidat.analysis.points_figure
 assert "matplotlib.pyplot" not in sys.modules, "pyplot"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -77,7 +78,7 @@ def test_curves_of_a_long_log(tmp_path, figures):
         if i % 20 == 0:
             records.append(record("test", i // 20, 0.5 + 1 / i, i / 400))
     out = tmp_path / "curves.png"
-    plots.curves(write_log(tmp_path, records), out)
+    curves.curves(write_log(tmp_path, records), out)
     assert png_size(out) == (1650, 690)
     loss, accuracy = figures[0].axes
     assert [len(line.get_xdata()) for line in loss.lines] == [300, 300, 15]
@@ -90,7 +91,7 @@ def test_curves_of_a_long_log(tmp_path, figures):
 def test_curves_of_two_points_and_a_line_being_written(tmp_path, figures):
     records = [record("train", 0.1, 2.5, 0.1), record("train", 0.2, 2.0, 0.25)]
     log = write_log(tmp_path, records, '{"kind": "tr')
-    plots.curves(log, tmp_path / "curves.png")
+    curves.curves(log, tmp_path / "curves.png")
     loss, accuracy = figures[0].axes
     assert drawn(loss) == {"training batches": [[0.1, 2.5], [0.2, 2.0]]}
     assert drawn(accuracy) == {"training batches": [[0.1, 0.1], [0.2, 0.25]]}
@@ -98,14 +99,14 @@ def test_curves_of_two_points_and_a_line_being_written(tmp_path, figures):
 
 
 def test_curves_before_any_training_record(tmp_path, figures):
-    plots.curves(write_log(tmp_path, [record("test", 0, 2.3, 0.0)]), tmp_path / "curves.png")
+    curves.curves(write_log(tmp_path, [record("test", 0, 2.3, 0.0)]), tmp_path / "curves.png")
     assert drawn(figures[0].axes[1]) == {"test set": [[0, 0]]}
 
 
 def test_the_same_log_gives_the_same_file(tmp_path):
     log = write_log(tmp_path, [record("train", 1, 2.0, 0.3), record("test", 1, 1.8, 0.4)])
     for name in ("a.png", "b.png"):
-        plots.curves(log, tmp_path / name)
+        curves.curves(log, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -126,7 +127,7 @@ def test_a_damaged_line_is_named(tmp_path, line):
 
 def test_an_empty_log_is_refused(tmp_path):
     with pytest.raises(ValueError, match='holds no record of kind "train" or "test" yet'):
-        plots.curves(write_log(tmp_path, []), tmp_path / "curves.png")
+        curves.curves(write_log(tmp_path, []), tmp_path / "curves.png")
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.integers(0, 20))
@@ -137,7 +138,7 @@ def test_moving_mean(values, reach):
 
 def test_map_pixels_cover_the_image():
     """A 3×5 map over a 24×60 image: each map pixel is 8×12 image pixels."""
-    to_image = plots.map_to_image
+    to_image = map_to_image
     np.testing.assert_array_equal(to_image(np.array([0.0, 0.0]), (3, 5), (24, 60)), [3.5, 5.5])
     np.testing.assert_array_equal(to_image(np.array([-0.5, 4.5]), (3, 5), (24, 60)), [-0.5, 59.5])
     np.testing.assert_array_equal(to_image(np.array([[2.0, 4.0]]), (3, 5), (24, 60)), [[19.5, 53.5]])
@@ -146,17 +147,17 @@ def test_map_pixels_cover_the_image():
 @given(st.floats(-3, 30), st.floats(-3, 30), st.integers(1, 30), st.integers(1, 30))
 def test_a_map_of_the_image_s_size_maps_to_itself(row, col, h, w):
     point = np.array([row, col])
-    np.testing.assert_allclose(plots.map_to_image(point, (h, w), (h, w)), point, atol=1e-12)
+    np.testing.assert_allclose(map_to_image(point, (h, w), (h, w)), point, atol=1e-12)
 
 
 def test_reference_points_in_map_pixels():
     corners = np.array([[-1.0, -1.0], [0.0, 0.5], [1.0, 1.0]])
-    np.testing.assert_allclose(plots.reference_pixels(corners, (3, 9)), [[0, 0], [1, 6], [2, 8]])
+    np.testing.assert_allclose(reference_pixels(corners, (3, 9)), [[0, 0], [1, 6], [2, 8]])
 
 
 def test_overshoot():
     points = np.array([[0.0, 0.0], [-0.5, 4.5], [-1.5, 2.0], [1.0, 6.5], [3.0, 5.0]])
-    np.testing.assert_allclose(plots.overshoot(points, (2, 5)), [0, 0, 0.5, 0.4, 0.75])
+    np.testing.assert_allclose(overshoot(points, (2, 5)), [0, 0, 0.5, 0.4, 0.75])
 
 
 def block(images=1, groups=2):
@@ -169,7 +170,7 @@ def block(images=1, groups=2):
 
 def test_points_are_drawn_where_they_are(tmp_path, figures):
     image = np.full((1, 16, 60, 3), 100, np.uint8)  # a map pixel is 8×12 image pixels
-    plots.points_figure(image, {(1, 0): block()}, tmp_path / "points.png")
+    points_figure.points_figure(image, {(1, 0): block()}, tmp_path / "points.png")
     panel = figures[0].axes[1]
     reference, first, second = (line.get_xydata().tolist() for line in panel.lines)  # (x, y)
     assert reference == [[5.5, 3.5], [53.5, 11.5]]
@@ -188,7 +189,7 @@ def test_points_are_drawn_where_they_are(tmp_path, figures):
 
 def test_titles_say_right_and_wrong_without_colour(tmp_path, figures):
     images = np.zeros((3, 10, 10, 3), np.uint8)
-    plots.points_figure(
+    points_figure.points_figure(
         images,
         {(0, 1): block(3)},
         tmp_path / "points.png",
@@ -202,19 +203,19 @@ def test_titles_say_right_and_wrong_without_colour(tmp_path, figures):
 
 def test_rows_are_in_the_order_of_the_blocks(tmp_path, figures):
     records = {(2, 1): block(), (0, 3): block(), (2, 0): block()}
-    plots.points_figure(np.zeros((1, 10, 10, 3), np.uint8), records, tmp_path / "a.png")
+    points_figure.points_figure(np.zeros((1, 10, 10, 3), np.uint8), records, tmp_path / "a.png")
     names = [t.get_text() for t in figures[0].texts if t.get_text().startswith("Stage")]
     assert names == ["Stage 1, block 4", "Stage 3, block 1", "Stage 3, block 2"]
 
 
 def test_titles_of_numbers_and_of_labels_alone(tmp_path, figures):
-    plots.points_figure(np.zeros((1, 10, 10, 3), np.uint8), {(0, 1): block()}, tmp_path / "a.png", labels=[7])
+    points_figure.points_figure(np.zeros((1, 10, 10, 3), np.uint8), {(0, 1): block()}, tmp_path / "a.png", labels=[7])
     assert figures[0].axes[0].texts[0].get_text() == "7"
 
 
 def test_boxes_are_drawn_on_the_edges_of_their_pixels(tmp_path, figures):
     images = np.zeros((1, 20, 20, 3), np.uint8)
-    plots.points_figure(images, {(0, 1): block()}, tmp_path / "a.png", boxes=np.array([[2, 3, 10, 17]]))
+    points_figure.points_figure(images, {(0, 1): block()}, tmp_path / "a.png", boxes=np.array([[2, 3, 10, 17]]))
     for axes in figures[0].axes:
         box = axes.patches[-1]
         assert (box.get_y(), box.get_x(), box.get_height(), box.get_width()) == (1.5, 2.5, 8, 14)
@@ -234,7 +235,7 @@ def test_the_points_of_an_untrained_model(tmp_path, figures):
     with no_grad():
         logits = models.create("dat_cifar")((images / 128 - 1).astype(np.float32), record=records)
     out = tmp_path / "points.png"
-    plots.points_figure(images, records, out, labels=[0] * 6, predictions=logits.data.argmax(1))
+    points_figure.points_figure(images, records, out, labels=[0] * 6, predictions=logits.data.argmax(1))
     width, height = png_size(out)
     assert 2000 < width < 2600 and 1000 < height < 1500
     assert len(figures[0].axes) == 6 * 3  # the images, and a row for each of two blocks
@@ -262,4 +263,4 @@ def test_the_points_of_an_untrained_model(tmp_path, figures):
 )
 def test_what_does_not_fit_is_refused(tmp_path, images, records, message):
     with pytest.raises(ValueError, match=message):
-        plots.points_figure(images, records, tmp_path / "a.png")
+        points_figure.points_figure(images, records, tmp_path / "a.png")

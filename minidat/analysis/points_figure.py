@@ -1,4 +1,4 @@
-"""Pictures of a run: where deformable points went on the images they were read from. (Its curves: `curves`.)"""
+"""The picture of a run: where its deformable points went, on the images they were read from."""
 
 from __future__ import annotations
 
@@ -9,33 +9,23 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from minidat.analysis.curves import curves
-from minidat.analysis.style import DPI, GREY, INK
-from minidat.analysis.style import save as _save
-from minidat.autograd.backend import asnumpy
-from minidat.ops.deformable import to_pixels
-
-__all__ = ["curves", "map_to_image", "overshoot", "points_figure", "reference_pixels"]
+from minidat.analysis.points import (
+    GROUPS,
+    Record,
+    check_records,
+    describe,
+    draw_points,
+    on_host,
+    overshoot,
+    show_image,
+)
+from minidat.analysis.style import DPI, GREY, INK, save
 
 RIGHT, WRONG = "#00694a", "#b3261e"
-GROUPS = (  # of a group of points: its colour, and its mark, so that a grey print tells them apart too
-    ("#d55e00", "o"),
-    ("#0072b2", "s"),
-    ("#009e73", "^"),
-    ("#b5489a", "D"),
-    ("#e69f00", "v"),
-    ("#3a9bd9", "P"),
-    ("#7a4b1c", "X"),
-    ("#6a51a3", "p"),
-)
-
-Record = Mapping[str, Any]
-
 EDGE, LABEL, GAP = 0.25, 1.9, 0.06  # inches: around all, the column of row labels, between panels
 CAPTION = (
     "In each deformable block, a small network that looks at the queries moves every reference point (grey) "
@@ -43,24 +33,6 @@ CAPTION = (
     "points (coloured), between the pixels of the block’s map; beyond its edge they fade to zero. Maps are "
     "enlarged to the image’s size. Group 1 of one block has nothing to do with group 1 of another."
 )
-
-
-def map_to_image(points: np.ndarray, size: tuple[int, int], image: tuple[int, int]) -> np.ndarray:
-    """Points (…, 2), (row, col) in pixels of a map of `size` (h, w), in pixels of an image (H, W) that the
-    map covers: (p + ½)·H/h − ½, since pixel i reaches from i − ½ to i + ½ in both."""
-    scale = np.array([whole / n for whole, n in zip(image, size, strict=True)])
-    return (np.asarray(points) + 0.5) * scale - 0.5
-
-
-def reference_pixels(reference: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Reference points (P, 2), normalised to [−1, 1], in pixels of a map of `size` (h, w)."""
-    return np.stack([to_pixels(np.asarray(reference)[:, i], n) for i, n in enumerate(size)], -1)
-
-
-def overshoot(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """How far points (…, 2) lie outside a map of `size` (h, w), in parts of its sides: (…), 0 inside."""
-    parts = (np.asarray(points) + 0.5) / size
-    return np.maximum(np.maximum(-parts, parts - 1), 0.0).max(-1)
 
 
 def points_figure(
@@ -83,8 +55,8 @@ def points_figure(
     but not shown. Raises ValueError for images of another kind, for records of another number of images, for
     no records.
     """
-    _check(images, records)
-    records = {key: _on_host(records[key]) for key in sorted(records)}
+    check_records(images, records)
+    records = {key: on_host(records[key]) for key in sorted(records)}
     outside = max(float(overshoot(r["points"], r["size"]).max()) for r in records.values())
     titles = [_title(i, labels, predictions, classes) for i in range(len(images))]
     sheet = _Sheet(images, len(records), rim=min(0.03 + outside, 1 / 6), titled=bool(titles[0][0]))
@@ -98,12 +70,12 @@ def points_figure(
     sheet.title(titles)
     for row, ((stage, block), record) in enumerate(records.items(), 1):
         for column in range(len(images)):
-            _points(sheet.panels[row, column], record, column, images.shape[1:3], sheet.image_side)
+            draw_points(sheet.panels[row, column], record, column, images.shape[1:3], sheet.image_side)
         middle = sheet.top(row) + sheet.tall / 2
         name = f"Stage {stage + 1}, block {block + 1}"
         sheet.write(middle - 0.52, name, fontsize=10.5, fontweight="bold")
-        sheet.write(middle - 0.28, _describe(record), fontsize=9, linespacing=1.5, color=GREY)
-    _save(sheet.figure, out)
+        sheet.write(middle - 0.28, describe(record), fontsize=9, linespacing=1.5, color=GREY)
+    save(sheet.figure, out)
 
 
 class _Sheet:
@@ -142,7 +114,7 @@ class _Sheet:
         w, h = self.width, self.height
         axes = self.figure.add_axes((left / w, bottom / h, self.side / w, self.tall / h))
         self.panels[row, column] = axes
-        _show(axes, self.images[column], 0.5 if row else 0.0, self.rim)
+        show_image(axes, self.images[column], 0.5 if row else 0.0, self.rim)
         return axes
 
     def title(self, titles: Sequence[tuple[str, str]]) -> None:
@@ -156,24 +128,6 @@ class _Sheet:
             axes.annotate(text, place[0], xytext=place[1], textcoords="offset points", **style)
 
 
-def _on_host(record: Record) -> Record:
-    return dict(record) | {key: asnumpy(record[key]) for key in ("points", "reference")}
-
-
-def _check(images: np.ndarray, records: Mapping[tuple[int, int], Record]) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
-        got = f"{images.dtype} {images.shape}"
-        raise ValueError(f"points_figure: images must be uint8 (N, H, W, 3), got {got}")
-    if not records:
-        why = "the model has no deformable block, or was called without record="
-        raise ValueError(f"points_figure: records is empty: {why}")
-    for (stage, block), record in records.items():
-        n = len(record["points"])
-        if n != len(images):
-            where = f"records[{stage}, {block}]"
-            raise ValueError(f"points_figure: {where} is of {n} images, but {len(images)} are given")
-
-
 def _title(
     i: int, labels: Sequence[int] | None, predictions: Sequence[int] | None, classes: Sequence[str] | None
 ) -> tuple[str, str]:
@@ -185,51 +139,11 @@ def _title(
     return (f"{text} ✓", RIGHT) if numbers[0] == numbers[1] else (f"{text} ✗", WRONG)
 
 
-def _describe(record: Record) -> str:
-    """Under a row's label: how many points there are, and how far they moved."""
-    points, size = record["points"], record["size"]
-    moved = np.linalg.norm(points - reference_pixels(record["reference"], size), axis=-1).mean()
-    map_size, grid = ("×".join(map(str, record[name])) for name in ("size", "grid"))
-    groups, outside = points.shape[1], (overshoot(points, size) > 0).mean()
-    lines = [
-        f"{map_size} map, {grid} points",
-        f"{groups} groups" if groups > 1 else "1 group",
-        f"mean move {moved:.2f} map pixels",
-    ]
-    return "\n".join([*lines, f"{outside:.1%} outside the map"] if outside else lines)
-
-
-def _show(axes: Axes, image: np.ndarray, pale: float, rim: float) -> None:
-    """An image, enlarged without smoothing, lightened so that points stand out, with a white rim."""
-    rows, cols = image.shape[:2]
-    axes.imshow(image + ((255 - image) * pale).astype(np.uint8), interpolation="nearest")
-    axes.set_xlim(-0.5 - rim * cols, cols - 0.5 + rim * cols)
-    axes.set_ylim(rows - 0.5 + rim * rows, -0.5 - rim * rows)
-    axes.set_axis_off()
-
-
 def _box(axes: Axes, box: np.ndarray, line: float) -> None:
     row, col, end_row, end_col = (float(x) - 0.5 for x in box)  # the outer edges of its pixels
     for colour, style in (("white", "-"), (INK, (0, (3, 2)))):
         edge: dict[str, Any] = {"fill": False, "ec": colour, "ls": style, "lw": line}
         axes.add_patch(Rectangle((col, row), end_col - col, end_row - row, **edge))
-
-
-def _points(axes: Axes, record: Record, i: int, image: tuple[int, int], inches: float) -> None:
-    """Image i's points: grey references, a line from each to where it went, a mark there."""
-    size = record["size"]
-    reference = reference_pixels(record["reference"], size)
-    start = map_to_image(reference, size, image)[:, ::-1]  # (P, 2) as (x, y)
-    ends = map_to_image(record["points"][i], size, image)[..., ::-1]  # (G, P, 2)
-    mark = float(np.clip(0.2 * 72 * inches / max(record["grid"]), 1.8, 5.5))  # typographic points
-    for group, end in enumerate(ends):
-        colour, _ = GROUPS[group % len(GROUPS)]
-        lines = list(np.stack([start, end], 1))
-        axes.add_collection(LineCollection(lines, colors=colour, linewidths=mark / 4.5))
-    axes.plot(*start.T, "o", ms=0.75 * mark, color=GREY, mec="white", mew=mark / 12)
-    for group, end in enumerate(ends):
-        colour, shape = GROUPS[group % len(GROUPS)]
-        axes.plot(*end.T, shape, ms=mark, color=colour, mec="white", mew=mark / 9)
 
 
 def _legend(sheet: _Sheet, groups: int, box: bool) -> None:
