@@ -67,7 +67,7 @@ for one, i in zip(axes, (0, 1, 5)):
     one.set(xticks=[], yticks=[], xlabel="", ylabel="", xlim=(-1.5, 16), ylim=(13.5, -1))
 show(picture, alt="Three noisy grey maps, each with one dark spot. Twelve open circles lie on a wide regular grid, the same in "
      "all maps. Lines lead from them to filled orange points. The points whose circles lie around the spot have "
-     "moved onto it or close to it; all others have moved the same way, down and to the left.")  # fmt: skip
+     "moved onto it or close to it; nearly all others have moved down, and most of them to the left.")  # fmt: skip
 
 # %%
 for name, shares in learned["right"].items():
@@ -76,10 +76,10 @@ for name, shares in learned["right"].items():
     )
 
 # %% [markdown]
-# White circles are where the points begin, orange dots are where the network has moved them. Where the spot is near, they have
-# gone to it. Where it is not, they all go the same way; some even leave the map, where they read zeros. Here that does no harm.
-# The two networks have the same twelve keys and the same training, and the one whose points must stay names less than half of
-# the maps rightly. (It also has no use for the 688 weights that move the points.)
+# White circles are where the points begin, orange dots are where the network has moved them. Where the spot is near, they
+# have gone to it. Where it is not, they all go much the same way, down; some leave the map, where they read zeros. Here that
+# does no harm. The two networks have the same twelve keys and the same training, and the one whose points must stay names
+# less than half of the maps rightly. (It also has no use for the 688 weights that move the points.)
 #
 # Two honest words. The task was made so that a fixed grid does badly. On photographs the gain is smaller: in the paper's own
 # comparison on ImageNet the network names 82.0 % of the images rightly, and 81.7 % without offsets. And how could points
@@ -214,8 +214,8 @@ same("the points of the first map above", points, moved[0])
 # ## How exercises work
 #
 # An exercise is a function with an empty body. The line under its name says what goes in and what must come out, with shapes.
-# Write the body, run the cell, and read the line under it. There are three kinds of line. To show them, let us try three
-# answers to exercise 0.2 below, which asks for the centre of some weights as (row, col):
+# Write the body, run the cell, and read the line under it. Besides ✓ there are three kinds of line. To show them, let us try
+# three answers to exercise 0.2 below, which asks for the centre of some weights as (row, col):
 
 
 # %%

@@ -30,10 +30,10 @@ rng = np.random.default_rng(0)
 # ## The picture
 #
 # Take three numbers, a point in space. Softmax maps every point to the **triangle** where the coordinates are positive and add
-# up to 1. Layer norm maps every point to a **circle**, where they add up to 0 and their squares to 3. Wherever the input goes,
-# the output cannot leave its triangle or its circle. The dashed arrow is the direction $(1,1,1)$: *neither can move along it*.
-# And what cannot move has no slope. This picture is the reason for the strangest fact of the chapter: a cotangent of ones comes
-# back from both of them as **exactly zero**.
+# up to 1. Layer norm maps every point to a **circle**, where they add up to 0 and their squares to 3 (all but exactly: section
+# 5 has a tiny $\varepsilon$ in it). Wherever the input goes, the output cannot leave its triangle or its circle. The dashed
+# arrow is the direction $(1,1,1)$: *neither can move along it*. And what cannot move has no slope. This picture is the reason
+# for the strangest fact of the chapter: a cotangent of ones comes back from both of them as **exactly zero**.
 
 # %%
 spread = np.array([[-0.26, -0.20], [0.97, -0.05], [0.0, 0.98]])  # (3, 2): how the three axes lie on the paper
@@ -329,7 +329,7 @@ hint("2.3")
 # $$\underbrace{L}_{()}=-\frac1B\sum_{b,k}\underbrace{t_{bk}}_{(B,K)}\,\ln\underbrace{y_{bk}}_{(B,K)},\qquad y_b
 # =\mathrm{softmax}(x_b).$$
 #
-# It is 0 if all probability is on the right class, and large if there is little.
+# With one right class, it is 0 if all probability is there, and large if little is.
 
 # %%
 logits = np.array([[2.0, 1.0, -1.0], [0.0, 0.0, 0.0]])  # (B, K) = (2, 3)
@@ -369,8 +369,8 @@ hint("2.4")
 # %% [markdown] tags=["solution"]
 # $\mathrm dx=\mathrm d\ell-y\sum_k\mathrm d\ell_k=\frac{\mathrm dL}{B}\big(-t+y\sum_kt_k\big)=\frac{\mathrm dL}{B}\,(y-t)$.
 # What the network said, minus what it should have said. The exponential of softmax and the logarithm of the loss have cancelled
-# each other, and that is why they belong together: the gradient is at most $1/B$ in size and never vanishes while the answer is
-# wrong.
+# each other, and that is why they belong together: with $\mathrm dL=1$ no number of the gradient is larger than $1/B$, and it
+# never vanishes while the answer is wrong.
 
 # %%
 show_source(ops.cross_entropy)
@@ -467,7 +467,8 @@ same("the loops", layer_norm_loops(x, np.ones(4), np.zeros(4)), x_hat)
 # x_c\;\overline{\hat x\,\delta x}\Big).$$
 #
 # Read it: a move of the input is passed on, *less its part along* $(1,\dots,1)$ *and less its part along* $\hat x$. For those
-# two are a shift and a scaling, which layer norm undoes.
+# two are a shift and a scaling, which layer norm undoes. (The shift exactly; of the scaling $\varepsilon$ leaves a trace, since
+# $\overline{\hat x^2}=\sigma^2/s^2$ is a little less than 1.)
 
 # %% [markdown]
 # **Step 5: read off.** Write the two means out, each with an index $i$ of its own, and put step 4 into
@@ -678,8 +679,9 @@ print("largest gradient below 1e-2:", abs(vjp(rng.standard_normal((6, 2)))[0]).m
 
 # %% [markdown]
 # **All together.** The second half of a Transformer block, equation (5) of the paper, is $\mathrm{MLP}(\mathrm{LN}(x))$: layer
-# norm, linear, GELU, linear. Put a cross-entropy behind it, and five of the six functions stand in a row. First the engine of
-# chapter 01 differentiates it; then the vjps, called in reverse.
+# norm, linear, GELU, linear. (The sum with $x$ is exercise 2.7.) Put a cross-entropy behind it, and all six are at work: each
+# bias is broadcast, and the cross-entropy has a softmax in it. First the engine of chapter 01 differentiates it; then the vjps,
+# called in reverse.
 
 # %%
 x, targets = rng.standard_normal((6, 4)), np.eye(3)[rng.integers(0, 3, 6)]
@@ -708,8 +710,9 @@ for name in shapes:
 #
 # ### Exercise 2.7: equation (5) (derive)
 #
-# Write that chain without the loss, but with what equation (5) adds to it: $y=\mathrm{MLP}(\mathrm{LN}(x))+x$. One vjp, seven
-# gradients. Call the package's ops (`.raw`, each gives a value and a vjp), or your own functions.
+# Write that chain without the loss, but with what equation (5) adds to it: $y=\mathrm{MLP}(\mathrm{LN}(x))+x$, with
+# $\varepsilon=10^{-5}$, the default of `ops.layer_norm`. One vjp, seven gradients. Call the package's ops (`.raw`, each gives a
+# value and a vjp), or your own functions.
 
 
 # %%

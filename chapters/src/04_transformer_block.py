@@ -220,7 +220,7 @@ for name, branch in (("attention", mhsa), ("MLP", mlp)):
 
 # %% [markdown]
 # **Step 5: pre-norm.** The branch is $f(\mathrm{LN}(x))$. Chapter 02 has the Jacobian of layer norm for each token, with $s$
-# the standard deviation of its channels, so
+# the standard deviation of its channels. With $\gamma=1$, as before training,
 #
 # $$J_l=J_f\;\underbrace{\frac1s\Big(I-\frac1C\mathbf 1\mathbf 1^{\top}-\frac1C\hat x\hat x^{\top}\Big)}_{J_{\mathrm{LN}}}.$$
 #
@@ -442,7 +442,7 @@ show(
     alt="Three plots against the branch, 0 to 64, for four ways of joining. Size of the tokens: residual without norm "
     "leaves the plot upward, pre-norm grows to 6, the other two stay near 1. Difference of tokens: only pre-norm keeps "
     "a third of it; the others fall to zero. Size of the gradient, coming from the right: residual without norm "
-    "explodes, post-norm falls to a fifth and recovers only near the start, pre-norm stays near 1 and ends at 6.",
+    "explodes, post-norm falls to a fifth and less and recovers only near the start, pre-norm stays near 1 and ends at 6.",
 )
 
 # %%
@@ -459,14 +459,14 @@ for gain, name_of_gain in ((1.0, "variance 1/C"), (3**-0.5, "variance 1/(3 C)"))
 # * **Without residuals the tokens become one.** Attention averages, and averages of averages of averages are all alike. Nothing
 #   of a token survives but what is added back to it. The gradient of all tokens together is not even small here; there is just
 #   nothing left that it could tell apart.
-# * **Post-norm** keeps the size, by force. The gradient soon shrinks to a fifth, as step 6 says, and recovers only in the first
-#   few branches. And here the tokens merge too: at each norm what is old loses weight against what is new.
+# * **Post-norm** keeps the size, by force. The gradient soon shrinks to a fifth and less, as step 6 says, and recovers only in
+#   the first dozen branches. And here the tokens merge too: at each norm what is old loses weight against what is new.
 # * **Pre-norm** grows slowly, like $\sqrt l$ (exercise 4.4). It is the only one of the four that has kept its tokens apart, and
 #   its gradient changes by a factor of six over 64 branches.
 #
-# The table's second half has weights of a third of that variance, which is how the released models start. There the differences
-# are milder, and post-norm does well too. So with care, in the start or in a slow warm-up of the learning rate, post-norm can
-# be trained. Pre-norm simply does not need the care.
+# The table's second half has weights of a third of that variance, which is how the released models start. There those with a
+# residual differ less, and post-norm does well too. So with care, in the start or in a slow warm-up of the learning rate,
+# post-norm can be trained. Pre-norm simply does not need the care.
 
 # %% [markdown]
 # ### Does it matter for learning?
@@ -502,14 +502,14 @@ show(
 )
 
 # %% [markdown]
-# Left, small weights: whatever has a residual learns, and the norm is not even needed. Without the residual nothing is learned.
+# Left, small weights: whatever has a residual learns, even with no norm in its blocks. Without the residual nothing is learned.
 # Right, weights a little larger: only pre-norm learns, and hardly notices the difference. That is what it is good for: **it
 # does not ask you to start right.** (Where only two lines are seen on the right, three lie on each other.)
 
 # %% [markdown]
 # ## A vision Transformer
 #
-# Now we have all parts of ViT, the first Transformer for images. Cut the image into patches; turn each patch into a token by a
+# Now we have all parts of ViT, the plain Transformer for images. Cut the image into patches; turn each patch into a token by a
 # linear layer; add to each token a learned vector for its position, since attention knows no order (chapter 03); run blocks;
 # take the mean of all tokens; and a linear layer says the class. In minidat ViT is one stage of the pyramid in which DAT has
 # four, with the letter A for full attention in each block:
@@ -572,7 +572,7 @@ show(
     picture,
     alt="Left: the loss falls from ln 10 = 2.3 to about 1.4 in 374 steps. Right: a table of true against said class. "
     "Disc and square are mixed up with each other, so are ring and frame; plus, ex, star, crescent and bar form a "
-    "third group, and crescent is never said.",
+    "third group, and crescent is hardly ever said.",
 )
 
 # %% [markdown]
@@ -606,13 +606,15 @@ print(
 show(
     picture,
     alt="Four 8 by 8 maps: how alike the position vector of one place, marked by a star, is to those of all places. "
-    "Places near the star are like it, those far away are not; the border of the map is unlike its inside.",
+    "For a star inside, the places near it are like it and the border is not. For a star on the border, the places "
+    "near it and most of the rest of the border are like it, and the inside is not.",
 )
 
 # %% [markdown]
 # Nobody told it that places lie on a grid. Yet neighbours have become alike, and the border (where there is seldom more than
-# the edge of an object) is unlike the inside. It had to *learn* what a convolution has built in. This is a ViT's strength and
-# its price: it assumes nothing, so it needs many images. The attentions of the next chapters put some of it back.
+# the edge of an object) is like itself nearly all around, and unlike the inside. It had to *learn* what a convolution has built
+# in. This is a ViT's strength and its price: it assumes nothing, so it needs many images. The attentions of the next chapters
+# put some of it back.
 
 # %% [markdown]
 # ## Where it meets what you know
@@ -666,7 +668,7 @@ hint("4.4")
 
 # %%
 def ways(L, h, K):
-    """L branches, a factor h for each, K ≤ L → counts (L + 1) for k = 0 … L, and the share of the ways with at most K"""
+    """L branches, a factor h for each, K ≤ L → counts (L + 1) for k = 0 … L, and at most K's share of the total"""
     # BEGIN SOLUTION
     counts = np.array([math.comb(L, k) for k in range(L + 1)], dtype=float)
     weights = counts * h ** np.arange(L + 1)

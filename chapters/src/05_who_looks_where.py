@@ -8,8 +8,8 @@
 # 56, so 3136 tokens, and nearly ten million pairs for each head. That is too much. Three well known answers are in this
 # chapter: look at a coarser map, look at your own window, look at your neighbours.
 #
-# DAT stands on them. Its first two stages use windows, its successor DAT++ uses neighbours there, and the coarser map is one of
-# the paper's ablations. And what they have in common is what DAT wants to change.
+# DAT stands on them. Its first two stages use windows, its successor DAT++ has neighbours in place of windows, and the coarser
+# map is one of the paper's ablations. And what they have in common is what DAT wants to change.
 #
 # You need chapters 01 and 03. It takes about an hour and a half with the exercises.
 
@@ -325,7 +325,8 @@ def windowed(q, k, v, table, index):
 # ## Exercise 5.3: write the vjp (derive)
 #
 # Steps 1, 3 and 4. To add up by index, NumPy has `np.add.at(total, index, values)`: it adds `values[i]` to `total[index[i]]`
-# for all i. (`total[index] += values` would keep only the last of those with the same index.)
+# for all i, also where `index` and `values` have two axes. (`total[index] += values` would keep only the last of those with the
+# same index.)
 
 
 # %%
@@ -410,8 +411,8 @@ show(picture, alt="Left: a map of 8 by 12 whose tokens carry the number of their
 
 # %% [markdown]
 # Window 5 is whole after the roll. But its sixteen tokens come from the four corners of the map. They are no neighbours, they
-# only landed side by side. So a **mask** is needed there: two tokens of a window may see each other if they were neighbours
-# before the roll. On the right, grey is what the mask leaves.
+# only landed side by side. So a **mask** is needed there: two tokens of a window may see each other if they lay to each other
+# before the roll as they lie now. On the right, grey is what the mask leaves.
 #
 # ## Exercise 5.4: the mask (derive)
 #
@@ -822,11 +823,12 @@ same("one window, with the turned table", one_window(image).data, whole(image).d
 # * **The shift.** Swin moves its windows by $\lfloor w/2\rfloor$, which is 3 for windows of 7. DAT's released code moves them
 #   by $\lceil w/2\rceil$, 4. For even windows there is no difference.
 # * **The mask.** The released code adds $-100$ and not $-\infty$. Then a forbidden pair keeps a weight of about
-#   $e^{-100}\approx4\cdot10^{-44}$ of an allowed one. minidat does the same, so that it has the same numbers; that is why the
-#   cells above ask for "larger than $10^{-12}$" and not for "not zero".
+#   $e^{-100}\approx4\cdot10^{-44}$ of an allowed one with the same score. minidat does the same, so that it has the same
+#   numbers; that is why the cells above ask for "larger than $10^{-12}$" and not for "not zero".
 # * **Sizes.** Windows must tile the map: the released classifier raises an error where they do not, and so does minidat; the
-#   released detector fills the map up. Neighbourhood attention needs a map of at least $k\times k$; as released, a smaller one
-#   is filled up with zeros at the bottom and on the right *before* $q,k,v$ are made, so that the added tokens take part.
+#   released detector fills the map up. Neighbourhood attention needs a map of at least $k\times k$; here and as released, a
+#   smaller one is filled up with zeros at the bottom and on the right *before* $q,k,v$ are made, so that the added tokens take
+#   part.
 # * **PVT's position.** The released module for the coarser map has no position bias at all, and so has minidat's.
 #
 # ## In five lines

@@ -9,7 +9,7 @@
 # own. DAT, a year later, asks why each query should need points of its own. Who knows the first two understands what is new in
 # the third, and also where half a pixel gets lost between them.
 #
-# You need chapters 01 and 06. It takes about an hour and a half with the exercises.
+# You need chapter 01 and chapter 06, and chapter 03 for the second half. It takes about an hour and a half with the exercises.
 
 # %%
 from itertools import product
@@ -110,7 +110,8 @@ print("all taps half a pixel to the right:\n", deformable_loops(x, still + np.ar
 
 # %% [markdown]
 # Read the middle. The map is the plane $5r+c$, and the mean of nine values around a pixel is the pixel's own value: 6, 7, 8.
-# With all taps half a pixel to the right it is half more. On the border a part of the taps reads zeros.
+# With all taps half a pixel to the right it is half more: 6.5, 7.5. On the border a part of the taps reads zeros, and now the
+# border begins one column earlier: three taps lie at column 4.5, half outside, and 8 has become 6.833.
 #
 # ## Vectorised
 #
@@ -318,7 +319,8 @@ hint("7.3")
 # `offset = offset - …` makes a new array; `offset -= …` would change the caller's.
 
 # %% [markdown]
-# The target below is the picture, moved by (1.6, −2.3). When 7.3 is done, lines show the way of the offset from four starts.
+# The target below is the picture, read with the offset (1.6, −2.3). What is read from further down and left appears further
+# up and right. When 7.3 is done, lines show the way of the offset from four starts.
 
 # %% tags=["hide-input"]
 hill = np.exp(-((rows - 5) ** 2 + (cols - 7) ** 2) / 8)[..., None]  # (11, 15, 1)
@@ -333,7 +335,7 @@ for one, values, name in ((left, hill, "the picture x"), (middle, target, "the t
     one.set(title=name, xticks=[], yticks=[], xlabel="", ylabel="")
 for start in starts:
     path = [start]
-    while len(path) < 60 and (moved := follow(hill, target, path[-1], 40, 1)) is not None:
+    while len(path) <= 60 and (moved := follow(hill, target, path[-1], 40, 1)) is not None:
         path.append(moved)
     ends.append(path[-1])
     path = np.array(path)
@@ -349,7 +351,7 @@ print("after 60 steps:", np.array(ends).round(2).tolist())
 # %% [markdown]
 # Three of the four arrive. An offset is trained by nothing but differences of neighbouring pixels, and yet it gets there,
 # because the hill slopes towards it. (Readers of DAT's released code have asked whether its offsets get a gradient at all. They
-# do, on this way.) The fourth starts where the two hills do not overlap. There nothing tells it where to go; it lowers the loss
+# do, on this way.) The fourth starts where the two hills hardly overlap. There nothing tells it where to go; it lowers the loss
 # a little by pushing its own hill out of the map. It is the lesson of chapter 06 again: an offset learns from what is near.
 #
 # ## Deformable DETR: attention that reads a few points
@@ -448,7 +450,7 @@ hint("7.4")
 # %% [markdown]
 # What happens if one mixes them up, and writes $p=\hat p_{[0,1]}\,(S-1)$ where edges are meant? The error is
 # $\hat p(S-1)-(\hat pS-\tfrac12)=\tfrac12-\hat p$: zero in the middle, half a pixel at either end, always towards the middle.
-# The picture shrinks by a pixel.
+# The stretch that is read is a pixel too short.
 #
 # This is not an invented mistake. The first released DAT makes its reference points as $2(i+\tfrac12)/H-1$, which is where
 # pixel $i$ lies from *edge to edge*, and reads them from *centre to centre*. Readers have asked about this line. On a map of 14
@@ -623,8 +625,9 @@ show(picture, alt="Three maps with the same two queries, an orange circle and a 
 # ## Exercise 7.6: count what is read (derive)
 #
 # φ is dear: it reads from scattered places. How many numbers does each of the three read with it, on a map of
-# $H\times W\times C$? (Deformable DETR with one level; all heads together have $C$ channels.) And DAT has products to pay that
-# the others do not have, as in chapter 05.
+# $H\times W\times C$? Count what φ returns, $C$ numbers a point. (Deformable DETR with one level; all heads together have $C$
+# channels.) And DAT has two products to pay that the others do not have, $q\tilde k^{\top}$ and the weights times $\tilde v$:
+# how many multiplications are they together, as in chapter 05?
 
 
 # %%

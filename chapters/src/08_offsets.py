@@ -70,7 +70,7 @@ show(picture, alt="A map of 8 by 12 pixels with 24 open circles, the reference p
 
 # %% [markdown]
 # Open circles: the references $p$, the same for every image. Filled dots: the deformed points $p+\Delta p$, new for every image. Dotted: how
-# far each may go, here with $s=1$, where the boxes just touch; the paper's $s=2$ makes them twice as wide. (These offsets are random
+# far each may go, here with $s=1$, where the boxes just touch; the released model's $s=2$ makes them twice as wide. (These offsets are random
 # numbers. At the end of the chapter a network that was trained moves the points.)
 #
 # ## The equation
@@ -144,11 +144,11 @@ hint("8.1")
 # The paper: a $5\times5$ *depthwise* convolution, a GELU, and a $1\times1$ convolution to two channels. The released code has a layer norm
 # between the first two, and so do we. For each point $(i,j)$ of the grid, four lines:
 #
-# $$u[i,j,c]=b[c]+\sum_{k,l}q[\,ri+k-\pi,\;rj+l-\pi,\;c\,]\;w[k,l,c]\qquad\text{(outside the map } q=0)$$
+# $$u[i,j,c]=b[c]+\sum_{m,n=0}^{k-1}q[\,ri+m-\pi,\;rj+n-\pi,\;c\,]\;w[m,n,c]\qquad\text{(outside the map } q=0)$$
 #
 # $$v[i,j]=\mathrm{LN}(u[i,j]),\qquad a[i,j,c]=\mathrm{GELU}(v[i,j,c]),\qquad \Delta p[i,j,o]=\sum_c a[i,j,c]\;w_2[c,o]$$
 #
-# $\pi$ is the padding, $\lfloor k/2\rfloor$, which puts the window's middle on pixel $(ri,rj)$. **Depthwise**: channel $c$ of $u$ comes from
+# $k$ is the side of the kernel, $(m,n)$ runs over its taps. $\pi$ is the padding, $\lfloor k/2\rfloor$, which puts the window's middle on pixel $(ri,rj)$. **Depthwise**: channel $c$ of $u$ comes from
 # channel $c$ of $q$ alone, with its own $5\times5$ weights. So it costs $k^2$ multiplications a value and not $k^2C$. Everything that mixes
 # channels is left to the $1\times1$ convolution, which is a matrix product (chapter 02) with two columns: *down* and *right*.
 
@@ -193,8 +193,8 @@ print("right:\n", offsets[..., 1])
 #
 # ## Vectorised
 #
-# The sum over taps $(k,l)$ is a sum of $k^2$ *shifted maps*: tap $(k,l)$ meets, for all points at once, the padded map from row $k$ and
-# column $l$ on, in steps of $r$. So pad once, and loop over the taps only.
+# The sum over taps $(m,n)$ is a sum of $k^2$ *shifted maps*: tap $(m,n)$ meets, for all points at once, the padded map from row $m$ and
+# column $n$ on, in steps of $r$. So pad once, and loop over the taps only.
 
 
 # %%
@@ -376,26 +376,26 @@ hint("8.3")
 #
 # **Step 5: the depthwise convolution.** This one is new. Let $X$ be the padded map. A small change of all three inputs changes
 #
-# $$\delta u[i,j,c]=\delta b[c]+\sum_{k,l}\Big(X[ri{+}k,rj{+}l,c]\;\delta w[k,l,c]\;+\;w[k,l,c]\;\delta X[ri{+}k,rj{+}l,c]\Big).$$
+# $$\delta u[i,j,c]=\delta b[c]+\sum_{m,n}\Big(X[ri{+}m,rj{+}n,c]\;\delta w[m,n,c]\;+\;w[m,n,c]\;\delta X[ri{+}m,rj{+}n,c]\Big).$$
 
 # %% [markdown]
 # **Step 6.** Insert it into $\delta L=\sum_{i,j,c}\mathrm du[i,j,c]\,\delta u[i,j,c]$ and read off what stands beside $\delta b$ and $\delta w$:
 #
-# $$\mathrm db[c]=\sum_{i,j}\mathrm du[i,j,c],\qquad \mathrm dw[k,l,c]=\sum_{i,j}X[ri{+}k,rj{+}l,c]\;\mathrm du[i,j,c].$$
+# $$\mathrm db[c]=\sum_{i,j}\mathrm du[i,j,c],\qquad \mathrm dw[m,n,c]=\sum_{i,j}X[ri{+}m,rj{+}n,c]\;\mathrm du[i,j,c].$$
 #
 # For each tap: the shifted map it met on the way down, times what comes back, summed over all points.
 
 # %% [markdown]
-# **Step 7.** Beside $\delta X[y,x,c]$ stand all the terms whose window covers that pixel, that is all $(i,j,k,l)$ with $ri+k=y$ and $rj+l=x$:
+# **Step 7.** Beside $\delta X[y,x,c]$ stand all the terms whose window covers that pixel, that is all $(i,j,m,n)$ with $ri+m=y$ and $rj+n=x$:
 #
-# $$\mathrm dX[y,x,c]=\sum_{\substack{i,j,k,l\\ ri+k=y,\ rj+l=x}}w[k,l,c]\;\mathrm du[i,j,c].$$
+# $$\mathrm dX[y,x,c]=\sum_{\substack{i,j,m,n\\ ri+m=y,\ rj+n=x}}w[m,n,c]\;\mathrm du[i,j,c].$$
 #
-# Nobody solves $ri+k=y$. It is easier from the other end: for each tap $(k,l)$ add $w[k,l,c]\,\mathrm du[i,j,c]$ to the place $(ri+k,rj+l)$ that it
+# Nobody solves $ri+m=y$. It is easier from the other end: for each tap $(m,n)$ add $w[m,n,c]\,\mathrm du[i,j,c]$ to the place $(ri+m,rj+n)$ that it
 # read. Gathered forward, scattered backward, as in chapter 06. At the end the padding is cut off: those zeros were not inputs.
 
 # %% [markdown]
-# **Step 8: matrices.** Fix a channel. Write the map as a column $x$ of $HW$ numbers. The convolution is a matrix, $u=T_wx+b$, with
-# $T_w[(i,j),(y,x)]=w[y-ri+\pi,\,x-rj+\pi]$ where that tap exists and 0 elsewhere. So step 7 says $\mathrm dx=T_w^{\!\top}\mathrm du$. Nobody builds
+# **Step 8: matrices.** Fix a channel. Write the map as a column $q$ of $HW$ numbers. The convolution is a matrix, $u=T_wq+b$, with
+# $T_w[(i,j),(y,x)]=w[y-ri+\pi,\,x-rj+\pi]$ where that tap exists and 0 elsewhere. So step 7 says $\mathrm dq=T_w^{\!\top}\mathrm du$. Nobody builds
 # $T_w$, but it can be looked at, one unit vector after the other:
 
 # %%
@@ -409,7 +409,7 @@ print("taps 1 2 3 along a row of 5 pixels, stride 2, padding 1:\n", T)
 #
 # ## Exercise 8.4: write the vjp of the depthwise convolution (derive)
 #
-# Steps 6 and 7. `shifted(padded, m, n, h_g, w_g, r)` is a view: adding to it with `+=` adds to the padded array. Or write loops.
+# Steps 6 and 7; the map that goes in is called `x`. `shifted(padded, m, n, h_g, w_g, r)` is a view: adding to it with `+=` adds to the padded array. Or write loops.
 
 
 # %%
@@ -574,7 +574,7 @@ show(picture, alt="Left: position against raw offset for three limits. Tanh arou
 #
 # ## Three conventions
 #
-# Now the question that was asked first of all: why does the released code start its points at $(i+0.5)/H\cdot2-1$? It takes the **centres of $n$ cells**:
+# Now a question that readers of the released code have asked: why does it start its points at $(i+0.5)/H\cdot2-1$? It takes the **centres of $n$ cells**:
 # cut $[-1,1]$ into $n$ equal cells; the centre of cell $i$ is $(i+\frac12)\cdot\frac2n-1$. That is natural where $-1$ and $1$ are the *outer edges*
 # of the border pixels. But the code then samples with $-1$ and $1$ as the *centres* of the border pixels (`align_corners=True`). The two do not fit together:
 #
@@ -615,12 +615,12 @@ for name, h, h_g in (("paper", 14, 14), ("v1", 14, 14), ("v1", 7, 7), ("v2", 7, 
     print(f"{name:5}  H = {h:2}, {h_g:2} points: first {where[0]:6.3f}, last {where[-1]:6.3f}, the map ends at {h - 1}")
 
 # %% [markdown]
-# v1 is *drawn in* a little, symmetrically, so even with zero offsets no pixel is read as it is. v2 divides by $n-1$ but keeps the $+\frac12$: it is
+# v1 is *drawn in* a little, symmetrically, so even with zero offsets no pixel is read as it is (but for the very middle one of an odd map). v2 divides by $n-1$ but keeps the $+\frac12$: it is
 # *shifted* by half a cell down and to the right, and its last row and column start outside the map. A network that was trained with either has learned its offsets
 # on top of it, so a reimplementation that wants to load the released weights must copy it. That is what `convention="v1"` and `"v2"` are for. Ours
 # defaults to the paper's text.
 #
-# How far positions can go, the other half of that question: with $s=2$ and $r=1$ a v1 point travels at most $\frac s2\cdot\frac{H-1}{H}$ pixels each way.
+# The other half of that question was how far the points can go. You can answer it.
 #
 # ## Exercise 8.6: how far may a point go? (fill in)
 #
@@ -680,9 +680,9 @@ for name in ("paper", "v1", "v2"):
 #
 # ## Why no bias in the 1×1
 #
-# Suppose that it had one: $\Delta p[n,o]=\sum_ca[n,c]\,w_2[c,o]+\beta_o$. The same two numbers are added to the offset of *every* point, of every group, of every image: the whole
-# grid is shifted as one. The network should not need that: where the grid starts is the business of the reference. So the paper leaves the bias out, and an offset can only come from
-# what is seen. Backward, the bias would get the sum over all points:
+# Suppose that it had one: $\Delta p[n,o]=\sum_ca[n,c]\,w_2[c,o]+\tilde b_o$. The same two numbers are added to the offset of *every* point, of every group, of every image: the whole
+# grid is shifted as one. The network should not need that: where the grid starts is the business of the reference. So the paper leaves the bias out.
+# (That closes the easy way, not every way: layer norm's $\beta$ goes through GELU and $w_2$, too, and can still move all points alike.) Backward, the bias would get the sum over all points:
 
 # %%
 _, pull = ops.linear.raw(a.reshape(-1, channels), w2, np.zeros(2))
@@ -752,7 +752,7 @@ show(picture, alt="Two maps with a blob and 48 reference points on a grid. Befor
 #
 # ### Exercise 8.7: stuck at the border (derive)
 #
-# With clamp, and v2's references $\frac{2(i+1/2)}{n-1}-1$, the last row and the last column start outside the map and are cut. They get no gradient. Which raw offset brings the last point
+# With clamp, and v2's references $\frac{2(i+1/2)}{n-1}-1$, the row coordinate of the last row and the column coordinate of the last column start outside the map and are cut. They get no gradient. Which raw offset brings the last point
 # just to the border, so that anything below sets it free? Give it for $n$ points on an axis, in normalised units.
 
 
@@ -811,7 +811,7 @@ for case in ((14, 5, 1, 2), (14, 5, 2, 2), (13, 5, 2, 2)):
 
 # %% [markdown] tags=["solution"]
 # At stride 1 it is 0 for all. At stride 2 on 14 rows the seven windows sit on rows 0, 2, …, 12, and the references on 0, 2.17, …, 13: they drift apart by up to one pixel. On 13 rows they would
-# fit again, as $ri$ then reaches the last row. The network can learn to make up for it, since the drift is the same in every image, but only a position-dependent input could tell it where it is. No
+# fit again, as $ri$ then reaches the last row. The drift is the same in every image, but the network could make up for it only if its input told it where on the map it is. No
 # convention removes the drift on all sizes. It is harmless as long as the window covers the reference, and $k=5$ does.
 
 # %% [markdown]
@@ -857,4 +857,4 @@ hint("8.9")
 # 2. The groups share one network and feed it different channels; its weights get the sum of their gradients.
 # 3. Offsets are limited by tanh and scaled: $s$ is the width of a point's region in cells of the key grid, so $s=2$ at stride 1 is at most one pixel each way.
 # 4. Backward: pixels per unit, times amplitude, times $1-\tanh^2$, then the network's vjps from the last to the first. It does get gradients.
-# 5. Paper, v1 and v2 start their points at three different places; only the paper's read $x$ itself when all offsets are zero.
+# 5. Paper, v1 and v2 start their points at three different places; only the paper's, at stride 1, read $x$ itself when all offsets are zero.

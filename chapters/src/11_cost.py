@@ -31,9 +31,9 @@ from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_sour
 # ## The picture
 #
 # One attention with 96 channels on a map of growing size. Both axes are logarithmic, so a slope says how fast the cost
-# grows. On the wide grey line, full attention, twice the side soon costs sixteen times as much. With windows, or with 49
-# points, it costs four times as much, as the number of pixels itself. Reduction lies between them: it is full attention
-# with a 49th of the keys, so it bends upward later.
+# grows. On the wide grey line, full attention, twice the side soon costs nearly sixteen times as much. With windows it
+# costs four times as much, as the number of pixels itself, and with 49 points soon nearly so. Reduction is full attention
+# with a 49th of the keys: it starts lowest, bends upward later, and ends above both.
 
 # %% tags=["hide-input"]
 rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ show(
     picture,
     alt="Multiply-adds against the side of the map, both logarithmic. Deformable attention with r = 1 lies on the wide grey "
     "line of full attention, the steepest, which reaches 30 thousand million at 112. Windows and deformable attention with 49 "
-    "points run parallel, far below, windows the dearer one. Reduction starts lowest and bends upward.",
+    "points run parallel, far below, windows the dearer one. Reduction starts lowest, bends upward and ends above these two.",
 )
 
 # %% [markdown]
@@ -263,7 +263,7 @@ same("loops", sum(pieces.values()), omega_dmha(H, W, C, N, 5).attention)
 # dY}_{(n,m)}$ costs $k\,n\,m$. The same again.
 
 # %% [markdown]
-# **So backward costs twice as much as forward**, and a step of training three times as much as looking. It is the same
+# **So backward costs twice as much as forward**, and a step of training three times as much as forward alone. It is the same
 # for the products of attention, which have two inputs each that want a gradient. The one exception is the first layer of
 # a network: nobody asks for the gradient to the image.
 #
@@ -300,9 +300,12 @@ hint("11.3")
 #
 # $$n>2C .$$
 #
-# **A map has to have more than $2C$ pixels before the famous quadratic term is even half of the cost.**
+# **A map has to have $2C$ pixels before the famous quadratic term is even half of the cost.**
 #
 # ## Exercise 11.4: from which side on (derive)
+#
+# Make a side of it: a square map of side $a$ has $n=a^2$ pixels. *More* means more: where both cost the same, the answer
+# is the next side.
 
 
 # %%
@@ -398,7 +401,7 @@ show(
 #    The position bias, which Ω does not mention, is the most expensive part of all. These are times of *minidat on
 #    NumPy*; other programs and other machines share them out otherwise. That a count of multiply-adds does not foretell
 #    them is true everywhere.
-# 3. **Backward is about twice forward** for the projections, as step 3 says.
+# 3. **Backward is about twice forward** for the projections: two products for one, as derived above.
 #
 # ## Exercise 11.5: what our bias really does (derive)
 #
@@ -437,7 +440,9 @@ print("rows, columns, by convention:", "not there yet" if told is None else [f"{
 # ## What it costs to remember
 #
 # Multiply-adds are not the only price. Backward needs what forward computed, so the weights of attention stay in memory:
-# one number for each pair of query and key, in each head, for each image. **This is the term that really is quadratic.**
+# one number for each pair of query and key, in each head, for each image. In full attention that is $Mn^2$ numbers, beside
+# the $3nC=3nMd$ of $q$, $k$ and $v$. **In memory the quadratic term is the larger one from $n>3d$ on**: with heads of 32
+# channels from 97 pixels, however many channels there are.
 #
 # ## Exercise 11.6: what stays in memory (fill in)
 #
@@ -464,7 +469,8 @@ hint("11.6")
 
 # %% [markdown] tags=["solution"]
 # Queries stand on a grid: all queries of a row share the same row displacement. To store it once for each of them is to
-# store $h\cdot w$ numbers where $h+w$ say it all.
+# store $h\cdot w$ numbers where $h+w$ say it all. (This is $R$ alone. For its backward pass minidat keeps the rows that it
+# has read, too, the result of exercise 11.5's first product: $M\,n\,h\,(2w-1)$ numbers, about twice the weights.)
 
 # %%
 for name, (h, w) in (("224 × 224", (14, 14)), ("800 × 1333", (50, 84))):
@@ -548,5 +554,6 @@ hint("11.7")
 #    forward.
 # 2. $\Omega=2HWN_sC+2HWC^2+2N_sC^2+(k^2+2)N_sC$: products, queries and output, keys and values, offset network.
 # 3. The offset network has 0.63 % of the paper's example, not 6 %: a slip of a factor of ten.
-# 4. The quadratic term leads only on maps of more than $2C$ pixels, in arithmetic; in memory it always does.
+# 4. The quadratic term leads on maps of more than $2C$ pixels in arithmetic, of more than $3d$ in memory (beside
+#    $q$, $k$ and $v$).
 # 5. The clock does not read formulas: what counts for nothing, the position bias above all, takes much of the time.

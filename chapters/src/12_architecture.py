@@ -456,13 +456,14 @@ for name, dim, pairs in (("dat_tiny", 96, 3), ("dat_small", 96, 9), ("dat_base",
 # * a multiply-add of a convolution, a linear layer or a product of attention as one,
 # * 5 for each element that a layer norm puts out,
 # * 4 for each element that a bilinear sample puts out,
-# * and nothing for GELU, softmax, additions and pooling.
+# * and nothing for GELU, softmax and additions.
 #
-# (These are the defaults of a common counting tool, fvcore.) Our `cost` knows two conventions: `"macs"`, the first line
+# (These are the defaults of a common counting tool, fvcore. It counts the pooling at the end, too; that is too little for
+# any printed digit, and we leave it out.) Our `cost` knows two conventions: `"macs"`, the first line
 # alone, and `"paper"`, all four.
 
 # %%
-printed = {  # parameters in millions, FLOPs in billions, as printed by the authors
+printed = {  # parameters in millions, FLOPs in billions: DAT's paper; for DAT++, public tables of results
     "dat_tiny": ("29", "4.6"),
     "dat_small": ("50", "9.0"),
     "dat_base": ("88", "15.8"),
@@ -505,7 +506,7 @@ for row in cost(skeleton(zoo.config("dat_tiny"))):
 #
 # Halving the map and doubling the channels keeps the work of a block, multiplies its parameters by four, and *halves* the
 # products $2HW\,w^2\,C$. So the depth of a stage can be chosen freely: a block in stage 3 costs what one in stage 1
-# costs, and knows four times the channels. All these networks put their depth into stage 3.
+# costs (products aside), and knows four times the channels. All these networks put their depth into stage 3.
 #
 # ## Exercise 12.6: where the work is (derive)
 #
@@ -571,8 +572,8 @@ for side in (224, 256, 448):
 # %% [markdown]
 # The second reason is the table $\hat B$: it is made for one map. In the released version 1 another map does not fit into
 # it, so only its own image size runs. In version 2 and in minidat a displacement means a fraction of the map, and the
-# same table serves any size (chapter 10). To *fine-tune* at another size both interpolate the tables, by bicubic weights;
-# the parameters of DAT-B at 384 are counted above.
+# same table serves any size (chapter 10). To *fine-tune* version 1 at another size, the released code makes larger tables
+# of the trained ones, by bicubic weights, and so does minidat; the parameters of DAT-B at 384 are counted above.
 #
 # ## The successor, drawn by the same code
 
@@ -665,8 +666,8 @@ print(f"head: largest weight {abs(weight).max():.5f}, 1/√768 = {768**-0.5:.5f}
 # 1. Image → patches of 4 × 4 → four stages, each on half the map with twice the channels → layer norm → mean → logits.
 # 2. A stage is pairs of blocks: a local one, then one that looks further, shifted windows in stages 1 and 2, deformable
 #    attention in 3 and 4.
-# 3. A block has $12C^2$ parameters and costs $12HWC^2$ multiply-adds, the same in every stage; in a deformable one the
-#    offset network has 0.2 % of the parameters.
+# 3. A block has $12C^2$ parameters and costs $12HWC^2$ multiply-adds, the same in every stage, beside its products and its
+#    table; in a deformable one of stage 3 the offset network has 0.2 % of the parameters.
 # 4. DAT-T has 28,319,138 parameters, counted by hand; all eight released models agree with their printed FLOPs once the
 #    convention is known.
 # 5. Windows of 7 in four stages tie the image to multiples of 224; the table ties the released version 1 to exactly one

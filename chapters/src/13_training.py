@@ -75,8 +75,9 @@ left.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.9
 right.axhline(0.1, color="#595959", lw=1, ls=":")
 show(
     picture,
-    alt="Loss and accuracy of a run over nine epochs. The training loss starts near the dotted line at ln 10, falls "
-    "steeply at first and then ever more slowly. The test points lie on the training curve until epoch 5 and a little above it "
+    alt="Loss and accuracy of a run over nine epochs. The training loss starts below the dotted line at ln 10, falls "
+    "steeply at first and then ever more slowly. The test points lie on the training curve until epoch 5, but for the third, "
+    "and a little above it "
     "afterwards. Accuracy mirrors this and ends at 75 per cent on the test images.",
 )
 
@@ -84,7 +85,8 @@ show(
 # Three things are worth seeing. The beginning is where it must be (the first line of the log has 2.41): somebody who knows
 # nothing and gives each of ten classes 1/10 has the loss $-\ln\tfrac1{10}=\ln10\approx2.303$. A loss far above that at the
 # start means large, confident, wrong answers: weights that begin too large. Then, the test points lie on the training curve
-# for five epochs, and fall a little behind afterwards: now the network begins to know its training images better than others.
+# for five epochs (but for the third, which turned out worse), and fall a little behind afterwards: now the network begins to
+# know its training images better than others.
 # (Were the test *better* than training, it would be no miracle: training images are cropped and mirrored at random, test
 # images are not.) And the last epochs still help, though the curve looks flat; they are the ones with a small learning rate.
 #
@@ -138,8 +140,8 @@ same("labels", read_labels, labels)
 # \qquad \theta\leftarrow\theta-\underbrace{\eta_t}_{\text{rate}}\;\underbrace{u(g)}_{\text{optimiser}} .$$
 #
 # $f_\theta$ is chapter 12, $\partial L/\partial\theta$ is all the chapters before. The rest is $\eta_t$ and $u$. The paper
-# trains with AdamW, a cosine schedule with warm-up, and gradients clipped at a norm of 5 (the last is from the released code;
-# for the base model it is 1). We use the same, smaller.
+# trains with AdamW and a cosine schedule; its released code has a warm-up too, and clips gradients at a norm of 5 (for the
+# base model at 1). We use the same, smaller.
 #
 # ## The rate
 #
@@ -407,7 +409,7 @@ show_source(loop.Run._advance)
 # %% [markdown]
 # ## How low can it go?
 #
-# Many recipes, the paper's too, use **label smoothing**: the target is not $1$ for the label and $0$ for the rest, but
+# Many recipes, the released code's too, use **label smoothing**: the target is not $1$ for the label and $0$ otherwise, but
 #
 # $$t_k=(1-\epsilon)\,[k=\text{label}]+\epsilon/K .$$
 #
@@ -479,7 +481,8 @@ show(
     picture,
     alt="Left: the loss of five runs. Healthy, no warm-up and wrong sign of the biases' gradient fall together to "
     "about 1.6 and cannot be told apart. The rate 25 times too high falls first, then climbs back to ln 10 and stays there; "
-    "shuffled labels never leave ln 10. Right: the gradient's norm stays near 2 in the first three, and decays in the other two, to 0.1 and 0.5.",
+    "shuffled labels never leave ln 10. Right: the gradient's norm stays between 1 and 2.4 in the first three, and decays in the "
+    "other two, to 0.1 and 0.5.",
 )
 
 # %% [markdown]
@@ -567,9 +570,9 @@ print("with the wrong sign, the last loss is below 0.1 too:", spoilt[-1] < 0.1)
 # ## Exercise 13.7: two runs, the same images (extend)
 #
 # Let $a_i,b_i$ be 1 where run A, run B is right about image $i$, else 0. The difference of accuracies is the mean of
-# $d_i=a_i-b_i$. The standard error of a mean of $n$ numbers is their standard deviation divided by $\sqrt n$. (For numbers
-# that are 1 with probability $p$, else 0, the standard deviation is $\sqrt{p(1-p)}$, which gives the formula above.) What is
-# it here?
+# $d_i=a_i-b_i$. The standard error of a mean of $n$ numbers is their standard deviation (`np.std`) divided by $\sqrt n$. (For
+# numbers that are 1 with probability $p$, else 0, the standard deviation is $\sqrt{p(1-p)}$, which gives the formula above.)
+# What is it here?
 
 
 # %%
@@ -596,9 +599,9 @@ hint("13.7")
 
 # %% [markdown]
 # This is worth knowing when reading papers, this one too. Readers asked the authors why they could not reproduce 82.0 % of
-# DAT-T: with the released code on a single machine they got 81.8 %. The answer was that the paper's models were trained with
-# batches of 4096 on 32 GPUs, and that one machine with batches of up to 1024 gives 81.8 %. On the 50,000 validation images of
-# ImageNet the standard error of one such number is
+# DAT-T with the released code. The answer was that the paper's models were trained with batches of 4096 on 32 GPUs, and that
+# a single machine with batches of up to 1024 gives 81.8 %. On the 50,000 validation images of ImageNet the standard error of
+# one such number is
 
 # %%
 print(f"{100 * np.sqrt(0.82 * 0.18 / 50_000):.2f} %")
@@ -658,7 +661,7 @@ print(
 #
 # **AdamW without memory** is descent along signs. Let $\beta_1=\beta_2=0$ and $\lambda=0$: then $\hat m=g$, $\hat v=g^2$, and
 # every step is $-\eta\operatorname{sign}(g)$. **With $\beta_2$ only replaced by a constant** $\hat v=1$ it is the momentum of
-# exercise 1.8, up to the factor $1-\beta_1$.
+# exercise 1.8, up to the factor $(1-\beta_1)/(1-\beta_1^t)$.
 
 # %%
 weight = Tensor(np.ones(5), requires_grad=True)
@@ -675,11 +678,12 @@ same("AdamW without memory, and the sign of the gradient", weight.data, 1 - 0.1 
 # minidat train --data cifar10 --data-dir data --epochs 2      # a quarter of an hour on two cores
 # minidat train --resume runs/dat_cifar-cifar10                # go on after Ctrl-C
 # minidat eval runs/dat_cifar-cifar10                          # test the best epoch again
-# minidat train --data cifar10 --data-dir data --device gpu    # the same lines on a GPU (chapter 16)
+# minidat train --data cifar10 --data-dir data --device gpu    # the same lines on a GPU
 # ```
 #
-# A run's folder holds `log.jsonl`, `curves.png`, `points.png` and two checkpoints, the last and the best. On a run of your
-# own, the cells at the top of this chapter draw its curves: put its log in place of ours.
+# The last line is what chapter 16 is about. A run's folder holds `log.jsonl`, `curves.png`, `points.png` and two checkpoints,
+# the last and the best. On a run of your own, the cells at the top of this chapter draw its curves: put its log in place of
+# ours.
 #
 # ## What differs from the paper and the released code
 #
@@ -696,7 +700,8 @@ same("AdamW without memory, and the sign of the gradient", weight.data, 1 - 0.1 
 #
 # * In the released code weight decay spares position tables, biases and norms, and so does `decays`. A table of neighbourhood
 #   attention has another name there, and does decay.
-# * The released schedule counts the cosine from step 0, as we do.
+# * The released schedule counts the cosine from step 0, as we do. Its line begins at 5e-7 and its cosine ends at 5e-6, for each
+#   512 images of a batch; ours begins at 0 and ends at 1e-5.
 # * The images of our run had once gone through JPEG, so your numbers from the official archive will differ a little.
 #
 # ## In five lines

@@ -117,7 +117,7 @@ show(
 )
 
 # %% [markdown]
-# Much of this is the same in both images: nearly everything moves up and to the left. But near the objects some points go
+# Much of this is the same in both images: most points move up and to the left. But near the objects some points go
 # their own way. Before we read anything into that, two questions. Where in the *image* is a point of a *map*? And do points
 # really go to the object, or do we only see the ones that do?
 #
@@ -236,9 +236,9 @@ for key, e in record.items():
     )
 
 # %% [markdown]
-# So yes: points lie a little more often on their own object than on another image's, by some five standard errors, and that
-# difference is the network's answer to *this* image. And no: it is a lean, not a hunt. (Compared with the reference points
-# alone it would have looked smaller still, since here nearly all points move up and left, whatever the image.) A point may go
+# So yes: points lie a little more often on their own object than on another image's, by four or five standard errors, and
+# that difference is the network's answer to *this* image. And no: it is a lean, not a hunt. (Compared with the reference points
+# alone it would have looked smaller still, since here most points move up and left, whatever the image.) A point may go
 # one pixel of its map each way, at most (chapter 08): it cannot travel. Six of seven points are elsewhere. Are they of no
 # use?
 #
@@ -594,7 +594,8 @@ print(f"importance handed to keys: {scores.sum():.3f}, and on to pixels of the m
 #
 # * a **residual path** keeps its token where it is, so half of the importance stays and half goes where the attention read
 #   (the usual convention of what is called *attention rollout*; it is a convention, not a measurement);
-# * MLPs, layer norms and the window block leave it where it is (the latter only moves it within a window);
+# * MLPs, layer norms and the window block leave it where it is (the latter moves it within a window of 4 × 4 tokens; on the
+#   second map that is the whole of it, so this is the boldest of the three);
 # * a pixel of 4 × 4 was made from 2 × 2 pixels, which get a quarter each.
 
 
@@ -762,13 +763,35 @@ if rho[0] is not None:
 show(
     picture,
     alt="A scatter plot of all 64 keys of five images: the score of a key against how much the winning logit changes without it. "
-    "The few keys with twenty equal shares matter most; for all others the effect is below 0.1 and has little relation to the score.",
+    "Four keys with more than twenty equal shares, one in each of four images, matter most by far; for all others the effect is "
+    "below 0.2 and has little relation to the score.",
 )
 
 # %% [markdown]
-# This is the honest caption to the picture with the circles. The one or two largest circles of an image do matter. Below them
-# a score says little: among keys with one to ten equal shares, effects differ by a factor of a thousand, and many of them
-# matter no more than a key with a tenth of their score.
+# The same in numbers, for the largest circle of each image, and for all keys that have one to ten equal shares:
+
+# %%
+between = []
+for effect, score in studied:
+    equal, order = 64 * score / score.sum(), effect.argsort()[::-1]  # shares; keys, those that matter most first
+    top = equal.argmax()
+    between.append(effect[(equal > 1) & (equal < 10)])
+    print(
+        f"the largest circle has {equal[top]:4.1f} shares and moves the logit by {effect[top]:.2f}; "
+        f"of the others, the most is {effect[order[order != top][0]]:.2f}"
+    )
+between = np.concatenate(between)
+print(f"one to ten shares: {len(between)} keys, effects from {between.min():.4f} to {between.max():.2f}")
+
+# %% [markdown]
+# This is the honest caption to the picture with the circles. In four of the five images the largest circle is also the key
+# that matters most, by far; in the first, where no circle stands out, it is not. Below that a score says little: among keys
+# with one to ten equal shares, effects differ by a factor of nearly a thousand, and many of them matter no more than a key
+# with a tenth of their score.
+#
+# And mind what a "place" is. The map that a key is read from is not the image: in front of each deformable block a block with
+# windows has already mixed the tokens of its 4 × 4 window, a quarter of the image in stage 1 and all of it in stage 2. A
+# circle on the object says where the *map* was read, not that only these pixels counted.
 #
 # **Take away the machinery.** The second way asks about the network, not about a key. What if the points stayed at their
 # references? If they went where they would have gone on *another* image? If there were no position bias?
@@ -824,8 +847,8 @@ same("which are the scores themselves", scores[0], below)
 #   network trained for minutes. What you see here need not hold there.
 # * **Half a pixel.** The released code gives points in $[-1,1]$, where $\pm1$ are the centres of the map's first and last
 #   pixel (chapter 06). To draw them on an image, first turn them into pixels of the *map*, then use 14.1. Going straight from
-#   $[-1,1]$ to the image's corners is off by up to half a map pixel: two pixels here, and sixteen in the last stage of a
-#   network with maps of 7 × 7 for 224.
+#   $[-1,1]$ to the image's corners is off by up to half a map pixel: two and four pixels here, and sixteen in the last
+#   stage of a network with maps of 7 × 7 for 224.
 #
 # ## In five lines
 #

@@ -191,7 +191,7 @@ EXERCISES = {
                 "1/B, the number of images, not of images times classes": lambda dl, x, t: (
                     dl * (softmax(x) - t) / x.size
                 ),
-                "that downhill points: the gradient points uphill": lambda dl, x, t: dl * (t - softmax(x)) / len(x),
+                "that points downhill: the gradient points uphill": lambda dl, x, t: dl * (t - softmax(x)) / len(x),
                 "this stops at the log-softmax: go back through it as well": lambda dl, x, t: -dl * t / len(x),
                 "the scores must go through a softmax first": lambda dl, x, t: dl * (x - t) / len(x),
             },

@@ -164,7 +164,7 @@ EXERCISES = {
                 ),
                 "the amplitude is missing": lambda d, o, p, a, s: to_points_gradient(d, o, p, 1, s),
                 "the slope of tanh is missing": lambda d, o, p, a, s: d * (s - 1) / 2 * a,
-                "1 − tanh² takes the raw offset, not tanh of it squared again": lambda d, o, p, a, s: (
+                "the slope is 1 − tanh²(Δp): yours takes the raw offset, 1 − Δp²": lambda d, o, p, a, s: (
                     d * (s - 1) / 2 * a * (1 - o**2)
                 ),
                 "rows go with H, columns with W": lambda d, o, p, a, s: to_points_gradient(d, o, p, a, s[::-1]),

@@ -216,6 +216,10 @@ EXERCISES = {
                     compare(a, b)[0],
                     (a.astype(float) - b).std(),
                 ),
+                "take `std` as NumPy has it, which divides by n and not by n − 1": lambda a, b: (
+                    compare(a, b)[0],
+                    (a.astype(float) - b).std(ddof=1) / np.sqrt(len(a)),
+                ),
                 "the difference is the first minus the second": lambda a, b: (-compare(a, b)[0], compare(a, b)[1]),
             },
         ),

@@ -259,6 +259,10 @@ EXERCISES = {
             some_steps,
             names=("separate", "fused"),
             mistakes={
+                "a step that names an array twice reads it once": lambda steps, kept, n: (
+                    4 * n * sum(len(reads) + 1 for reads, _ in steps),
+                    traffic(steps, kept, n)[1],
+                ),
                 "a name that was written before is read from a register, not from memory": with_inputs(
                     lambda r, w, kept: (len(set().union(*r)), len(set(w) & kept))
                 ),

@@ -138,6 +138,7 @@ ANSWERS = {
         "wrong": [
             (lambda a, b: (compare(a, b)[0], np.sqrt((a.var() + b.var()) / len(a))), "the same images"),
             (lambda a, b: (compare(a, b)[0], compare(a, b)[1] * np.sqrt(len(a))), "divided by √n"),
+            (lambda a, b: (compare(a, b)[0], (a * 1.0 - b).std(ddof=1) / len(a) ** 0.5), "not by n − 1"),
             (lambda a, b: compare(b, a), "the first minus the second"),
             (lambda a, b: a - b, "raises TypeError"),
         ],

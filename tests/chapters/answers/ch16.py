@@ -130,7 +130,7 @@ ANSWERS = {
                 "from a register",
             ),
             (lambda s, kept, n: (traffic(s, kept, n)[0], traffic(s, kept, n)[1] // 4), "fused: yours"),
-            (lambda s, kept, n: (4 * n * sum(len(r) + 1 for r, _ in s), traffic(s, kept, n)[1]), "separate: yours"),
+            (lambda s, kept, n: (4 * n * sum(len(r) + 1 for r, _ in s), traffic(s, kept, n)[1]), "reads it once"),
         ],
     },
     "16.7": {
