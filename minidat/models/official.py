@@ -17,6 +17,7 @@ from minidat.models import pth, resize, zoo
 from minidat.models.config import Config, StageConfig
 from minidat.models.layouts import buffers, entries, unused
 from minidat.models.pyramid import Pyramid
+from minidat.models.recognise import recognise
 from minidat.ops.deformable import to_normalised
 
 KERNELS = (9, 7, 5, 3)
@@ -176,52 +177,6 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def save(model: Pyramid, path: str | Path) -> None:
     """Write the model as a .pth that PyTorch, and the released model, loads: {"model": state dict}."""
     pth.write(path, to_official(model))
-
-
-def recognise(state: Mapping[str, np.ndarray]) -> str:
-    """The name of `zoo.MODELS` that a released state dict belongs to: widths, letters and window sizes must agree.
-    Raises ValueError where none does."""
-    found = _fingerprint_of_state(state)
-    for name, make in zoo.MODELS.items():
-        config = make()
-        if config.convention in ("v1", "v2") and found == _fingerprint(config):
-            return name
-    letters, dims, _ = found
-    stages = "; ".join(f"{dim or '?'} {' '.join(stage)}" for dim, stage in zip(dims, letters, strict=True))
-    raise ValueError(f"these weights belong to no model here; their stages: {stages or 'none'}. Name one with --model")
-
-
-def _fingerprint(config: Config) -> tuple:
-    """(letters of each stage, widths, side of the first window's table)"""
-    windows = [stage.window for stage in config.stages if {"L", "S"} & set(stage.mixers)]
-    letters = tuple(stage.mixers for stage in config.stages)
-    return letters, tuple(stage.dim for stage in config.stages), windows[0] if windows else None
-
-
-MARKS = {
-    "conv_offset.0.weight": "D",
-    "attn_mask": "S",
-    "relative_position_bias_table": "L",
-    "rpb": "N",
-    "kv.weight": "P",
-    "weight": "X",
-}
-"""The first of these that a mixer of a released state dict has tells its letter."""
-
-
-def _fingerprint_of_state(state: Mapping[str, np.ndarray]) -> tuple:
-    letters, dims = [], []
-    while any(name.startswith(f"stages.{len(letters)}.") for name in state):
-        i, blocks = len(letters), []
-        while any(name.startswith(f"stages.{i}.attns.{len(blocks)}.") for name in state):
-            prefix = f"stages.{i}.attns.{len(blocks)}."
-            blocks.append(next((letter for mark, letter in MARKS.items() if prefix + mark in state), "?"))
-        norm = state.get(f"stages.{i}.layer_norms.0.norm.weight")
-        letters.append(tuple(blocks))
-        dims.append(None if norm is None else len(norm))
-    tables = (len(a) for name, a in state.items() if name.endswith("relative_position_bias_table"))
-    side = next(tables, None)
-    return tuple(letters), tuple(dims), None if side is None else (int(side**0.5) + 1) // 2
 
 
 def _classes(state: Mapping[str, np.ndarray], rows: Sequence[int] | None) -> int | None:

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from minidat import Tensor
 from minidat.models import MODELS, Pyramid, official, pth, resize
+from minidat.models.recognise import of_config
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -255,6 +256,6 @@ def test_files_that_do_not_fit_are_named(narrow, tmp_path):
 )
 def test_the_released_models_have_fingerprints_of_their_own(name):
     """DAT++ for 384 has the arrays of the one for 224."""
-    found = official._fingerprint(MODELS[name]())
-    same = [n for n, make in MODELS.items() if official._fingerprint(make()) == found and make().convention != "paper"]
+    found = of_config(MODELS[name]())
+    same = [n for n, make in MODELS.items() if of_config(make()) == found and make().convention != "paper"]
     assert same == (["dat_pp_base", "dat_pp_base_384"] if name.startswith("dat_pp_base") else [name])
