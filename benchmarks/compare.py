@@ -49,9 +49,9 @@ class Case:
 
 CASES = (
     Case("dat_cifar step, batch 128", "dat_cifar", 128, "step"),
-    Case("dat_cifar forward, batch 128", "dat_cifar", 128, "forward"),
-    Case("dat_tiny 224 forward, batch 1", "dat_tiny", 1, "forward"),
-    Case("dat_tiny 224 forward, batch 4", "dat_tiny", 4, "forward"),
+    Case("dat_cifar forward, batch 256", "dat_cifar", 256, "forward"),
+    Case("dat_tiny 224 forward, batch 8", "dat_tiny", 8, "forward"),
+    Case("dat_tiny 224 step, batch 8", "dat_tiny", 8, "step"),
 )
 CONVENTION = {"dat_cifar": "paper", "dat_tiny": "v1"}
 
