@@ -259,6 +259,7 @@ class _Torch:
     def prepare(self, folder: Path) -> None:
         torch, case = self.torch, self.case
         config = {"dat_cifar": self.torch_dat.DAT_CIFAR, "dat_tiny": self.torch_dat.DAT_TINY}[case.model]
+        config = {**config, "drop_path_rate": 0.0}
         model = self.model = self.torch_dat.TorchDAT(config, CONVENTION[case.model])
         weights = np.load(folder / "weights.npz")
         model.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})

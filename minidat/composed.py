@@ -45,6 +45,11 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0) ->
     return -(t * log_softmax(logits)).sum() / b
 
 
+def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """y = GELU(x W₁ + b₁) W₂ + b₂"""
+    return gelu(x @ w1 + b1) @ w2 + b2
+
+
 def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0) -> Tensor:
     """y[b, i, j] = Σ_(k, l) x[b, i·stride + k − padding, j·stride + l − padding] W[k, l] + bias"""
     y = reduce(add, (seen @ w[tap] for tap, seen in _taps(x, w, stride, padding)))

@@ -139,7 +139,7 @@ class MLP(Module):
         self.out = Linear(expansion * c, c, rng=rng)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.out(ops.gelu(self.hidden(x)))
+        return ops.mlp(x, self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
 
 
 class ConvMLP(Module):

@@ -70,6 +70,13 @@ def linear(x, w, b):
     return y
 
 
+def mlp(x, w1, b1, w2, b2):
+    h = linear(x, w1, b1)
+    for at in np.ndindex(*h.shape):
+        h[at] = gelu(h[at])
+    return linear(h, w2, b2)
+
+
 def read(x, b, row, col, c):
     """A map's element, zero outside."""
     return x[b, row, col, c] if 0 <= row < x.shape[1] and 0 <= col < x.shape[2] else 0.0

@@ -27,6 +27,7 @@ from minidat.ops.elementwise import (
 from minidat.ops.gelu import gelu
 from minidat.ops.linear import linear, matmul
 from minidat.ops.log_position_bias import log_position_bias
+from minidat.ops.mlp import mlp
 from minidat.ops.movement import broadcast_to, concatenate, getitem, pad, reshape, roll, split, take, transpose
 from minidat.ops.multiscale import multiscale_deformable_attention
 from minidat.ops.neighborhood import neighborhood_attention
@@ -67,6 +68,7 @@ __all__ = [
     "max",
     "maximum",
     "mean",
+    "mlp",
     "multiply",
     "multiscale_deformable_attention",
     "negative",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
-from minidat.ops.normalise import row_dot
 
 DENSE_PIXELS = 5  # for each channel of a group: up to so many pixels the product over the whole map is the faster one
 
@@ -22,7 +21,7 @@ def g(a, n: int):
     t = a[..., None] - xp.arange(n, dtype=a.dtype)  # (..., n)
     xp.abs(t, out=t)
     xp.subtract(1, t, out=t)
-    return xp.maximum(t, 0, out=t)
+    return xp.clip(t, 0.0, 1.0, out=t)
 
 
 def g_slope(a, n: int):
@@ -30,6 +29,20 @@ def g_slope(a, n: int):
     right, as if a were a little larger."""
     t = a[..., None] - array_module(a).arange(n, dtype=a.dtype)  # (..., n)
     return ((t >= -1) & (t < 0)).astype(a.dtype) - ((t >= 0) & (t < 1))
+
+
+def along_slope(dg, a):
+    """Σ_b dg[…, b] ∂g(a, b)/∂a, the last axis kept as one of 1: two hats have a slope at a, that of ⌊a⌋ falls and the next
+    one rises. The same as a product with `g_slope`, at its kinks too."""
+    xp = array_module(a)
+    n = dg.shape[-1]
+    b = xp.floor(a)[..., None]  # (..., 1)
+
+    def read(b):
+        there = xp.take_along_axis(dg, xp.clip(b, 0, n - 1).astype(xp.int64), -1)
+        return there * ((b >= 0) & (b < n))
+
+    return read(b + 1) - read(b)
 
 
 @op("b h w c, b g n 2 -> b n c")
@@ -69,8 +82,8 @@ def _dense(x, points):
         dx = xp.empty((b, h * w, c), x.dtype)
         xp.matmul(phi.swapaxes(-1, -2), dyg, out=_by_group(dx, groups))
         dphi = (dyg @ xg.swapaxes(-1, -2)).reshape(b, groups, n, h, w)
-        drow = row_dot((dphi @ gx[..., None])[..., 0], g_slope(points[..., 0], h))  # (b, g, n, 1)
-        dcol = row_dot((gy[..., None, :] @ dphi)[..., 0, :], g_slope(points[..., 1], w))
+        drow = along_slope((dphi @ gx[..., None])[..., 0], points[..., 0])  # (b, g, n, 1)
+        dcol = along_slope((gy[..., None, :] @ dphi)[..., 0, :], points[..., 1])
         return dx.reshape(x.shape), xp.concatenate([drow, dcol], -1)
 
     return y, vjp

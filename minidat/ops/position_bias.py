@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
-from minidat.ops.bilinear import g, g_slope
+from minidat.ops.bilinear import along_slope, g
 
 
 @op("m r c, b g n 2, h, w -> b m l n")
@@ -45,9 +45,8 @@ def position_bias(table, points, rows, cols, *, cells: tuple[float, float] = (1.
         dgy = (dread @ by_row.swapaxes(-1, -2)).reshape(gy.shape)
         dtable = (gy2.swapaxes(-1, -2) @ dread).sum(0)  # (g, r, m/g·c)
         dtable = dtable.reshape(groups, r, m // groups, c).swapaxes(1, 2).reshape(m, r, c)
-        dgy *= g_slope(down, r)
-        dgx *= g_slope(right, c)
-        drow, dcol = dgy.sum((-1, -2)) * -cells[0], dgx.sum((-1, -2)) * -cells[1]  # R = cells·(query − key) + centre
-        return dtable, xp.stack([drow, dcol], -1), None, None
+        drow, dcol = along_slope(dgy, down).sum(-2), along_slope(dgx, right).sum(-2)  # (b, g, n, 1)
+        dpoints = xp.concatenate([drow * -cells[0], dcol * -cells[1]], -1)  # R = cells·(query − key) + centre
+        return dtable, dpoints, None, None
 
     return bias.reshape(b, m, h * w, n), vjp

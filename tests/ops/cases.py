@@ -291,6 +291,14 @@ def _(rng, leading):
     return [normal(rng, (*leading, 5)), normal(rng, (5, 5)), None], {}
 
 
+case("mlp", linear=(3, 4))(normals("mlp"))
+
+
+@case("mlp", "square", linear=(3, 4))
+def _(rng, leading):
+    return [normal(rng, s) for s in ((*leading, 4), (4, 4), 4, (4, 4), 4)], {}
+
+
 CONVS = {  # label: (map, kernel, options)
     "": ((7, 5), (3, 2), {}),
     "padded": ((5, 7), (3, 3), {"padding": 1}),
@@ -316,6 +324,16 @@ for label, (size, kernel, options) in CONVS.items():
         def _(rng, _, size=size, kernel=kernel, options=options, biased=biased):
             x, w = normal(rng, (2, *size, 3)), normal(rng, (*kernel, 3))
             return [x, w, normal(rng, 3) if biased else None], options
+
+
+for label, size, kernel, options in (
+    ("many small maps", (2, 3), (3, 2), {"padding": 1}),
+    ("many small maps, strided", (3, 2), (2, 3), {"stride": 2, "padding": 1}),
+):
+
+    @case("depthwise_conv", label, linear=(0, 1, 2))
+    def _(rng, _, size=size, kernel=kernel, options=options):
+        return [normal(rng, (7, *size, 3)), normal(rng, (*kernel, 3)), normal(rng, 3)], options
 
 
 # Softmax, norms, losses

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minidat import ops
-from minidat.ops.bilinear import _corners, _dense, g, g_slope
+from minidat.ops.bilinear import _corners, _dense, along_slope, g, g_slope
 
 FORMULATIONS = {"dense": _dense, "corners": _corners}
 both = pytest.mark.parametrize("sample", FORMULATIONS.values(), ids=FORMULATIONS)
@@ -41,6 +41,13 @@ def test_slope_of_g_at_whole_pixels_is_the_one_on_the_right():
     np.testing.assert_array_equal(slope, right)
     kink = abs(a[:, None] - np.arange(n)) <= 1
     np.testing.assert_array_equal(slope != left, kink)
+
+
+def test_a_product_with_the_slopes_is_two_reads():
+    n, rng = 5, np.random.default_rng(0)
+    a = np.concatenate([np.arange(-2.0, n + 2), rng.uniform(-2, n + 1, 20)])
+    dg = rng.standard_normal((len(a), n))
+    np.testing.assert_array_equal(along_slope(dg, a), (dg * g_slope(a, n)).sum(-1, keepdims=True))
 
 
 @both
