@@ -9,7 +9,6 @@ from minidat.autograd.engine import op
 from minidat.ops.elementwise import unbroadcast
 from minidat.ops.normalise import row_sum, softmax_vjp
 
-
 FLOOR = 1e-25  # of a row's sum of exponentials, at which the next smaller ones are far from where float32 ends
 
 

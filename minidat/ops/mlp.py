@@ -14,7 +14,6 @@ from minidat.ops.gelu import value_and_slope
 from minidat.ops.linear import ROWS, add_transposed_product
 from minidat.ops.normalise import column_sum
 
-
 HIDDEN = 131072  # elements of the hidden layer in a block: half a megabyte
 
 
@@ -34,7 +33,7 @@ def mlp(x, w1, b1, w2, b2):
     blocks = [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
     y = xp.empty((n, d), x.dtype)
     a = xp.empty((n if recording else min(rows, n), e), x.dtype)  # without a tape one block's memory serves all
-    slope = xp.empty_like(a) if recording else None
+    slope = xp.empty((n if recording else 0, e), x.dtype)
     for block in blocks:
         h = a[block] if recording else a[: block.stop - block.start]
         xp.matmul(x2[block], w1, out=h)
