@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class CompileError(Exception):
-    """A kernel does not compile; the message is the compiler's."""
+    """A kernel does not compile, or not without a warning; the message is the compiler's."""
 
 
 def library():
@@ -20,17 +20,22 @@ def library():
 
 
 def compile_kernels(nvrtc, code, options):
-    """Machine code for a CUDA text. Raises CompileError."""
+    """(machine code, PTX) of a CUDA text. Raises CompileError."""
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     if nvrtc.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernel.cu", 0, None, None):
         raise CompileError("nvrtcCreateProgram failed")
     given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     failed = nvrtc.nvrtcCompileProgram(program, len(options), given)
-    what = "ProgramLog" if failed else "CUBIN"
-    getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
-    text = ctypes.create_string_buffer(size.value)
-    getattr(nvrtc, f"nvrtcGet{what}")(program, text)
+
+    def get(what):
+        getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+        text = ctypes.create_string_buffer(size.value)
+        getattr(nvrtc, f"nvrtcGet{what}")(program, text)
+        return text.raw
+
+    log = get("ProgramLog").rstrip(b"\0").decode()
+    made = None if failed or log else (get("CUBIN"), get("PTX").decode())
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    if failed:
-        raise CompileError(text.value.decode())
-    return text.raw
+    if made is None:
+        raise CompileError(log)
+    return made

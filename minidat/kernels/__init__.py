@@ -3,6 +3,7 @@
 `install()` gives the ops their twins; `nn.Module.to(device="gpu")` calls it. A machine that never asks for a GPU has none.
 """
 
+from minidat.kernels import gelu, layer_norm  # noqa: F401 (each registers its twins)
 from minidat.kernels.twins import install, twin
 
 __all__ = ["install", "twin"]
