@@ -3,7 +3,18 @@
 `install()` gives the ops their twins; `nn.Module.to(device="gpu")` calls it. A machine that never asks for a GPU has none.
 """
 
-from minidat.kernels import gelu, layer_norm  # noqa: F401 (each registers its twins)
+from minidat.kernels import (  # noqa: F401 (each registers its twins)
+    attention,
+    bilinear,
+    depthwise,
+    gelu,
+    layer_norm,
+    linear,
+    movement,
+    points,
+    position_bias,
+    softmax,
+)
 from minidat.kernels.twins import install, twin
 
 __all__ = ["install", "twin"]

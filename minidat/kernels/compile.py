@@ -17,6 +17,12 @@ REALS = {"float32": "float", "float64": "double"}
 WARP = 32  # threads that run in step
 
 
+def can_take(array: Any) -> bool:
+    """Whether kernels run where this array is, and in its dtype."""
+    xp = array_module(array)
+    return xp is not np and hasattr(xp, "RawModule") and array.dtype.name in REALS
+
+
 def blocks(count: int, size: int) -> int:
     """How many blocks of `size` cover `count`: ⌈count/size⌉."""
     return -(-count // size)

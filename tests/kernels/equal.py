@@ -18,6 +18,7 @@ def assert_equal(raw, arrays, options, xp, dtype, *, served=True):
     y, vjp = raw.function(*wide, **options)
     dy = np.random.default_rng(0).standard_normal(y.shape).astype(dtype)
     there = [xp.asarray(a) if isinstance(a, np.ndarray) else a for a in arrays]
+    options = {name: xp.asarray(a) if isinstance(a, np.ndarray) else a for name, a in options.items()}
     before = [a.copy() if isinstance(a, np.ndarray) else a for a in arrays]
     found, found_vjp = (_only_twin(raw) if served else raw)(*there, **options)
     dthere = xp.asarray(dy)
