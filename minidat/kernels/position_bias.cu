@@ -37,7 +37,7 @@ extern "C" __global__ void position_bias_dpoints(const REAL* table, const REAL* 
                                                  const REAL* dbias, REAL* dpoints, int m, int r, int c, int groups, int n,
                                                  int h, int w, REAL down_cells, REAL right_cells) {
     __shared__ REAL part[2][SLICES][32];
-    int key = blockIdx.x * 32 + threadIdx.x, plane = blockIdx.y, share = m / groups;
+    int key = blockIdx.y * 32 + threadIdx.x, plane = blockIdx.x, share = m / groups;
     int image = plane / groups, first = plane % groups * share;  // the group's first head
     size_t point = (size_t)plane * n + min(key, n - 1);
     REAL row = points[2 * point], col = points[2 * point + 1], drow = 0, dcol = 0;

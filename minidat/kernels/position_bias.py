@@ -34,7 +34,7 @@ def position_bias(table, points, rows, cols, *, cells: tuple[float, float] = (1.
 
     def vjp(dbias):
         dbias, dpoints = xp.ascontiguousarray(dbias), xp.empty_like(points)
-        grid, block = (blocks(n, WARP), b * groups), (WARP, SLICES)
+        grid, block = (b * groups, blocks(n, WARP)), (WARP, SLICES)
         cuda.launch("position_bias_dpoints", grid, block, table, *inputs, dbias, dpoints, *sizes)
         reaches = reach(rows, 0, r, down), reach(cols, 1, c, right)
         sums = xp.empty((b, m * r * c), table.dtype)
