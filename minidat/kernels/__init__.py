@@ -6,6 +6,7 @@
 from minidat.kernels import (  # noqa: F401 (each registers its twins)
     attention,
     bilinear,
+    conv,
     depthwise,
     gelu,
     layer_norm,

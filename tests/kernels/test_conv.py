@@ -1,4 +1,4 @@
-"""Depthwise convolution's twin: kernels up to 9, every stride and padding, groups, and sizes that fit no block."""
+"""The twins of convolutions, plain and depthwise: kernels up to 9, every stride and padding, groups, and awkward sizes."""
 
 import numpy as np
 import pytest
@@ -35,14 +35,30 @@ def test_awkward_sizes(case, dtype, device):
     assert_equal(ops.depthwise_conv.raw, inputs(**sizes), options, device, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("case", CASES)
+def test_awkward_sizes_of_the_plain_one(case, dtype, device):
+    """The same maps, with as many channels out as in, and one."""
+    sizes, options = CASES[case]
+    x, w, bias = inputs(**sizes)
+    w = np.random.default_rng(1).standard_normal((*w.shape, w.shape[-1] + 1))
+    assert_equal(ops.conv2d.raw, [x, w, None if bias is None else np.append(bias, 0.5)], options, device, dtype)
+
+
 def test_a_kernel_wider_than_nine_is_left_to_the_op(device):
     arrays = inputs(size=(3, 12), kernel=(1, 10))
     assert_equal(ops.depthwise_conv.raw, arrays, {}, device, "float64", served=False)
 
 
-@pytest.mark.parametrize("raw", ["depthwise_conv", "offset_network"])
-def test_a_kernel_larger_than_the_map_is_an_error_here_too(raw, device):
-    x, w, row = (device.ones(shape) for shape in ((1, 2, 2, 4), (5, 5, 4), 4))
-    arrays = (x, w, row) if raw == "depthwise_conv" else (x, w, row, row, row, device.ones((4, 2)))
+@pytest.mark.parametrize(
+    ("raw", "shapes"),
+    [
+        ("conv2d", [(5, 5, 4, 3), 3]),
+        ("depthwise_conv", [(5, 5, 4), 4]),
+        ("offset_network", [(5, 5, 4), 4, 4, 4, (4, 2)]),
+    ],
+)
+def test_a_kernel_larger_than_the_map_is_an_error_here_too(raw, shapes, device):
+    x, *rest = (device.ones(shape) for shape in ((1, 2, 2, 4), *shapes))
     with pytest.raises(ValueError, match="larger than the map"):
-        getattr(ops, raw).raw(*arrays, stride=1, padding=0)
+        getattr(ops, raw).raw(x, *rest, stride=1, padding=0)
