@@ -65,12 +65,12 @@ def test_from_a_norm_that_is_not_finite_on_nothing_changes(bad, device):
     here, there = (optimiser(xp, 200, 57, "float64") for xp in (np, device))
     for step in range(5):
         grad = gradient(257, step, "float64")
-        if step == 2:
+        if step in (2, 4):
             grad[256] = bad
         if step < 2:
             here.clipped_step(grad, 0.1, 1.0)
         norm = there.clipped_step(device.asarray(grad), 0.1, 1.0)
-        assert math.isfinite(float(norm)) == (step != 2)
+        assert math.isfinite(float(norm)) == (step not in (2, 4))
         assert there.fused.bad_step() == (None if step < 2 else 3)
     assert_same(there, here, {"rtol": 1e-12})
 

@@ -79,7 +79,7 @@ MISTAKES = {
     "half at a barrier": ("if (i < 16) __syncthreads();", "waits at line 2 for threads that never come; 16 of 32"),
     "two barriers": ("if (i < 16)\n__syncthreads();\nelse __syncthreads();", "while others wait for it at line"),
     "half at a shuffle": ("if (i < 16) y[i] = __shfl_xor_sync(~0u, x[i], 1);", "waits at line 2"),
-    "another mask": ("y[i] = __shfl_xor_sync(i ? ~0u : 1u, x[i], 1);", "line 2"),
+    "another mask": ("y[i] = __shfl_xor_sync(i ? ~0u : 0x7fffffffu, x[i], 0);", "while others gave"),
     "left out of the mask": ("y[i] = __shfl_xor_sync(0xffffu, x[i], 1);", "leaves out lane"),
     "reads a lane that is not in the mask": (
         "if (i < 16) y[i] = __shfl_xor_sync(0xffffu, x[i], 16);",
@@ -109,9 +109,11 @@ def test_a_missing_barrier_shows():
     assert np.isnan(y).any()
 
 
-def test_a_sum_that_depends_on_the_order_of_blocks_shows():
+@pytest.mark.parametrize("who", ["block", "thread"])
+def test_what_depends_on_an_order_shows(who):
     y = np.zeros(8, np.int32)
-    run("if (blockIdx.x) y[blockIdx.x] = y[blockIdx.x - 1] + 1;", y, parameters="int* y", grid=8, block=1)
+    body = f"int i = {who}Idx.x; if (i) y[i] = y[i - 1] + 1;"
+    run(body, y, parameters="int* y", grid=8 if who == "block" else 1, block=8 if who == "thread" else 1)
     assert not np.array_equal(y, np.arange(8))
 
 
