@@ -3,10 +3,10 @@
 // Where in the map a number of the tokens comes from.
 __device__ size_t origin(int t, int h, int w, int c, int window, int shift) {
     int channel = t % c, col = t / c % window, row = t / c / window % window, n = t / c / window / window;
-    int across = w / window, down = h / window;
-    row = (n / across % down * window + row + shift) % h;
+    int across = w / window, image = n / across / (h / window);
+    row = (n / across * window + row + shift) % h;
     col = (n % across * window + col + shift) % w;
-    return ((size_t)(n / across / down * h + row) * w + col) * c + channel;
+    return ((size_t)(image * h + row) * w + col) * c + channel;
 }
 
 extern "C" __global__ void window_partition(const REAL* x, REAL* tokens, int count, int h, int w, int c, int window,

@@ -46,9 +46,9 @@ def test_take_adds_up_repeats(shape, axis, dtype, device):
 def test_deformed_points(limit, dtype, device):
     """Also where a coordinate is cut, and on the border itself, where it is not yet."""
     offsets, reference = normal(2, 3, 131, 2), np.random.default_rng(2).uniform(-1, 1, (131, 2))
-    offsets[0, 0, :4] = [[1, -1], [1.5, 0], [-3, 3], [0, 0]]
+    offsets[0, 0, :4] = [[1, -1], [-1, 1], [-3, 3], [0, 0]]
     reference[:2] = 0
-    options = {"limit": limit, "amplitude": (0.7, 1.3), "size": (5, 1)}
+    options = {"limit": limit, "amplitude": (0.7, 1.3), "size": (5, 3)}
     assert_equal(ops.deformed_points.raw, [offsets, reference], options, device, dtype)
 
 

@@ -6,6 +6,7 @@ from kernels.equal import assert_equal
 
 from minidat import ops
 from minidat.autograd.backend import asnumpy
+from minidat.kernels import attention
 from minidat.kernels.softmax import lanes, term
 
 
@@ -74,15 +75,33 @@ def test_a_mask_may_be_of_another_dtype(device):
     np.testing.assert_allclose(asnumpy(vjp_there(device.asarray(dy))[0]), vjp(dy)[0], rtol=1e-9, atol=1e-12)
 
 
+@pytest.fixture(params=[0, 1 << 30], ids=["in place", "copied"])
+def heads_copied(request, monkeypatch):
+    """Whether heads are copied before their products."""
+    monkeypatch.setattr(attention, "COPIED", request.param)
+    return bool(request.param)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_windows_of_a_stage(dtype, device):
+def test_windows_of_a_stage(dtype, heads_copied, device):
     """Window attention's own shapes: a bias for each head, a mask for each window."""
     arrays = [normal(2, 4, 49, 3 * 2 * 8), normal(2, 49, 49), np.where(normal(4, 1, 49, 49) > 1, -100.0, 0.0)]
     assert_equal(ops.self_attention.raw, arrays, {"heads": 2}, device, dtype)
 
 
-def test_heads_are_merged_without_a_copy(device):
-    q = device.asarray(normal(2, 3, 5, 4))
-    y, vjp = ops.attention.raw(q, q, q, None, None, scale=0.5)
-    for array in (y, *vjp(q)[:3]):
-        assert array.swapaxes(1, 2).flags.c_contiguous
+def test_heads_are_cut_from_tokens_and_merged(heads_copied, device):
+    """Those that were not copied for their products are merged without a copy, too."""
+    q, k, v = (normal(2, n, 3, 4).swapaxes(1, 2) for n in (5, 6, 6))
+    bias, options = normal(2, 3, 5, 6), {"scale": 0.5}
+    assert_equal(ops.attention.raw, [q, k, v, bias, None], options, device, "float64")
+    there = [device.asarray(a.swapaxes(1, 2).copy()).swapaxes(1, 2) for a in (q, k, v)]
+    y, vjp = ops.attention.raw(*there, device.asarray(bias), None, **options)
+    for array in (y, *vjp(y)[:3]):
+        assert array.swapaxes(1, 2).flags.c_contiguous != heads_copied
+
+
+def test_a_large_bias_is_not_kept(device):
+    """The position bias is as large as the scores; backward needs its shape alone."""
+    q, bias = device.asarray(normal(2, 3, 5, 4)), device.asarray(normal(2, 3, 5, 5))
+    _, vjp = ops.attention.raw(q, q, q, bias, None, scale=0.5)
+    assert not any(cell.cell_contents is bias for cell in vjp.__closure__)
