@@ -103,7 +103,7 @@ MODELS = {
 }
 
 
-LETTERS = "ADLPSX"  # N, C and M have no twins
+LETTERS = "ADLNPSX"  # C and M have no twins, and multiply as CuPy does
 
 
 def of_letters(letter, **options):
