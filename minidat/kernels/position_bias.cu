@@ -15,17 +15,17 @@ __device__ REAL read(const REAL* table, int u, int v, int r, int c) {
 }
 
 extern "C" __global__ void position_bias(const REAL* table, const REAL* points, const REAL* rows, const REAL* cols,
-                                         REAL* bias, int m, int r, int c, int groups, int n, int h, int w,
+                                         REAL* bias, int tiles, int m, int r, int c, int groups, int n, int h, int w,
                                          REAL down_cells, REAL right_cells) {
-    int t = blockIdx.y * blockDim.x + threadIdx.x;  // of (H·W, N)
+    int plane = blockIdx.x / tiles, t = blockIdx.x % tiles * blockDim.x + threadIdx.x;  // of (B, M) and of (H·W, N)
     if (t >= h * w * n) return;
-    int key = t % n, query = t / n, head = blockIdx.x % m, image = blockIdx.x / m;
+    int key = t % n, query = t / n, head = plane % m, image = plane / m;
     const REAL* p = points + ((size_t)(image * groups + head / (m / groups)) * n + key) * 2;
     REAL a = place(rows[query / w], p[0], down_cells, r), e = place(cols[query % w], p[1], right_cells, c);
     int u = before(a, r), v = before(e, c);
     REAL down = a - u, right = e - v;
     table += (size_t)head * r * c;
-    bias[(size_t)blockIdx.x * h * w * n + t] =
+    bias[(size_t)plane * h * w * n + t] =
         (1 - down) * ((1 - right) * read(table, u, v, r, c) + right * read(table, u, v + 1, r, c)) +
         down * ((1 - right) * read(table, u + 1, v, r, c) + right * read(table, u + 1, v + 1, r, c));
 }

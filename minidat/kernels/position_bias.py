@@ -23,7 +23,8 @@ def position_bias(table, points, rows, cols, *, cells: tuple[float, float] = (1.
     down, right = (float(cell) for cell in cells)
     inputs, sizes = (points, rows, cols), (m, r, c, groups, n, h, w, down, right)
     bias = xp.empty((b, m, h * w, n), table.dtype)
-    cuda.launch("position_bias", (b * m, blocks(h * w * n, THREADS)), THREADS, table, *inputs, bias, *sizes)
+    tiles = blocks(h * w * n, THREADS)
+    cuda.launch("position_bias", b * m * tiles, THREADS, table, *inputs, bias, tiles, *sizes)
 
     def reach(queries, axis, lines, cell):
         found = xp.empty((b, groups, n, lines, 2), xp.int32)
