@@ -1,8 +1,8 @@
 // CUDA's words for g++, so that a kernel's own text runs on one CPU thread: see tests/simt.py.
 //
 // Blocks run one after the other and a block's threads one at a time, both in a scrambled order. A thread runs until it
-// meets a barrier or a warp function, waits there for the others, and goes on. Threads are fibers: each has a stack, and
-// one that ends without having waited leaves its stack to the next thread, so that kernels without barriers are plain loops.
+// meets a barrier or a warp function, waits there for the others, and goes on: so each has a stack of its own. One that ends
+// without having waited leaves it to the next thread.
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -39,7 +39,7 @@ extern "C" char __start_simt_shared[], __stop_simt_shared[];
 
 namespace simt {
 
-const int MAX_THREADS = 1024, LANES = 32, STACK = 1 << 16;
+const int MAX_THREADS = 1024, LANES = 32, STACK = (1 << 16) + 17 * 64;  // no power of 2: the stacks would share a set of cache lines
 const int ARRAYS = 64, GUARD = 1 << 16;  // bytes on either side of an array that must not be touched
 
 // ---- what a launch reports ----
@@ -72,27 +72,54 @@ static void on_signal(int number, siginfo_t* info, void*) {
     fail(number == SIGFPE ? "division by zero" : "memory that is no argument's is read or written");
 }
 
-// ---- threads as fibers ----
+// ---- a stack of one's own ----
+
+#ifdef __x86_64__
+struct Context { void* stack; };
+extern "C" void simt_swap(Context* from, const Context* to);
+asm("simt_swap:\n"  // what a function must leave as it was goes to one stack, and comes from the other
+    "push %rbp\n push %rbx\n push %r12\n push %r13\n push %r14\n push %r15\n"
+    "mov %rsp, (%rdi)\n mov (%rsi), %rsp\n"
+    "pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbx\n pop %rbp\n pop %rcx\n jmp *%rcx\n");
+
+static void prepare(Context* c, char* stack, size_t bytes, void (*function)()) {
+    void** top = (void**)((uintptr_t)(stack + bytes) / 16 * 16);
+    top[-2] = (void*)function;  // where `ret` goes, with the stack aligned as after a call
+    c->stack = top - 8;
+}
+#else  // some ten times as slow
+typedef ucontext_t Context;
+static void simt_swap(Context* from, const Context* to) { swapcontext(from, to); }
+
+static void prepare(Context* c, char* stack, size_t bytes, void (*function)()) {
+    getcontext(c);
+    c->uc_stack.ss_sp = stack;
+    c->uc_stack.ss_size = bytes;
+    makecontext(c, function, 0);
+}
+#endif
+
+// ---- threads ----
 
 struct Thread {
     uint3 index;
-    int fiber;               // −1: not begun
+    int stack;              // −1: not begun
     bool ended;
-    const unsigned* waits;   // until this count is no longer `seen`
+    const unsigned* waits;  // until this count is no longer `seen`
     unsigned seen;
     int line;
 };
-struct Fiber { ucontext_t first; jmp_buf at; bool begun; int thread; };
 struct Meeting { unsigned count, mask; int arrived, line; uint64_t values[2][LANES]; };  // of lanes, or of a block
 
 static Thread threads[MAX_THREADS];
-static Fiber fibers[MAX_THREADS];
+static Context contexts[MAX_THREADS], scheduler;  // of the stacks
 static int idle[MAX_THREADS];
 static char* stacks;
-static int idle_count, fiber_count, current, next_thread, ended, size;
+static int idle_count, stack_count, current, ended, size;
+static int warp_at[MAX_THREADS / LANES], lane_at[LANES];  // the order in which they run
+static const unsigned begin = 1;
 static unsigned scramble;
 static Meeting barrier, warps[MAX_THREADS / LANES][LANES];
-static jmp_buf scheduler;
 static void (*kernel)(void**);
 static void** arguments;
 
@@ -110,51 +137,38 @@ struct Order {
     }
     unsigned operator()(unsigned i) const { return (unsigned)((first + (uint64_t)i * stride) % n); }
 };
-static Order order(1);
+static void scrambled(int* order, int n) {
+    Order place(n);
+    for (int i = 0; i < n; i++) order[i] = place(i);
+}
+
+static void leave() { simt_swap(&contexts[threads[current].stack], &scheduler); }  // comes back when this thread is resumed
+
+static void run_threads() {  // what a stack is for: one thread after the other
+    for (;;) {
+        kernel(arguments);
+        threads[current].ended = true;
+        ended++;
+        idle[idle_count++] = threads[current].stack;
+        leave();
+    }
+}
+
+static int free_stack() {
+    if (idle_count) return idle[--idle_count];
+    prepare(&contexts[stack_count], stacks + (size_t)stack_count * STACK, STACK, run_threads);
+    return stack_count++;
+}
 
 static void select(int t) {
     current = t;
     threadIdx = threads[t].index;
 }
 
-static void leave() {  // to the scheduler; comes back when this fiber is resumed
-    Fiber& self = fibers[threads[current].fiber];
-    if (!_setjmp(self.at)) _longjmp(scheduler, 1);
-}
-
-static void fiber_main(int number) {
-    for (;;) {
-        while (next_thread < size) {
-            int t = order(next_thread++);
-            threads[t].fiber = fibers[number].thread = number;
-            select(t);
-            kernel(arguments);
-            threads[current].ended = true;
-            ended++;
-        }
-        idle[idle_count++] = number;
-        if (!_setjmp(fibers[number].at)) _longjmp(scheduler, 1);
-    }
-}
-
-static void resume(int number) {
-    if (_setjmp(scheduler)) return;
-    Fiber& f = fibers[number];
-    if (f.begun) _longjmp(f.at, 1);
-    f.begun = true;
-    getcontext(&f.first);
-    f.first.uc_stack.ss_sp = stacks + (size_t)number * STACK;
-    f.first.uc_stack.ss_size = STACK;
-    f.first.uc_link = nullptr;
-    makecontext(&f.first, (void (*)())fiber_main, 1, number);
-    setcontext(&f.first);
-}
-
 static void wait_for(const unsigned* count, unsigned seen, int line) {
     Thread& t = threads[current];
     t.waits = count, t.seen = seen, t.line = line;
     leave();
-    t.waits = nullptr;
 }
 
 // One more has come to a meeting of `expected`; all go on when all have come.
@@ -204,33 +218,40 @@ static unsigned ballot(unsigned mask, bool predicate, int line) {
     return out;
 }
 
+// Has every lane of a warp run until none can go on. Whether any could.
+static bool run_warp(int warp) {
+    bool any = false, again = true;
+    while (again) {
+        again = false;
+        for (int i = 0; i < LANES; i++) {
+            int t = warp * LANES + lane_at[i];
+            if (t >= size || threads[t].ended || *threads[t].waits == threads[t].seen) continue;
+            if (threads[t].stack < 0) threads[t].stack = free_stack();
+            select(t);
+            simt_swap(&scheduler, &contexts[threads[t].stack]);
+            any = again = true;
+        }
+    }
+    return any;
+}
+
 static void run_block() {
     memset(__start_simt_shared, 0xff, __stop_simt_shared - __start_simt_shared);  // NaN
-    memset(&barrier, 0, sizeof barrier);
-    memset(warps, 0, sizeof warps);
     for (int t = 0; t < size; t++) {
         unsigned x = t % blockDim.x, y = t / blockDim.x % blockDim.y, z = t / blockDim.x / blockDim.y;
-        threads[t] = {{x, y, z}, -1, false, nullptr, 0, 0};
+        threads[t] = {{x, y, z}, -1, false, &begin, 0, 0};
     }
-    order = Order(size);
-    ended = next_thread = 0;
-    while (next_thread < size) resume(idle_count ? idle[--idle_count] : fiber_count++);
-    while (ended < size) {
+    int count = (size + LANES - 1) / LANES;
+    scrambled(warp_at, count);
+    scrambled(lane_at, LANES);
+    for (ended = 0; ended < size;) {
         bool progress = false;
-        for (int i = 0; i < size; i++) {
-            int t = order(i);
-            Thread& thread = threads[t];
-            if (thread.ended || *thread.waits == thread.seen) continue;
-            progress = true;
-            select(t);
-            resume(thread.fiber);
-        }
+        for (int i = 0; i < count; i++) progress |= run_warp(warp_at[i]);
         if (progress) continue;
-        for (int t = 0; t < size; t++)
-            if (!threads[t].ended) {
-                select(t);
-                fail("waits at line %d for threads that never come; %d of %d have ended", threads[t].line, ended, size);
-            }
+        int t = 0;
+        while (threads[t].ended) t++;
+        select(t);
+        fail("waits at line %d for threads that never come; %d of %d have ended", threads[t].line, ended, size);
     }
 }
 
@@ -276,8 +297,9 @@ extern "C" int simt_launch(void (*call)(void**), const unsigned* grid, const uns
     void* passed[ARRAYS];
     char* held[ARRAYS];
     message = error, kernel = call, arguments = passed, region_count = count;
-    idle_count = fiber_count = 0, scramble = 1;
-    for (Fiber& f : fibers) f.begun = false;
+    idle_count = stack_count = 0, scramble = 1;
+    memset(&barrier, 0, sizeof barrier);
+    memset(warps, 0, sizeof warps);
     if (!stacks)
         stacks = (char*)mmap(nullptr, (size_t)MAX_THREADS * STACK, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
