@@ -11,6 +11,7 @@ from minidat.kernels import (  # noqa: F401 (each registers its twins)
     gelu,
     layer_norm,
     linear,
+    mlp,
     movement,
     points,
     position_bias,
