@@ -13,8 +13,8 @@ __device__ REAL read(const REAL* x, int row, int col, int h, int w, int c) {
     return on(row, col, h, w) ? x[(size_t)(row * w + col) * c] : 0;
 }
 
-extern "C" __global__ void bilinear(const REAL* x, const REAL* points, REAL* y, int count, int h, int w, int c, int groups,
-                                    int n) {
+extern "C" __global__ void bilinear(const REAL* x, const REAL* points, REAL* y, int count, int h, int w, int c,
+                                    int groups, int n) {
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // of y
     if (t >= count) return;
     int channel = t % c, point = t / c % n, image = t / c / n, group = channel / (c / groups);

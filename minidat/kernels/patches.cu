@@ -23,7 +23,8 @@ extern "C" __global__ void patches_vjp(const REAL* d, REAL* dx, int count, int h
         if (i >= rows) continue;
         for (int l = (col + padding) % stride; l < kernel2 && l <= col + padding; l += stride) {
             int j = (col + padding - l) / stride;
-            if (j < cols) total += d[((((size_t)image * rows + i) * cols + j) * kernel * kernel2 + k * kernel2 + l) * c + channel];
+            size_t place = ((size_t)image * rows + i) * cols + j;
+            if (j < cols) total += d[((place * kernel + k) * kernel2 + l) * c + channel];
         }
     }
     dx[t] = total;

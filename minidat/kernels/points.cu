@@ -1,8 +1,8 @@
 // Deformed points of equation (7), in pixels, and how they change with the offsets: see ops/deformable.py. `limit`: the place
 // in LIMITS. amplitude and half = (n − 1)/2, the pixels in one normalised unit, of rows (0) and columns (1).
-extern "C" __global__ void deformed_points(const REAL* offsets, const REAL* reference, REAL* points, REAL* slope, int count,
-                                           int numbers, int limit, REAL amplitude0, REAL amplitude1, REAL half0,
-                                           REAL half1) {
+extern "C" __global__ void deformed_points(const REAL* offsets, const REAL* reference, REAL* points, REAL* slope,
+                                           int count, int numbers, int limit, REAL amplitude0, REAL amplitude1,
+                                           REAL half0, REAL half1) {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= count) return;
     REAL p = reference[t % numbers], amplitude = t % 2 ? amplitude1 : amplitude0, half = t % 2 ? half1 : half0;

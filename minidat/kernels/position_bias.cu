@@ -33,9 +33,10 @@ extern "C" __global__ void position_bias(const REAL* table, const REAL* points, 
 #define SLICES 8
 
 // 32 neighbouring keys a block; each of its 8 warps goes over an eighth of their group's heads and queries.
-extern "C" __global__ void position_bias_dpoints(const REAL* table, const REAL* points, const REAL* rows, const REAL* cols,
-                                                 const REAL* dbias, REAL* dpoints, int m, int r, int c, int groups, int n,
-                                                 int h, int w, REAL down_cells, REAL right_cells) {
+extern "C" __global__ void position_bias_dpoints(const REAL* table, const REAL* points, const REAL* rows,
+                                                 const REAL* cols, const REAL* dbias, REAL* dpoints, int m, int r,
+                                                 int c, int groups, int n, int h, int w, REAL down_cells,
+                                                 REAL right_cells) {
     __shared__ REAL part[2][SLICES][32];
     int key = blockIdx.y * 32 + threadIdx.x, plane = blockIdx.x, share = m / groups;
     int image = plane / groups, first = plane % groups * share;  // the group's first head
@@ -79,10 +80,10 @@ extern "C" __global__ void reach(const REAL* points, const REAL* queries, int* r
 
 // dB̂[m, u, v] = Σ_(i, j, n) g(R_row(i, n), u) g(R_col(j, n), v) dbias[m, (i, j), n] of one image: a thread for each cell
 // (u, v). dbias comes by bands of the map for 8 keys at a time, and a cell takes of it what its reach says.
-extern "C" __global__ void position_bias_dtable(const REAL* points, const REAL* rows, const REAL* cols, const REAL* dbias,
-                                                const int* row_reach, const int* col_reach, REAL* dtable, int m, int r,
-                                                int c, int groups, int n, int h, int w, REAL down_cells,
-                                                REAL right_cells) {
+extern "C" __global__ void position_bias_dtable(const REAL* points, const REAL* rows, const REAL* cols,
+                                                const REAL* dbias, const int* row_reach, const int* col_reach,
+                                                REAL* dtable, int m, int r, int c, int groups, int n, int h, int w,
+                                                REAL down_cells, REAL right_cells) {
     __shared__ REAL band[MOST];
     int head = blockIdx.x % m, plane = blockIdx.x / m * groups + head / (m / groups);
     int cell = blockIdx.y * blockDim.x + threadIdx.x, u = cell / c, v = cell % c, high = min(h, MOST / KEYS / w);
