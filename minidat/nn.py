@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from minidat import ops
+from minidat import kernels, ops
 from minidat.autograd import Tensor
 from minidat.autograd.backend import to_device
 
@@ -40,7 +40,11 @@ class Module:
         return {name: t for name, t in self.tensors() if t.requires_grad}
 
     def to(self, *, dtype: Any = None, device: str | None = None) -> Self:
-        """Convert parameters in place to a dtype, and parameters and buffers to "cpu" or "gpu". Returns self."""
+        """Convert parameters in place to a dtype, and parameters and buffers to "cpu" or "gpu". Returns self.
+
+        The first time "gpu" is asked for, ops get their CUDA twins."""
+        if device == "gpu":
+            kernels.install()
         for _, t in self.tensors():
             if device is not None:
                 t.data = to_device(t.data, device)

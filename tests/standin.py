@@ -4,8 +4,10 @@
   refuses NumPy arrays in any operation, and to become one without being asked;
   knows the functions and dtypes that are named here, all of which CuPy has, and no other;
   gives arrays of no axes where NumPy gives scalars;
-  wraps indices that are out of range, silently.
-Where CuPy is more lenient than that, the stand-in is the stricter one.
+  wraps indices that are out of range, silently;
+  runs CUDA kernels, where g++ is there to emulate them (`simt.py`).
+Where CuPy is more lenient than that, the stand-in is the stricter one: `empty` gives arrays of NaN, and a kernel gets
+arguments of its parameters' types only.
 """
 
 import math
@@ -14,14 +16,15 @@ import sys
 import types
 
 import numpy as np
+import simt
 
 LIFTED = """
     abs add any all arange argmax argsort ascontiguousarray broadcast_to ceil clip concatenate copysign cos cumsum divide
-    einsum empty_like exp expand_dims eye flip floor full_like isfinite isnan linspace log matmul maximum mean meshgrid
+    einsum exp expand_dims eye flip floor full_like isfinite isnan linspace log matmul maximum mean meshgrid
     minimum moveaxis multiply negative ones_like outer pad power prod reciprocal repeat rint roll round sign sin sqrt square
     squeeze stack subtract sum swapaxes tanh tensordot tile transpose where zeros_like max min
 """
-MADE = "empty eye full ones zeros"  # these take shapes and numbers only
+MADE = "eye full ones zeros"  # these take shapes and numbers only
 CONSTANTS = "bool_ e float16 float32 float64 inf int8 int16 int32 int64 nan newaxis pi uint8 uint16 uint32 uint64"
 KINDS = "biuf"  # dtypes that arrays may have, by NumPy's letters (no strings, no objects)
 BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
@@ -165,6 +168,28 @@ def asarray(value, dtype=None):
     return ndarray(np.array(host, dtype=dtype))
 
 
+def unset(function):
+    """`empty` or `empty_like`, whose numbers nobody may count on."""
+
+    def call(*args, **options):
+        host = function(*unwrapped(args), **options)
+        host[...] = np.nan if host.dtype.kind == "f" else 1
+        return ndarray(host)
+
+    return call
+
+
+class RawModule:
+    """cupy.RawModule: kernels for device arrays, emulated."""
+
+    def __init__(self, *, code, options=()):
+        self._module = simt.RawModule(code=code, options=options)
+
+    def get_function(self, name):
+        function = self._module.get_function(name)
+        return lambda grid, block, args: function(grid, block, unwrapped(args))
+
+
 def take(a, indices, axis=None):
     return wrapped(np.take(a._host, unwrapped(indices), axis=axis, mode="wrap"))
 
@@ -220,6 +245,9 @@ def modules():
         setattr(cupy, name, lifted(getattr(np, name)))
     for name in CONSTANTS.split():
         setattr(cupy, name, getattr(np, name))
+    cupy.empty, cupy.empty_like = unset(np.empty), unset(np.empty_like)
+    if simt.is_there():
+        cupy.RawModule = RawModule
     cupy.add, cupy.asarray, cupy.array, cupy.take, cupy.ndarray = Add(), asarray, asarray, take, ndarray
     cupy.cuda = types.SimpleNamespace(is_available=lambda: True)
     special.erf = erf

@@ -26,11 +26,12 @@ def by_name(requirements):
 
 RUNTIME = by_name(PROJECT["dependencies"])
 CONDA = by_name(item for item in ENVIRONMENT["dependencies"] if isinstance(item, str) and item != "pip")
+CONDA_NAMES = {"nvidia-cuda-nvrtc-cu12": "cuda-nvrtc"}
 PINNED = {"ruff", "ty"}  # for those who change minidat: `make lint types` gets exactly these
 
 
 def test_environment_has_the_names_and_floors_of_pyproject():
-    tools = {name: floor for name, floor in by_name(EXTRAS["dev"]).items() if name not in PINNED}
+    tools = {CONDA_NAMES.get(name, name): floor for name, floor in by_name(EXTRAS["dev"]).items() if name not in PINNED}
     expected = {
         "python": SpecifierSet(PROJECT["requires-python"]),
         **RUNTIME,

@@ -7,11 +7,12 @@ keys that its queries see between them, in one product; a pair that are no neigh
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidat.autograd.backend import array_module, like
+from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
 from minidat.ops.attention import attention
 from minidat.ops.movement import take
@@ -54,14 +55,15 @@ def _axis(length: int, kernel: int) -> Axis:
 
 
 @lru_cache(maxsize=16)
-def _cells(height: int, width: int, kernel: int) -> np.ndarray:
-    """(tile rows, tile columns, queries, keys) → the cell of the flat table for each pair, one past its end for no pair."""
+def _cells(xp: ModuleType, height: int, width: int, kernel: int) -> Any:
+    """(tile rows, tile columns, queries, keys) → the cell of the flat table for each pair, one past its end for no pair. An
+    array of NumPy's or CuPy's, brought to the device once."""
     side = 2 * kernel - 1
     rows, cols = _axis(height, kernel), _axis(width, kernel)
     cell = rows.cell[:, None, :, None, :, None] * side + cols.cell[None, :, None, :, None, :]
     near = rows.near[:, None, :, None, :, None] & cols.near[None, :, None, :, None, :]
     queries, keys = rows.tiles.length * cols.tiles.length, rows.bands.length * cols.bands.length
-    return np.where(near, cell, side * side).reshape(*cell.shape[:2], queries, keys)
+    return xp.asarray(np.where(near, cell, side * side).reshape(*cell.shape[:2], queries, keys))
 
 
 def _cut(x, rows: Cuts, cols: Cuts):
@@ -123,7 +125,7 @@ def neighborhood_attention(qkv, table, *, heads: int, kernel: int):
     def whole(x):  # (b, h, w, ...) → (b, height, width, ...): the last tiles filled up with zeros
         return xp.pad(x, ((0, 0), (0, height - h), (0, width - w), (0, 0))) if (height, width) != (h, w) else x
 
-    cells = like(_cells(h, w, kernel), table)  # (tile rows, tile columns, queries, keys)
+    cells = _cells(xp, h, w, kernel)  # (tile rows, tile columns, queries, keys)
     outside = xp.full((heads, 1), -xp.inf, table.dtype)
     bias, bias_vjp = take.raw(xp.concatenate([table.reshape(heads, -1), outside], 1), indices=cells, axis=1)
     x = whole(qkv).reshape(b, height, width, 3, heads, d)

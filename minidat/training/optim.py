@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minidat.autograd.backend import array_module, asnumpy
+from minidat.kernels.adamw import ClippedAdamW
+from minidat.kernels.compile import can_take
 
 if TYPE_CHECKING:
     from minidat.autograd.engine import Tensor
@@ -132,6 +134,9 @@ class AdamW:
 
     m, v: flat arrays like `arena.data`. t: the number of steps taken. Defaults are those DAT was trained
     with. Raises ValueError for β outside [0, 1), ε ≤ 0 or λ < 0.
+
+    fused: the same as three kernels, for arrays on a GPU; None on the CPU. `clipped_step` uses them. What replays a
+    step instead of calling it copies `scalars()` to `fused.scalars` and lets `fused.step` run.
     """
 
     def __init__(
@@ -154,18 +159,35 @@ class AdamW:
         self._chunks = [(piece, True) for piece in _pieces(0, end, size)]
         self._chunks += [(piece, False) for piece in _pieces(end, total, size)]
         self._scratch = xp.empty(min(size, total), dtype=arena.data.dtype)
+        self.fused = (
+            ClippedAdamW(arena.data, self.m, self.v, decayed=end, betas=betas) if can_take(arena.data) else None
+        )
+
+    def clipped_step(self, grad: Array, lr: float, max_norm: float) -> float | Array:
+        """`clip_by_norm`, then a step, unless the norm is not finite. Returns the norm before clipping.
+
+        On a GPU nothing is brought to the host: the norm is an array of no axis there, from the first one on that is
+        not finite parameters stay as they are, and `fused.bad_step()` tells, whenever asked, which step that was.
+        """
+        if self.fused is None:
+            norm = clip_by_norm(grad, max_norm)
+            if math.isfinite(norm):
+                self.step(grad, lr)
+            return norm
+        self._check(grad)
+        self.fused.scalars[...] = array_module(grad).asarray(self.scalars(lr, max_norm))
+        self.fused.step(grad)
+        return self.fused.norm
+
+    def scalars(self, lr: float, max_norm: float) -> np.ndarray:
+        """[rate, floor, kept, max_norm] of the next step, which is counted: an array of NumPy's in the parameters' dtype."""
+        return np.array([*self._coefficients(lr), max_norm], self.arena.data.dtype)
 
     def step(self, grad: Array, lr: float) -> None:
         """One step with gradient `grad`, an array like `arena.data`. Leaves it alone, allocates nothing."""
-        if grad.shape != self.arena.data.shape:
-            raise ValueError(f"adamw: gradient has shape {grad.shape}, the parameters {self.arena.data.shape}")
-        xp = array_module(grad)
-        self.t += 1
-        (b1, b2), lr = self.betas, float(lr)  # with a float64 scalar of NumPy the passes would run in float64
-        root = (1 - b2**self.t) ** 0.5
-        rate = lr * root / (1 - b1**self.t)  # m̂/(√v̂ + ε) = m·root/(1 − β₁ᵗ)/(√v + ε·root): one pass fewer
-        floor = self.eps * root
-        kept = 1 - lr * self.weight_decay
+        self._check(grad)
+        xp, (b1, b2) = array_module(grad), self.betas
+        rate, floor, kept = self._coefficients(lr)
         for piece, decayed in self._chunks:
             g, m, v, p = grad[piece], self.m[piece], self.v[piece], self.arena.data[piece]
             a = self._scratch[: g.size]
@@ -183,6 +205,18 @@ class AdamW:
             if decayed:
                 p *= kept
             p -= a
+
+    def _check(self, grad: Array) -> None:
+        if grad.shape != self.arena.data.shape:
+            raise ValueError(f"adamw: gradient has shape {grad.shape}, the parameters {self.arena.data.shape}")
+
+    def _coefficients(self, lr: float) -> tuple[float, float, float]:
+        """(rate, floor, kept) of the next step, which is counted: θ ← kept·θ − rate·m/(√v + floor)."""
+        self.t += 1
+        (b1, b2), lr = self.betas, float(lr)  # with a float64 scalar of NumPy the passes would run in float64
+        root = (1 - b2**self.t) ** 0.5
+        rate = lr * root / (1 - b1**self.t)  # m̂/(√v̂ + ε) = m·root/(1 − β₁ᵗ)/(√v + ε·root): one pass fewer
+        return rate, self.eps * root, 1 - lr * self.weight_decay
 
     def state(self) -> dict[str, Array]:
         """What a resumed run needs: m and v, the arrays themselves, no copies, and t, an int64 of no axis."""
@@ -204,6 +238,8 @@ class AdamW:
             raise ValueError(f"adamw: state 't' is {t!r}; it must be one whole number, the steps taken")
         xp = array_module(self.m)
         self.m[...], self.v[...], self.t = xp.asarray(state["m"]), xp.asarray(state["v"]), int(t)
+        if self.fused is not None:
+            self.fused.restart(self.t)
 
 
 def clip_by_norm(grad: Array, max_norm: float) -> float:

@@ -1,0 +1,21 @@
+// Sums over the rows of a matrix (rows, c). A block of 32 × 8 threads takes 32 columns and `part` rows; its eight sums of a
+// column are added in order. What it finds is a row of `sums` (parts, c), to be summed again: no atomics, so repeatable.
+
+extern "C" __global__ void column_sums(const REAL* x, int rows, int c, int part, REAL* sums) {
+    __shared__ REAL of[8][32];
+    int column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * part;
+    REAL sum = 0;
+    if (column < c)
+        for (int row = first + threadIdx.y; row < min(first + part, rows); row += 8) sum += x[(long long)row * c + column];
+    of[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y || column >= c) return;
+    for (int k = 1; k < 8; k++) sum += of[k][threadIdx.x];
+    sums[(long long)blockIdx.y * c + column] = sum;
+}
+
+// y[row, column] += b[column]
+extern "C" __global__ void add_row(const REAL* b, int n, int c, REAL* y) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] += b[i % c];
+}

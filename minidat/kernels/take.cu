@@ -1,0 +1,12 @@
+// dx[o, j, i] = Σ over the places q with indices[q] = j of dy[o, q, i]: a warp for each number of dx looks through the indices.
+extern "C" __global__ void take_vjp(const REAL* dy, const long long* indices, REAL* dx, int count, int places, int n,
+                                    int inner) {
+    int t = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (t >= count) return;
+    int i = t % inner, j = t / inner % n, outer = t / inner / n;
+    REAL total = 0;
+    for (int q = threadIdx.x % 32; q < places; q += 32)
+        if (indices[q] == j) total += dy[((size_t)outer * places + q) * inner + i];
+    for (int o = 16; o; o /= 2) total += __shfl_xor_sync(~0u, total, o);
+    if (threadIdx.x % 32 == 0) dx[t] = total;
+}
