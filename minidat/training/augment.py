@@ -149,7 +149,7 @@ def _crop(images: Any, starts: Any, padding: int) -> Any:
     padded = xp.zeros((batch, height + 2 * padding, width + 2 * padding, channels), images.dtype)
     padded[:, padding : padding + height, padding : padding + width] = images
     index = xp.asarray(starts)[:, :, None] + xp.arange(width * channels)  # (B, H, W C)
-    return padded.reshape(-1).take(index).reshape(images.shape)
+    return xp.take(padded.reshape(-1), index).reshape(images.shape)
 
 
 def random_flip(images: Any, rng: np.random.Generator) -> Any:

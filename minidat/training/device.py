@@ -17,6 +17,7 @@ import numpy as np
 
 from minidat import ops
 from minidat.autograd import Tensor, array_module, asnumpy, gradients, no_grad
+from minidat.kernels.adamw import ClippedAdamW
 from minidat.models import Pyramid
 from minidat.training import augment
 from minidat.training.dataset import OnDevice
@@ -101,7 +102,7 @@ class Reading(NamedTuple):
 
 
 class DeviceStep(AbstractContextManager):
-    """Training steps on a GPU, from inside `with`; the optimiser's arrays must lie there, and its kernels be `fused`.
+    """Training steps on a GPU, from inside `with`. fused: the optimiser's kernels.
 
     graph: launch the step as a CUDA graph where it can be captured. note: is told where it cannot. A gradient that is not
     finite stops all updates from that step on, and `read` tells of it; a loss that is not finite has no other.
@@ -113,13 +114,14 @@ class DeviceStep(AbstractContextManager):
         dataset: OnDevice,
         model: Pyramid,
         optimiser: AdamW,
+        fused: ClippedAdamW,
         schedule: Schedule,
         *,
         graph: bool,
         note: Callable[[str], None],
     ):
         self.settings, self.dataset, self.model = settings, dataset, model
-        self.optimiser, self.schedule, self.fused = optimiser, schedule, optimiser.fused
+        self.optimiser, self.fused, self.schedule = optimiser, fused, schedule
         self.leaves = list(model.parameters().values())
         arena, side = optimiser.arena, dataset.image_size
         self.xp = xp = array_module(arena.data)
@@ -178,7 +180,7 @@ class DeviceStep(AbstractContextManager):
             self.xp.concatenate([self.sums, self.last, self.fused.state[1:2]])
         ).tolist()
         failure = None if failed < 0 else (int(failed), last_loss, norm)
-        return Reading(BatchResult(loss, int(correct) if failure is None else 0, self.count), failure)
+        return Reading(BatchResult(loss, int(correct), self.count), failure)
 
     def restart(self, sums: BatchResult) -> None:
         """Go on from these sums."""

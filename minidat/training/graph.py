@@ -8,6 +8,7 @@ memory comes from a pool of the graph's own, which nobody else takes from.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -45,9 +46,11 @@ class Graphed:
                 stream.begin_capture()
                 try:
                     self.work()
-                finally:
-                    graph = stream.end_capture()  # also where the work failed: the stream must not go on capturing
+                except BaseException:
+                    with suppress(Exception):
+                        stream.end_capture()  # the stream must not go on capturing; that it failed is known
+                    raise
+                return stream.end_capture()
         except Exception as error:  # whatever a capture refuses: CuPy and CUDA have many words for it
             self.note(f"training without a CUDA graph: the step cannot be captured ({type(error).__name__}: {error})")
             return None
-        return graph

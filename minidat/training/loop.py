@@ -143,7 +143,8 @@ class Run:
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted after saving when the user asks to stop (Ctrl-C), TrainingError when the
         loss or the gradient is no longer finite."""
-        workers = Workers.on(self.device, self.threads, self.settings.micro)
+        whole = self.optimiser.fused is not None  # batches are taken whole
+        workers = Workers.on("gpu" if whole else "cpu", self.threads, self.settings.micro)
         testing = OnDevice(self.testing, self.device) if self.device == "gpu" else self.testing
         with workers, self.stop, cublas.precision(self.settings.precision), self._on_device(reporter) as on_device:
             if on_device:
@@ -177,13 +178,15 @@ class Run:
 
     def _on_device(self, reporter: Reporter) -> AbstractContextManager[DeviceStep | None]:
         """What takes steps on a GPU and lets the host run ahead; None where the optimiser has no kernels, as on the CPU."""
-        if self.optimiser.fused is None:
+        fused = self.optimiser.fused
+        if fused is None:
             return nullcontext()
         step = DeviceStep(
             self.settings,
             OnDevice(self.training, self.device),
             self.model,
             self.optimiser,
+            fused,
             self.schedule,
             graph=self.graph,
             note=lambda text: reporter.note(text),
