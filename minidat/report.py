@@ -39,7 +39,7 @@ class Console:
     def begin(self) -> None:
         run, s = self.run, self.run.settings
         parameters = sum(t.data.size for t in run.model.parameters().values())
-        where = "gpu" if run.device == "gpu" else f"cpu, {run.threads} threads"
+        where = f"gpu, {s.precision}" if run.device == "gpu" else f"cpu, {run.threads} threads"
         self._print(
             f"{s.model} ({parameters:,} parameters) on {s.data} ({len(run.training):,} images, "
             f"{len(run.training.classes)} classes), {where}\n"
@@ -70,6 +70,9 @@ class Console:
             f"loss {record['loss']:.3f}, after {duration(record['seconds'])}{best}"
         )
         curves(self.run.folder / LOG, self.run.folder / "curves.png")
+
+    def note(self, text: str) -> None:
+        self._print(text)
 
     def interrupted(self) -> None:
         self._print(

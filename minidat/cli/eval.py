@@ -11,6 +11,7 @@ from typing import Any
 
 from minidat.cli.flags import add_device, add_head_rows, add_model, add_protocol, add_threads, head_rows, new_command
 from minidat.cli.weights import is_run, load_run
+from minidat.kernels import cublas
 from minidat.models import official
 from minidat.training import imagenet
 from minidat.training.data import load
@@ -69,8 +70,10 @@ def _run(arguments: argparse.Namespace) -> int:
         size=arguments.test_size,
     )
     trained.model.to(device=arguments.device)
-    threads = 1 if arguments.device == "gpu" else arguments.threads or available_cores()
-    with Workers(threads, settings.micro) as workers:
+    with (
+        Workers.on(arguments.device, arguments.threads, settings.micro) as workers,
+        cublas.precision(settings.precision),
+    ):
         result = evaluate(trained.model, dataset, workers, arguments.device)
     print(
         f"{trained.path}: {settings.model} on {settings.data}, step {trained.meta['step']}\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minidat.cli.flags import add_device, add_threads, new_command
+from minidat.kernels.cublas import PRECISIONS
 from minidat.models import MODELS
 from minidat.training.augment import RECIPES
 from minidat.training.data import DATASETS, load
@@ -58,7 +59,17 @@ def add(commands: Any) -> None:
     flag("--train-size", type=int, help="train on so many images (default: all)")
     flag("--test-size", type=int, help="test on so many images (default: all)")
     flag("--micro", type=int, help=f"images a thread takes at a time (default: {default.micro})")
+    flag(
+        "--precision",
+        choices=PRECISIONS,
+        help=f"what a GPU rounds the factors of products to; weights and sums stay fp32 (default: {default.precision})",
+    )
     add_device(command)
+    flag(
+        "--no-graph",
+        action="store_true",
+        help="on a GPU: launch every kernel by itself; the results are the same, later",
+    )
     add_threads(command)
     command.set_defaults(run=run)
 
@@ -69,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(Settings)}
     given = {name: value for name, value in given.items() if value is not None}
-    place = {"device": arguments.device, "threads": arguments.threads}
+    place = {"device": arguments.device, "threads": arguments.threads, "graph": not arguments.no_graph}
     if arguments.resume:
         for name in ("data", "data_dir"):
             given.pop(name, None)

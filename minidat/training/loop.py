@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from minidat.autograd.backend import asnumpy, to_device
+from minidat import ops
+from minidat.autograd.backend import array_module, asnumpy, to_device
+from minidat.kernels import cublas
 from minidat.models import create
 from minidat.training import checkpoint, data, log
 from minidat.training.augment import RECIPES, augment, normalise, one_hot
+from minidat.training.dataset import OnDevice
+from minidat.training.device import DeviceStep
 from minidat.training.optim import AdamW, Arena, Schedule, clip_by_norm
-from minidat.training.parallel import BatchGradient, BatchResult, Workers, available_cores, batch_result, predict
+from minidat.training.parallel import BatchGradient, BatchResult, Workers, available_cores, batch_sums, predict
+from minidat.training.randomness import AUGMENT, NOISE, ORDER, generator
 from minidat.training.settings import Settings
 from minidat.training.stop import StopSignal
 
@@ -27,7 +34,7 @@ LAST, BEST, LOG = "last.safetensors", "best.safetensors", "log.jsonl"
 LOG_EVERY = 10  # steps
 SAVE_SECONDS = 30.0  # between checkpoints inside an epoch
 TEST_BATCH = 500
-ORDER, AUGMENT, NOISE = range(3)  # purposes of random numbers
+NOTHING = BatchResult(0.0, 0, 0)
 
 
 class TrainingError(RuntimeError):
@@ -45,20 +52,31 @@ class Reporter(Protocol):
 
     def test(self, record: dict[str, Any]) -> None: ...
 
-
-def generator(seed: int, purpose: int, *position: int) -> np.random.Generator:
-    """Random numbers for one purpose at one position of a run."""
-    return np.random.default_rng([seed, purpose, *position])
+    def note(self, text: str) -> None: ...
 
 
 class Run:
     """One training run in a folder. `Run.start` makes a new one, `Run.resume` continues one; `train` brings it to its end.
 
     threads: of the CPU (all cores by default); part of what makes a result repeatable to the bit. device: "cpu" or "gpu".
+    graph: on a GPU, launch a step as one CUDA graph where that can be; the results are the same.
     """
 
-    def __init__(self, settings: Settings, folder: Path, *, device: str = "cpu", threads: int | None = None):
-        self.settings, self.folder, self.device = settings, folder, device
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        graph: bool = True,
+    ):
+        if device == "cpu" and settings.precision != "fp32":
+            raise TrainingError(
+                f"precision {settings.precision} is of a GPU's tensor cores, and results depend on it; "
+                "the CPU computes in fp32 (--device gpu, or leave out --precision)"
+            )
+        self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
         self.threads = 1 if device == "gpu" else threads or available_cores()
         self.training = _load(settings, "train", settings.train_size)
         self.testing = _load(settings, "test", settings.test_size)
@@ -88,7 +106,7 @@ class Run:
         self.step = 0
         self.best = -1.0  # test accuracy
         self.seconds = 0.0  # spent so far, over all sittings
-        self.meter = BatchResult(0.0, 0, 0)  # since the last line of the log
+        self.meter = NOTHING  # since the last line of the log
         self.stop = StopSignal()
         self._order_of, self._order = -1, np.empty(0, np.int64)  # an epoch and its permutation
 
@@ -125,28 +143,67 @@ class Run:
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted after saving when the user asks to stop (Ctrl-C), TrainingError when the
         loss or the gradient is no longer finite."""
-        with Workers(self.threads, self.settings.micro) as workers, self.stop:
-            gradient = BatchGradient(self.model, self.arena, workers)
+        whole = self.optimiser.fused is not None  # batches are taken whole
+        workers = Workers.on("gpu" if whole else "cpu", self.threads, self.settings.micro)
+        testing = OnDevice(self.testing, self.device) if self.device == "gpu" else self.testing
+        with workers, self.stop, cublas.precision(self.settings.precision), self._on_device(reporter) as on_device:
+            if on_device:
+                advance = partial(self._advance_there, on_device)
+            else:
+                advance = partial(self._advance, BatchGradient(self.model, self.arena, workers))
             start = time.perf_counter() - self.seconds  # as if all sittings had been one
             saved = self.seconds
             while self.step < self.total:
-                self._advance(gradient, self._next_indices())
+                advance(self._next_indices())
                 self.seconds = time.perf_counter() - start
                 end_of_epoch = self.step % self.steps_per_epoch == 0
                 if end_of_epoch or self.step % LOG_EVERY == 0:
+                    self._read(on_device)
+                    self.seconds = time.perf_counter() - start
                     reporter.train(self._write(self._train_record()))
+                    self._restart(on_device)
                 if end_of_epoch:
-                    result = evaluate(self.model, self.testing, workers, self.device)
+                    result = evaluate(self.model, testing, workers, self.device)
                     self.seconds = time.perf_counter() - start
                     reporter.test(self._write(self._test_record(result)))
                     self._save_epoch(result.correct / result.count)
                 elif self.stop.asked or self.seconds - saved > SAVE_SECONDS:
+                    self._read(on_device)
                     self.save(LAST)
                 else:
                     continue
                 saved = self.seconds
                 if self.stop.asked and self.step < self.total:
                     raise Interrupted
+
+    def _on_device(self, reporter: Reporter) -> AbstractContextManager[DeviceStep | None]:
+        """What takes steps on a GPU and lets the host run ahead; None where the optimiser has no kernels, as on the CPU."""
+        fused = self.optimiser.fused
+        if fused is None:
+            return nullcontext()
+        step = DeviceStep(
+            self.settings,
+            OnDevice(self.training, self.device),
+            self.model,
+            self.optimiser,
+            fused,
+            self.schedule,
+            graph=self.graph,
+            note=lambda text: reporter.note(text),
+        )
+        step.restart(self.meter)
+        return step
+
+    def _read(self, on_device: DeviceStep | None) -> None:
+        """Bring the meter up to date. Raises TrainingError when a gradient was not finite meanwhile."""
+        if on_device:
+            self.meter, failure = on_device.read()
+            if failure:
+                raise self._not_finite(*failure)
+
+    def _restart(self, on_device: DeviceStep | None) -> None:
+        if on_device:
+            on_device.restart(self.meter)
 
     def _next_indices(self) -> np.ndarray:
         """The images of the next step: a piece of the epoch's permutation."""
@@ -179,17 +236,25 @@ class Run:
         lr = self.schedule(step)
         norm = clip_by_norm(grad, s.clip)
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
-            raise TrainingError(
-                f"step {step + 1}: the loss is {result.loss / result.count} and the gradient's norm {norm}: not finite, "
-                f"so training stops here (learning rate {lr:.2g}). The last checkpoint is from before. "
-                "Try a lower --lr, a longer --warmup or a smaller --clip"
-            )
+            raise self._not_finite(step + 1, result.loss / result.count, norm)
         self.optimiser.step(grad, lr)
         self.meter += result
         self.step += 1
 
+    def _advance_there(self, on_device: DeviceStep, indices: np.ndarray) -> None:
+        """One step of the optimiser, asked for on the GPU."""
+        on_device.advance(self.step, indices)
+        self.step += 1
+
+    def _not_finite(self, step: int, loss: float, norm: float) -> TrainingError:
+        return TrainingError(
+            f"step {step}: the loss is {loss} and the gradient's norm {norm}: not finite, "
+            f"so training stops here (learning rate {self.schedule(step - 1):.2g}). The last checkpoint is from before. "
+            "Try a lower --lr, a longer --warmup or a smaller --clip"
+        )
+
     def _train_record(self) -> dict[str, Any]:
-        meter, self.meter = self.meter, BatchResult(0.0, 0, 0)
+        meter, self.meter = self.meter, NOTHING
         return {
             "kind": "train",
             "step": self.step,
@@ -256,15 +321,17 @@ class Run:
         self.meter = BatchResult(*meta["meter"])
 
 
-def evaluate(model: Any, dataset: data.Dataset, workers: Workers, device: str) -> BatchResult:
-    """Loss and correct answers of a model over a data set, images as they are."""
-    total = BatchResult(0.0, 0, 0)
+def evaluate(model: Any, dataset: data.Dataset | OnDevice, workers: Workers, device: str) -> BatchResult:
+    """Loss and correct answers of a model over a data set, images as they are. From a GPU they are read once, at the end."""
+    sums = []
     for start in range(0, len(dataset), TEST_BATCH):
         images, labels = dataset.batch(np.arange(start, min(start + TEST_BATCH, len(dataset))))
-        x = to_device(normalise(images, dataset.mean, dataset.std), device)
-        targets = to_device(one_hot(labels, len(dataset.classes)), device)
-        total += batch_result(predict(model, x, workers), targets)
-    return total
+        x = normalise(to_device(images, device), dataset.mean, dataset.std)
+        targets = one_hot(to_device(labels, device), len(dataset.classes))
+        logits = predict(model, x, workers)
+        sums.append(batch_sums(ops.cross_entropy.raw(logits, targets)[0], logits, targets))
+    found = asnumpy(array_module(sums[0]).concatenate(sums)).reshape(-1, 2)
+    return BatchResult(sum(found[:, 0].tolist()), int(found[:, 1].sum()), len(dataset))
 
 
 def _load(settings: Settings, split: str, size: int | None) -> data.Dataset:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from minidat.kernels.cublas import PRECISIONS
 from minidat.models.zoo import MODELS
 from minidat.training.augment import RECIPES
 from minidat.training.data import DATASETS
@@ -15,7 +16,8 @@ from minidat.training.data import DATASETS
 class Settings:
     """epochs, warmup: passes over the data. batch: images a step. lr: the highest learning rate; minimum_lr: the last one.
     clip: largest norm of the gradient. smoothing: of the labels. drop_path: the last block's rate (None: the model's own).
-    recipe: a name of `RECIPES`. train_size, test_size: use only so many images. micro: images a thread takes at a time.
+    recipe: a name of `RECIPES`. train_size, test_size: use only so many images. micro: images that a thread takes at a time;
+    a GPU takes them all, and draws its noise as if it took so many. precision: of products on a GPU, see `cublas.precision`.
 
     Raises ValueError, naming the setting and what it may be.
     """
@@ -37,9 +39,11 @@ class Settings:
     train_size: int | None = None
     test_size: int | None = None
     micro: int = 32
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        for name, known in (("model", MODELS), ("data", DATASETS), ("recipe", RECIPES)):
+        choices = {"model": MODELS, "data": DATASETS, "recipe": RECIPES, "precision": PRECISIONS}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(known)}")
         for name in ("epochs", "batch", "micro", "train_size", "test_size"):

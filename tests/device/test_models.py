@@ -8,8 +8,6 @@ from minidat.autograd import gradients
 from minidat.autograd.backend import asnumpy
 from minidat.models import Config, Pyramid, StageConfig
 from minidat.models.mixers import MIXERS
-from minidat.training.loop import Run
-from minidat.training.settings import Settings
 
 SIDE = 16
 
@@ -46,27 +44,3 @@ def test_a_training_pass_agrees_with_the_cpu(letter, options, side, device, on_d
     for one, other in zip(here, there, strict=True):
         assert isinstance(other, device.ndarray)
         np.testing.assert_allclose(asnumpy(other), one, rtol=1e-8, atol=1e-9)
-
-
-class Losses:
-    """A reporter that keeps the losses."""
-
-    def __init__(self):
-        self.found = []
-
-    def train(self, record):
-        self.found.append(record["loss"])
-
-    test = train
-
-
-def test_a_run_trains_and_goes_on_there_and_back(device, tmp_path):
-    settings = Settings(model="dat_micro", epochs=2, batch=32, train_size=64, test_size=32, warmup=0.5)
-    here, there = Losses(), Losses()
-    Run.start(settings, tmp_path / "here", threads=1).train(here)
-    Run.start(settings, tmp_path / "there", device="gpu").train(there)
-    assert len(there.found) >= 4
-    np.testing.assert_allclose(there.found, here.found, rtol=1e-3)
-    back, forth = Run.resume(tmp_path / "there", threads=1), Run.resume(tmp_path / "here", device="gpu")
-    assert isinstance(back.arena.data, np.ndarray) and isinstance(forth.arena.data, device.ndarray)
-    np.testing.assert_allclose(asnumpy(forth.arena.data), back.arena.data, atol=1e-3)

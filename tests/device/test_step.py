@@ -1,0 +1,227 @@
+"""Whole runs on the device: the same with a CUDA graph as without, to the bit; one read a log line; the CPU's noise."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import standin_cuda
+
+from minidat.autograd.backend import asnumpy
+from minidat.models import Config
+from minidat.models.zoo import MODELS, stages
+from minidat.training import loop
+from minidat.training.checkpoint import load
+from minidat.training.device import DeviceStep
+from minidat.training.graph import Graphed
+from minidat.training.loop import LAST, Interrupted, Run, TrainingError
+from minidat.training.optim import AdamW
+from minidat.training.settings import Settings
+
+SMALL = Settings(
+    "dat_micro",
+    epochs=2,
+    batch=4,
+    micro=3,
+    lr=5e-3,
+    warmup=0.5,
+    clip=1.0,
+    smoothing=0.1,
+    drop_path=0.4,
+    recipe="paper",
+    train_size=26,
+    test_size=6,
+)
+
+
+class Watcher:
+    """A reporter that keeps what it is told, and how often the device was read and written by then."""
+
+    def __init__(self):
+        self.records, self.notes, self.traffic = [], [], []
+
+    def train(self, record):
+        self.records.append({k: v for k, v in record.items() if k not in ("seconds", "images_per_second")})
+        self.traffic.append((record["step"], standin_cuda.machine.reads, standin_cuda.machine.uploads))
+
+    test = train
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """In place of `dat_micro`: windows, shifted or not, and deformed points, on maps of 4×4 and 2×2."""
+    made = stages((8, 16), (2, 4), ("LS", "D"), window=2, groups=(1, 2), kernel=3)
+    monkeypatch.setitem(MODELS, "dat_micro", lambda: Config(32, 8, 10, made, drop_path=0.3))
+    monkeypatch.setattr(loop, "LOG_EVERY", 4)
+
+
+@pytest.fixture
+def kernels(device):
+    if not hasattr(device, "RawModule"):
+        pytest.skip("the stand-in has no kernels: there is no g++")
+
+
+def trained(folder, settings=SMALL, **options):
+    """(the run at its end, who watched it)"""
+    run, watcher = Run.start(settings, folder, **options), Watcher()
+    run.train(watcher)
+    return run, watcher
+
+
+def assert_same(one, other):
+    """Two runs' parameters and moments, to the bit."""
+    for name in ("m", "v"):
+        np.testing.assert_array_equal(asnumpy(getattr(one.optimiser, name)), asnumpy(getattr(other.optimiser, name)))
+    np.testing.assert_array_equal(asnumpy(one.arena.data), asnumpy(other.arena.data))
+
+
+def assert_close(one, other):
+    """What two watchers were told, to rounding."""
+    for a, b in zip(one.records, other.records, strict=True):
+        assert a.pop("kind") == b.pop("kind")
+        assert a == pytest.approx(b, rel=1e-3)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Every graph that is made, to see that there is one and that it is launched."""
+    found = []
+    plain = Graphed._captured
+
+    def captured(self):
+        found.append(plain(self))
+        return found[-1]
+
+    monkeypatch.setattr(Graphed, "_captured", captured)
+    return found
+
+
+@pytest.mark.usefixtures("device", "kernels")
+def test_a_graph_changes_nothing(tmp_path, graphs):
+    """Also over a stop and a new start, which captures anew; with drop path, a falling rate, clipping and every augmentation."""
+    plain, seen = trained(tmp_path / "plain", device="gpu", graph=False)
+    assert graphs == [] and plain.total == 12
+    graphed, seen_graphed = trained(tmp_path / "graph", device="gpu")
+    assert len(graphs) == 1 and graphs[0] is not None
+    assert seen_graphed.records == seen.records and seen.notes == seen_graphed.notes == []
+    assert_same(graphed, plain)
+
+    class Stopper(Watcher):
+        def train(self, record):
+            super().train(record)
+            first.stop.asked = record["step"] == 8
+
+        test = Watcher.train
+
+    first = Run.start(SMALL, tmp_path / "stopped", device="gpu")
+    with pytest.raises(Interrupted):
+        first.train(Stopper())
+    second = Run.resume(tmp_path / "stopped", device="gpu")
+    assert second.step == 8
+    second.train(Watcher())
+    assert len(graphs) == 3 and None not in graphs
+    assert_same(second, plain)
+
+
+@pytest.mark.usefixtures("device", "kernels")
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_run_agrees_with_the_cpu_and_goes_on_there(graph, device, tmp_path):
+    """The same images, augmented alike, and the same noise, though the device takes a batch whole."""
+    here, seen_here = trained(tmp_path / "here", threads=1)
+    there, seen_there = trained(tmp_path / "there", device="gpu", graph=graph)
+    assert_close(seen_there, seen_here)
+    back, forth = Run.resume(tmp_path / "there", threads=1), Run.resume(tmp_path / "here", device="gpu")
+    assert isinstance(back.arena.data, np.ndarray) and isinstance(forth.arena.data, device.ndarray)
+    np.testing.assert_allclose(asnumpy(forth.arena.data), back.arena.data, atol=1e-3)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("device", ["stand-in"], indirect=True)
+def test_the_host_sends_once_a_step_and_reads_once_a_line(device, tmp_path):
+    _, watcher = trained(tmp_path, replace(SMALL, epochs=3), device="gpu")
+    lines = [
+        traffic for traffic, record in zip(watcher.traffic, watcher.records, strict=True) if record["kind"] == "train"
+    ]
+    assert [step for step, *_ in lines] == [4, 6, 8, 12, 16, 18]
+    (step, reads, uploads), (later, reads_later, uploads_later) = lines[3:5]  # an epoch's end, the next line
+    tested_and_saved = 1 + 3 * len(load(tmp_path / LAST)[0]) // 3
+    assert reads_later - reads <= tested_and_saved * 2 + 1
+    for (step, reads, uploads), (later, reads_later, uploads_later) in ((lines[0], lines[1]), (lines[4], lines[5])):
+        assert reads_later - reads == 1
+        assert uploads_later - uploads == later - step + 1  # one a step, and the sums that begin anew
+
+
+@pytest.mark.usefixtures("device", "kernels")
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_gradient_that_is_not_finite_stops_all_updates_and_the_run_at_its_next_line(graph, tmp_path, monkeypatch):
+    broken = []
+
+    def advance(self, step, indices, advance=DeviceStep.advance):
+        if step == 6:
+            self.optimiser.arena.data[3] = np.nan
+            broken.append(asnumpy(self.optimiser.arena.data))
+        advance(self, step, indices)
+
+    monkeypatch.setattr(DeviceStep, "advance", advance)
+    run = Run.start(replace(SMALL, epochs=1, train_size=40), tmp_path, device="gpu", graph=graph)
+    watcher = Watcher()
+    with pytest.raises(
+        TrainingError, match=r"step 7: the loss is nan and the gradient's norm nan.*learning rate 0.0017"
+    ):
+        run.train(watcher)
+    assert [r["step"] for r in watcher.records] == [4] and run.step == 8
+    np.testing.assert_array_equal(asnumpy(run.arena.data), broken[0])
+    assert not (tmp_path / LAST).exists()
+
+
+@pytest.mark.usefixtures("device", "kernels")
+def test_a_step_that_cannot_be_captured_is_taken_without_a_graph(tmp_path, monkeypatch):
+    plain, _ = trained(tmp_path / "plain", replace(SMALL, epochs=1), device="gpu", graph=False)
+
+    def compute(self, compute=DeviceStep._compute):
+        compute(self)
+        float(self.sums[0])
+
+    monkeypatch.setattr(DeviceStep, "_compute", compute)
+    run, watcher = trained(tmp_path / "run", replace(SMALL, epochs=1), device="gpu")
+    (note,) = watcher.notes
+    assert note.startswith("training without a CUDA graph: the step cannot be captured (")
+    assert_same(run, plain)
+
+
+@pytest.mark.usefixtures("device", "kernels")
+def test_a_precision_is_the_run_s_own(tmp_path):
+    """Rounded factors change the losses, a little; a CPU does not pretend."""
+    short = replace(SMALL, epochs=1, recipe="none", drop_path=0.0)
+    losses = {}
+    for precision in ("fp32", "tf32", "bf16"):
+        _, watcher = trained(tmp_path / precision, replace(short, precision=precision), device="gpu")
+        losses[precision] = np.array([r["loss"] for r in watcher.records])
+    off = {name: abs(losses[name] - losses["fp32"]).max() for name in ("tf32", "bf16")}
+    assert 0 < off["tf32"] < off["bf16"] < 0.05
+    for start in (
+        lambda: Run.start(replace(short, precision="tf32"), tmp_path / "cpu"),
+        lambda: Run.resume(tmp_path / "tf32"),
+    ):
+        with pytest.raises(TrainingError, match="precision tf32 is of a GPU's tensor cores"):
+            start()
+    with pytest.raises(ValueError, match="precision 'fp16' is unknown; choose from fp32, tf32, bf16"):
+        replace(short, precision="fp16")
+
+
+@pytest.mark.usefixtures("device")
+def test_without_kernels_steps_report_to_the_host(tmp_path, monkeypatch):
+    """As where the stand-in has no g++."""
+    short = replace(SMALL, epochs=1)
+    here, seen_here = trained(tmp_path / "here", short, threads=1)
+
+    class Plain(AdamW):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.fused = None
+
+    monkeypatch.setattr(loop, "AdamW", Plain)
+    _, seen_there = trained(tmp_path / "there", short, device="gpu")
+    assert_close(seen_there, seen_here)
