@@ -3,19 +3,20 @@
 import loops
 import numpy as np
 import pytest
+from crossing import travelling
 from ops.cases import of
 
 from minidat import composed, ops
 from minidat.autograd import Tensor
 from minidat.autograd.engine import gradients
-from minidat.ops.bilinear import _corners, _dense
+from minidat.ops import bilinear
 
 HARD = [
     name
     for name, f in vars(composed).items()
     if callable(f) and getattr(f, "__module__", "") == composed.__name__ and hasattr(ops, name)
 ]
-FORMULATIONS = {"dense": _dense, "corners": _corners}
+FORMULATIONS = {"dense": travelling(bilinear._dense), "corners": travelling(bilinear._corners)}
 
 
 def draw(case, seed=1):
@@ -66,9 +67,8 @@ def test_both_formulations_of_sampling_agree(case, formulation):
 
 def test_maps_of_few_pixels_for_their_channels_are_dense_and_others_gathered(monkeypatch):
     chosen = []
-    module = ops.bilinear_sample.raw.__globals__
     for name in ("_dense", "_corners"):
-        monkeypatch.setitem(module, name, lambda x, points, name=name: chosen.append(name) or (x, None))
+        monkeypatch.setattr(bilinear, name, lambda x, points, name=name: chosen.append(name) or (x, None))
     for shape, groups in (((4, 5, 4), 1), ((1, 21, 4), 1), ((2, 5, 4), 2), ((3, 5, 4), 2)):
         ops.bilinear_sample.raw(np.zeros((1, *shape)), np.zeros((1, groups, 3, 2)))
     assert chosen == ["_dense", "_corners"] * 2
