@@ -52,7 +52,7 @@ def there(request):
         return
     with pytest.MonkeyPatch.context() as patch:
         crossing = Crossing(_module(name, patch))
-        with crossing.open(patch):
+        with crossing.open():
             yield crossing.put
 
 

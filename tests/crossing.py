@@ -10,6 +10,7 @@ import threading
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 
 import minidat.models  # noqa: F401 (every module and op is known then)
 from minidat.autograd import OPS, Tensor
@@ -27,9 +28,9 @@ class Crossing:
         self._thread = threading.local()
 
     @contextmanager
-    def open(self, monkeypatch):
+    def open(self):
         """Ops and modules cross, until the end of `with`."""
-        with monkeypatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
             for op in OPS.values():
                 patch.setattr(op, "raw", op.raw)  # what it is now comes back at the end
             Module().to(device="gpu")  # as a user gets there
@@ -39,8 +40,10 @@ class Crossing:
                 if "__call__" in vars(kind):
                     patch.setattr(kind, "__call__", self._module(vars(kind)["__call__"]))
             OPEN.append(self)
-            yield
-            OPEN.pop()
+            try:
+                yield
+            finally:
+                OPEN.pop()
 
     # Arrays
 

@@ -1,18 +1,6 @@
-"""The devices that tests run on, and which tests run on all of them.
+"""The devices that tests run on, and which tests run on which.
 
-"cpu" is NumPy; "stand-in" is `standin.py`, CuPy's rules on NumPy's arithmetic; "gpu" is CuPy, where it finds a GPU. Tests in
-`EVERYWHERE` run on each in turn, unchanged: see `crossing.py`. tests/device holds those that are about devices: arrays that
-stay there, whole training runs, the stand-in itself.
-
-All others run on the CPU alone, since a device has no part in what they prove:
-    ops/test_mutants.py                 the tests are tested: that finite differences see an error, wherever it was made
-    analysis/, test_predict.py          pictures, tables and counts, made from arrays that have been brought back
-    tutorial/, chapters/                exercises and notebooks, which are worked through in NumPy
-    autograd/test_shapes.py             signature strings
-    models/test_pth.py, test_official.py, test_zoo.py, test_full_size.py   files, names and sizes of released checkpoints
-    training/test_data.py, _imagenet, _procedural, _checkpoint   files, and images before they are put on a device
-    training/test_parallel.py, _loop    threads of the CPU, kills and restarts; the device's run is in device/test_training.py
-    test_cli*.py, test_environment.py, test_imports.py, test_readme.py, test_torch_rival.py   commands, text, PyTorch
+"cpu" is NumPy; "stand-in" is `standin.py`, CuPy's rules on NumPy's arithmetic; "gpu" is CuPy, where it finds a GPU.
 """
 
 from pathlib import Path
@@ -22,8 +10,9 @@ import pytest
 from minidat.autograd.backend import DeviceError, device_module
 
 TESTS = Path(__file__).parent
+NAMES = ("cpu", "stand-in", "gpu")
 
-EVERYWHERE = (
+EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
     "ops/test_adjoint.py",
     "ops/test_gradients.py",
     "ops/test_kinks.py",
@@ -35,13 +24,29 @@ EVERYWHERE = (
     "models/test_pyramid.py",
     "models/test_resize.py",
 )
-
-ON_CPU_ONLY = {
+ABOUT_DEVICES = ("device/", "kernels/")  # they ask for what they need
+ON_CPU = {  # and why no device has a part in what they prove
+    "ops/test_mutants.py": "tests of the tests: finite differences see an error wherever it was made",
+    "autograd/test_shapes.py": "signature strings",
+    "autograd/test_engine.py": "graphs, memory and threads; the engine's own arithmetic is in device/test_engine.py",
+    "models/test_pth.py": "files",
+    "models/test_official.py": "names and layouts of released checkpoints, which are read on the CPU",
+    "models/test_zoo.py": "names and sizes",
+    "models/test_full_size.py": "files, and networks like those of test_released.py, only larger",
+    "training/": "files, threads, restarts and formulas; device/ has the steps and runs of a device, beside the CPU's",
+    "analysis/": "pictures, tables and counts, made from arrays that were brought back",
+    "chapters/": "notebooks, which are worked through in NumPy",
+    "test_cli": "text",
+    "test_predict.py": "files and pictures",
+    "test_environment.py": "packages",
+    "test_imports.py": "source text",
+    "test_readme.py": "text",
+    "test_torch_rival.py": "PyTorch",
+}
+ON_CPU_ALONE = {  # the same for tests in files of EVERYWHERE
     "test_indices_out_of_range_and_of_arrays_are_refused": "asking a device for its largest index would be to wait for it",
     "test_maps_of_few_pixels_for_their_channels_are_dense_and_others_gathered": "a choice by what is fast on a CPU",
 }
-
-NAMES = ("cpu", "stand-in", "gpu")
 
 
 def gpu_is_there():
@@ -55,8 +60,7 @@ HERE = [name for name in NAMES if name != "gpu" or gpu_is_there()]
 
 
 def goes_everywhere(file, test):
-    path = file.relative_to(TESTS).as_posix()
-    return path.startswith(EVERYWHERE) and test not in ON_CPU_ONLY
+    return file.relative_to(TESTS).as_posix().startswith(EVERYWHERE) and test not in ON_CPU_ALONE
 
 
 def parameters(names):
