@@ -13,7 +13,7 @@ import numpy as np
 
 from minidat import kernels, ops
 from minidat.autograd import Tensor
-from minidat.autograd.backend import to_device
+from minidat.autograd.backend import like, to_device
 
 
 class Module:
@@ -53,11 +53,12 @@ class Module:
         return self
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Copy arrays into the parameters of the same names. Names and shapes must be the model's own (KeyError, ValueError)."""
+        """Copy arrays into the parameters of the same names, wherever those are. Names and shapes must be the model's own
+        (KeyError, ValueError)."""
         for name, t in self.parameters().items():
             if arrays[name].shape != t.shape:
                 raise ValueError(f"{name}: has shape {arrays[name].shape}, the model needs {t.shape}")
-            t.data[...] = arrays[name]
+            t.data[...] = like(arrays[name], t.data)
 
 
 def parameter(array: np.ndarray) -> Tensor:

@@ -1,7 +1,72 @@
-"""How Hypothesis draws: the same few examples in every run. `--hypothesis-profile=explore` draws many fresh ones."""
+"""How Hypothesis draws, and on which devices tests run.
 
+The same few examples in every run: `--hypothesis-profile=explore` draws many fresh ones. All devices that are there:
+`--device cpu` leaves the others out, `--device gpu` runs on a GPU or not at all.
+"""
+
+from pathlib import Path
+
+import devices
+import numpy as np
+import pytest
+import standin
+from crossing import Crossing
 from hypothesis import settings
+
+from minidat.autograd.backend import DeviceError, device_module
 
 settings.register_profile("steady", max_examples=6, deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", max_examples=200, deadline=None)
 settings.load_profile("steady")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=devices.NAMES, help="run what runs on several devices on this one alone")
+
+
+def pytest_configure(config):
+    if config.getoption("device") == "gpu":
+        try:
+            device_module("gpu")
+        except DeviceError as error:
+            raise pytest.UsageError(f"--device gpu: {error}") from error
+
+
+def pytest_generate_tests(metafunc):
+    """Tests in `EVERYWHERE` once on each device; those that take `device` on what is a GPU, or stands for one."""
+    wanted = metafunc.config.getoption("device")
+    chosen = [wanted] if wanted else devices.HERE
+    if "device" in metafunc.fixturenames:
+        chosen = [name for name in chosen if name != "cpu"]
+        metafunc.parametrize("device", devices.parameters(chosen), indirect=True)
+    elif devices.goes_everywhere(Path(metafunc.module.__file__), metafunc.function.__name__):
+        metafunc.parametrize("there", devices.parameters(chosen), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def there(request):
+    """Lets a test of `EVERYWHERE` compute on the device whose turn it is. Gives what puts arrays on it."""
+    name = getattr(request, "param", "cpu")
+    if name == "cpu":
+        yield lambda array: array
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        crossing = Crossing(_module(name, patch))
+        with crossing.open():
+            yield crossing.put
+
+
+@pytest.fixture
+def device(request, monkeypatch):
+    """The array module of "gpu"."""
+    return _module(request.param, monkeypatch)
+
+
+@pytest.fixture
+def on_device(device):
+    """An array of NumPy's on the device; other values as they are."""
+    return lambda value: device.asarray(value) if isinstance(value, np.ndarray) else value
+
+
+def _module(name, monkeypatch):
+    return standin.install(monkeypatch) if name == "stand-in" else device_module("gpu")

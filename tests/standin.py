@@ -2,14 +2,16 @@
 
 `ndarray` keeps its numbers where only `get()` reaches them. As CuPy's, it
   refuses NumPy arrays in any operation, and to become one without being asked;
-  knows the functions and dtypes that are named here, all of which CuPy has, and no other;
+  knows the functions, keywords and dtypes that are named here, all of which CuPy has, and no other;
   gives arrays of no axes where NumPy gives scalars;
   wraps indices that are out of range, silently;
   runs CUDA kernels, where g++ is there to emulate them (`simt.py`).
-Where CuPy is more lenient than that, the stand-in is the stricter one: `empty` gives arrays of NaN, and a kernel gets
+What has no defined result there is refused here: a float too large for the integer it becomes, and one place that is assigned
+twice. Where CuPy is more lenient than that, the stand-in is the stricter one: `empty` gives arrays of NaN, and a kernel gets
 arguments of its parameters' types only.
 """
 
+import functools
 import math
 import operator
 import sys
@@ -22,14 +24,36 @@ LIFTED = """
     abs add any all arange argmax argsort ascontiguousarray broadcast_to ceil clip concatenate copysign cos cumsum divide
     einsum exp expand_dims eye flip floor full_like isfinite isnan linspace log matmul maximum mean meshgrid
     minimum moveaxis multiply negative ones_like outer pad power prod reciprocal repeat rint roll round sign sin sqrt square
-    squeeze stack subtract sum swapaxes tanh tensordot tile transpose where zeros_like max min
+    squeeze stack subtract sum swapaxes take_along_axis tanh tensordot tile transpose where zeros_like max min
 """
 MADE = "eye full ones zeros"  # these take shapes and numbers only
+UFUNC = "out dtype casting"  # the keywords of elementwise functions
+KEYWORDS = {  # of the others, where they have some
+    "sum mean prod": "axis dtype out keepdims",
+    "max min any all argmax argmin": "axis out keepdims",
+    "cumsum": "axis dtype out",
+    "arange ascontiguousarray empty full ones zeros empty_like full_like ones_like zeros_like": "dtype",
+    "astype": "dtype order copy",
+    "matmul": "out dtype",
+    "concatenate stack": "axis out dtype",
+    "linspace": "num endpoint dtype axis",
+    "argsort expand_dims flip repeat roll squeeze": "axis",
+    "clip outer": "out",
+    "einsum": "optimize",
+    "eye": "k dtype",
+    "meshgrid": "indexing",
+    "pad": "mode constant_values",
+    "round": "decimals",
+    "tensordot": "axes",
+    "transpose": "axes",
+    "ravel": "order",
+}
+ADDABLE = "float16 float32 float64 int32 uint32 uint64"  # what an atomic addition takes
 CONSTANTS = "bool_ e float16 float32 float64 inf int8 int16 int32 int64 nan newaxis pi uint8 uint16 uint32 uint64"
 KINDS = "biuf"  # dtypes that arrays may have, by NumPy's letters (no strings, no objects)
 BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
 COMPARED = "eq ne lt le gt ge"
-METHODS = "reshape transpose swapaxes astype copy sum mean max min argmax argmin all any ravel squeeze view dot"
+METHODS = "reshape transpose swapaxes copy sum mean max min argmax argmin all any ravel squeeze view dot"
 
 
 class ndarray:
@@ -48,13 +72,19 @@ class ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        check_keywords(ufunc.__name__, options)
         return wrapped(getattr(ufunc, method)(*unwrapped(inputs), **{k: unwrapped(v) for k, v in options.items()}))
 
     def __getitem__(self, key):
         return wrapped(self._host[in_range(key, self.shape)])
 
     def __setitem__(self, key, value):
-        self._host[in_range(key, self.shape)] = unwrapped(value)
+        key = in_range(key, self.shape)
+        if any(isinstance(part, np.ndarray) and part.dtype.kind in "iu" for part in key):
+            places = np.arange(self.size).reshape(self.shape)[key]
+            if len(np.unique(places)) < places.size:
+                raise ValueError("an index array names one place twice: which value stays there is not defined")
+        self._host[key] = unwrapped(value)
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))
@@ -120,6 +150,8 @@ def unwrapped(value):
 def in_range(key, shape):
     """An index whose whole-number arrays are wrapped into range, as CuPy's kernels do."""
     parts = list(key) if isinstance(key, tuple) else [key]
+    if sum(isinstance(part, ndarray) and part.dtype.kind == "b" for part in parts) > 1:
+        raise ValueError("an index with more than one boolean array")
     taken = sum(_axes(part) for part in parts)
     out, axis = [], 0
     for part in parts:
@@ -140,10 +172,26 @@ def _axes(part):
     return part.ndim if isinstance(part, ndarray) and part.dtype.kind == "b" else 1
 
 
+@functools.cache
+def keywords(name):
+    """What may be given to a function by name."""
+    known = [given for names, given in KEYWORDS.items() if name in names.split()]
+    return known[0].split() if known else UFUNC.split() if isinstance(getattr(np, name, None), np.ufunc) else []
+
+
+def check_keywords(name, options):
+    for option in options:
+        if option not in keywords(name):
+            raise TypeError(f"{name}() has no keyword {option!r} here; CuPy's may have: then add it to KEYWORDS")
+
+
 def lifted(function):
     """A NumPy function that takes and gives device arrays."""
 
     def call(*args, **options):
+        check_keywords(function.__name__, options)
+        if isinstance(function, np.ufunc) and any(isinstance(arg, list | tuple) for arg in args):
+            raise TypeError(f"{function.__name__}() takes arrays and numbers, no lists")
         return wrapped(function(*unwrapped(args), **{name: unwrapped(value) for name, value in options.items()}))
 
     return call
@@ -156,6 +204,8 @@ class Add:
 
     @staticmethod
     def at(a, indices, b):
+        if a.dtype.name not in ADDABLE.split():
+            raise TypeError(f"scatter to {a.dtype}: there is an atomic addition of {ADDABLE} only")
         np.add.at(a._host, in_range(indices, a.shape), unwrapped(b))
 
 
@@ -195,7 +245,17 @@ def take(a, indices, axis=None):
 
 
 def erf(x):
-    return ndarray(np.frompyfunc(math.erf, 1, 1)(x._host).astype(x.dtype))
+    return ndarray(np.asarray(np.frompyfunc(math.erf, 1, 1)(x._host), dtype=x.dtype))
+
+
+def astype(self, dtype, **options):
+    check_keywords("astype", options)
+    kind = np.dtype(dtype).kind
+    if self.dtype.kind == "f" and kind in "iu" and self.size:
+        limits = np.iinfo(dtype)
+        if not ((self._host > limits.min - 1.0) & (self._host < limits.max + 1.0)).all():
+            raise ValueError(f"a float that is no {np.dtype(dtype)}: what becomes of it is not defined")
+    return wrapped(self._host.astype(dtype, **options))
 
 
 def _method(name):
@@ -232,6 +292,7 @@ for name in BINARY.split():
     setattr(ndarray, f"__{name}__", _operator(name))
     setattr(ndarray, f"__r{name}__", _operator(name, reflected=True))
     setattr(ndarray, f"__i{name}__", _in_place(name))
+ndarray.astype, ndarray.take = astype, take
 for name in COMPARED.split():
     setattr(ndarray, f"__{name}__", _operator(name))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minidat.autograd.backend import asnumpy
+from minidat.autograd.backend import asnumpy, like
 from minidat.models import pth, resize, zoo
 from minidat.models.config import Config, StageConfig
 from minidat.models.layouts import buffers, entries, unused
@@ -227,7 +227,7 @@ def load(model: Pyramid, state: Mapping[str, np.ndarray]) -> None:
         fits = layout.released(np.broadcast_to(0, t.shape)).shape
         if array.shape != fits:
             raise ValueError(f"state dict: {name} has shape {array.shape}, this model needs {fits}")
-        t.data[...] = layout.ours(array)
+        t.data[...] = like(layout.ours(array), t.data)
     for name, array in constants.items():
         if name in state and not np.array_equal(state[name], array):
             raise ValueError(f"state dict: buffer {name} differs from this model's: window or image size is another")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from minidat.autograd import asnumpy
 from minidat.autograd.check import GradientError, check_adjoint, check_gradient, numeric_gradient
 
 
@@ -12,9 +13,9 @@ def product(x, y, *, wrong=lambda dx: dx):
 
 
 @pytest.fixture
-def inputs():
+def inputs(there):
     rng = np.random.default_rng(0)
-    return [rng.standard_normal((2, 3)), rng.standard_normal((2, 3))]
+    return [there(rng.standard_normal((2, 3))) for _ in range(2)]
 
 
 def check(inputs, **options):
@@ -46,9 +47,9 @@ def test_a_wrong_vjp_is_reported(inputs, wrong, message):
         check(inputs, wrong=wrong)
 
 
-def test_the_report_names_the_worst_element(inputs):
+def test_the_report_names_the_worst_element(inputs, there):
     def wrong(dx):
-        return dx + np.array([[0.1, 0, 0], [0, 0, 5.0]])
+        return dx + there(np.array([[0.1, 0, 0], [0, 0, 5.0]]))
 
     with pytest.raises(GradientError, match=r"dp\[1, 2\]: yours (\S+), finite differences (\S+)") as error:
         check(inputs, wrong=wrong, names=["p", "q"])
@@ -67,17 +68,17 @@ def test_there_must_be_a_gradient_for_every_input(inputs):
         check_gradient(lambda x, y: (x * y, lambda dz: (dz * y,)), inputs, rng=np.random.default_rng(0))
 
 
-def test_large_inputs_are_reported_along_a_direction():
-    big = [np.ones((70, 70)), np.ones((70, 70))]
+def test_large_inputs_are_reported_along_a_direction(there):
+    big = [there(np.ones((70, 70))) for _ in range(2)]
     with pytest.raises(GradientError, match="4900 elements: too many"):
         check(big, wrong=lambda dx: -dx)
 
 
-def test_integers_and_none_are_constants(inputs):
+def test_integers_and_none_are_constants(inputs, there):
     def scaled(x, n, unused):
         return x * n, lambda dy: (dy * n, None, None)
 
-    check_gradient(scaled, [inputs[0], np.array(3), None], rng=np.random.default_rng(0))
+    check_gradient(scaled, [inputs[0], there(np.array(3)), None], rng=np.random.default_rng(0))
 
 
 def test_adjoint_ignores_a_constant_term(inputs):
@@ -89,6 +90,6 @@ def test_adjoint_ignores_a_constant_term(inputs):
         check_adjoint(affine, inputs[:1], 0, rng=np.random.default_rng(0), wrong=1 + 1e-9)
 
 
-def test_numeric_gradient_goes_element_by_element(inputs):
-    dz = np.arange(6.0).reshape(2, 3)
-    np.testing.assert_allclose(numeric_gradient(product, inputs, 1, dz), dz * inputs[0], atol=1e-8)
+def test_numeric_gradient_goes_element_by_element(inputs, there):
+    dz = there(np.arange(6.0).reshape(2, 3))
+    np.testing.assert_allclose(numeric_gradient(product, inputs, 1, dz), asnumpy(dz * inputs[0]), atol=1e-8)

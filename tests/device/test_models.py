@@ -6,7 +6,7 @@ import pytest
 from minidat import Tensor, ops
 from minidat.autograd import gradients
 from minidat.autograd.backend import asnumpy
-from minidat.models import Config, Pyramid, StageConfig
+from minidat.models import Config, Pyramid, StageConfig, official
 from minidat.models.mixers import MIXERS
 
 SIDE = 16
@@ -44,3 +44,20 @@ def test_a_training_pass_agrees_with_the_cpu(letter, options, side, device, on_d
     for one, other in zip(here, there, strict=True):
         assert isinstance(other, device.ndarray)
         np.testing.assert_allclose(asnumpy(other), one, rtol=1e-8, atol=1e-9)
+
+
+def test_weights_are_loaded_and_written_wherever_the_model_is(device):
+    stages = (StageConfig(6, 2, ("L", "S"), window=4), StageConfig(12, 2, ("D",), groups=2))
+    config = Config(SIDE, 2, 3, stages, convention="v1")
+    here, there, named = (Pyramid(config, rng(seed)) for seed in range(3))
+    for model in (there, named):
+        model.to(device="gpu")
+    official.load(there, official.to_official(here))
+    named.load({name: t.data for name, t in here.parameters().items()})
+    wanted = official.to_official(here)
+    for model in (there, named):
+        assert all(isinstance(t.data, device.ndarray) for _, t in model.tensors())
+        written = official.to_official(model)
+        assert written.keys() == wanted.keys()
+        for name, array in wanted.items():
+            np.testing.assert_array_equal(written[name], array, err_msg=name)

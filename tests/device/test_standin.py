@@ -1,5 +1,7 @@
 """The stand-in itself: it has CuPy's rules, so that what breaks them fails on a CPU too."""
 
+import inspect
+
 import numpy as np
 import pytest
 import standin
@@ -28,6 +30,20 @@ def cupy(monkeypatch):
         lambda cupy, x: cupy.add.at(x, cupy.asarray([0]), HOST[:1]),
         lambda cupy, x: cupy.asarray(["a"]),
         lambda cupy, x: hash(x),
+        lambda cupy, x: cupy.sum(x, where=x > 2),
+        lambda cupy, x: x.mean(where=x > 2),
+        lambda cupy, x: cupy.exp(x, where=x > 2),
+        lambda cupy, x: np.exp(x, where=x > 2),
+        lambda cupy, x: cupy.concatenate([x, x], casting="unsafe"),
+        lambda cupy, x: cupy.take(x, cupy.asarray([0]), mode="clip"),
+        lambda cupy, x: cupy.exp([0.0, 1.0]),
+        lambda cupy, x: cupy.add.at(cupy.zeros(3, np.int64), cupy.asarray([0]), 1),
+        lambda cupy, x: x.__setitem__(cupy.asarray([0, 0]), 1.0),
+        lambda cupy, x: x.__setitem__((slice(None), cupy.asarray([0, 3])), 1.0),
+        lambda cupy, x: x[cupy.asarray([True, False]), cupy.asarray([True, False, True])],
+        lambda cupy, x: (x * 100).astype(np.int8),
+        lambda cupy, x: (x - 2).astype(np.uint8),
+        lambda cupy, x: (x * np.nan).astype(np.int64),
     ],
 )
 def test_what_cupy_refuses_is_refused(slip, cupy):
@@ -39,6 +55,29 @@ def test_functions_that_cupy_lacks_are_not_there(cupy):
     for name in ("frompyfunc", "nditer", "float128", "object_"):
         with pytest.raises(AttributeError):
             getattr(cupy, name)
+
+
+def test_all_that_it_has_is_in_cupy():
+    """Where CuPy is installed, which needs no GPU: names, methods, constants and keywords."""
+    cupy = pytest.importorskip("cupy")
+    functions = f"{standin.LIFTED} {standin.MADE} asarray array take".split()
+    methods = f"{standin.METHODS} astype take get item".split()
+    for place, names in ((cupy, functions), (cupy.ndarray, methods)):
+        for name in names:
+            assert [word for word in standin.keywords(name) if word not in described(getattr(place, name))] == [], name
+    for name in f"{standin.CONSTANTS} {standin.ADDABLE}".split():
+        assert hasattr(cupy, name), name
+    for name in ("T", "shape", "ndim", "size", "dtype", "nbytes", "itemsize", "flags"):
+        assert hasattr(cupy.ndarray, name), name
+    assert callable(cupy.add.at) and callable(cupy.cuda.is_available)
+
+
+def described(function):
+    """A function's parameters: its signature, or what its documentation says, where it is compiled."""
+    try:
+        return f"{inspect.signature(function)} {function.__doc__}"
+    except ValueError:
+        return function.__doc__
 
 
 def test_results_without_axes_are_arrays(cupy):

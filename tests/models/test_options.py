@@ -166,7 +166,7 @@ def agree(config, size, torch, rival):
 
 
 @pytest.fixture(scope="module")
-def plain(torch, rival):
+def plain(torch, rival, there):
     """(version, images' size) → weights and logits with no option changed."""
     return functools.cache(lambda version, size: agree(BASE[version], size, torch, rival))
 

@@ -31,7 +31,7 @@ def state(released):
 
 
 @pytest.fixture(scope="module")
-def run(released, config, state):
+def run(released, config, state, there):
     """(model, input, logits, the record of a forward pass), after the backward pass."""
     model = official.build(config, state, dtype=np.float64)
     x = Tensor(released["x"].transpose(0, 2, 3, 1).copy(), requires_grad=True)

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from crossing import travelling
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minidat.models import resize
-from minidat.models.resize import bicubic, kernel, weights, window_table
+from minidat.models.resize import weights
+
+bicubic, kernel, window_table = map(travelling, (resize.bicubic, resize.kernel, resize.window_table))
 
 SIZES = [((27, 27), (47, 47)), ((13, 13), (23, 23)), ((47, 47), (27, 27)), ((13, 27), (23, 9)), ((1, 3), (4, 2))]
 

@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from crossing import travelling
 
 from minidat import ops
-from minidat.ops.bilinear import _corners, _dense, along_slope, g, g_slope
+from minidat.ops import bilinear
 
-FORMULATIONS = {"dense": _dense, "corners": _corners}
+g, g_slope, along_slope = (travelling(f) for f in (bilinear.g, bilinear.g_slope, bilinear.along_slope))
+FORMULATIONS = {"dense": travelling(bilinear._dense), "corners": travelling(bilinear._corners)}
 both = pytest.mark.parametrize("sample", FORMULATIONS.values(), ids=FORMULATIONS)
 H, W = 4, 3
 STEP = 2.0**-20  # a power of two: positions, weights and their differences are exact

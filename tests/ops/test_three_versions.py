@@ -5,13 +5,14 @@ from importlib import import_module
 import loops
 import numpy as np
 import pytest
+from crossing import travelling
 from ops.cases import of
 
 from minidat import composed, ops
 from minidat.autograd import Tensor, no_grad
 from minidat.autograd.engine import gradients
+from minidat.ops import bilinear
 from minidat.ops.attention import weights
-from minidat.ops.bilinear import _corners, _dense
 
 HARD = [
     name
@@ -19,7 +20,7 @@ HARD = [
     if callable(f) and getattr(f, "__module__", "") == composed.__name__ and hasattr(ops, name)
 ]
 conv_module, mlp_module = import_module("minidat.ops.conv"), import_module("minidat.ops.mlp")
-FORMULATIONS = {"dense": _dense, "corners": _corners}
+FORMULATIONS = {"dense": travelling(bilinear._dense), "corners": travelling(bilinear._corners)}
 
 
 def draw(case, seed=1):
@@ -70,9 +71,8 @@ def test_both_formulations_of_sampling_agree(case, formulation):
 
 def test_maps_of_few_pixels_for_their_channels_are_dense_and_others_gathered(monkeypatch):
     chosen = []
-    module = ops.bilinear_sample.raw.__globals__
     for name in ("_dense", "_corners"):
-        monkeypatch.setitem(module, name, lambda x, points, name=name: chosen.append(name) or (x, None))
+        monkeypatch.setattr(bilinear, name, lambda x, points, name=name: chosen.append(name) or (x, None))
     for shape, groups in (((4, 5, 4), 1), ((1, 21, 4), 1), ((2, 5, 4), 2), ((3, 5, 4), 2)):
         ops.bilinear_sample.raw(np.zeros((1, *shape)), np.zeros((1, groups, 3, 2)))
     assert chosen == ["_dense", "_corners"] * 2
