@@ -13,6 +13,7 @@ import standin
 from crossing import Crossing
 from hypothesis import settings
 
+from minidat.autograd import OPS
 from minidat.autograd.backend import DeviceError, device_module
 
 settings.register_profile("steady", max_examples=6, deadline=None, derandomize=True, database=None)
@@ -36,6 +37,8 @@ def pytest_generate_tests(metafunc):
     """Tests in `EVERYWHERE` once on each device; those that take `device` on what is a GPU, or stands for one."""
     wanted = metafunc.config.getoption("device")
     chosen = [wanted] if wanted else devices.HERE
+    if any(mark.args[0] == "device" for mark in metafunc.definition.iter_markers("parametrize")):
+        return  # the test chooses itself
     if "device" in metafunc.fixturenames:
         chosen = [name for name in chosen if name != "cpu"]
         metafunc.parametrize("device", devices.parameters(chosen), indirect=True)
@@ -58,7 +61,9 @@ def there(request):
 
 @pytest.fixture
 def device(request, monkeypatch):
-    """The array module of "gpu"."""
+    """The array module of "gpu". Twins that ops get meanwhile are gone afterwards."""
+    for op in OPS.values():
+        monkeypatch.setattr(op, "raw", op.raw)
     return _module(request.param, monkeypatch)
 
 
