@@ -143,7 +143,9 @@ static void scrambled(int* order, int n) {
     for (int i = 0; i < n; i++) order[i] = place(i);
 }
 
-static void leave() { simt_swap(&contexts[threads[current].stack], &scheduler); }  // comes back when this thread is resumed
+static void leave() {  // comes back when this thread is resumed
+    simt_swap(&contexts[threads[current].stack], &scheduler);
+}
 
 static void select(int t) {
     current = t;
