@@ -39,10 +39,11 @@ extern "C" char __start_simt_shared[], __stop_simt_shared[];
 
 namespace simt {
 
-const int MAX_THREADS = 1024, LANES = 32, STACK = (1 << 16) + 17 * 64;  // no power of 2: the stacks would share a set of cache lines
+const int MAX_THREADS = 1024, LANES = 32;
+const int STACK = (1 << 16) + 17 * 64;  // bytes; no power of 2, or all stacks would share a set of cache lines
 const int ARRAYS = 64, GUARD = 1 << 16;  // bytes on either side of an array that must not be touched
 
-// ---- what a launch reports ----
+// What a launch reports
 
 struct Region { char *begin, *map; size_t bytes, mapped; };  // an array; the pages that hold it and its guards
 static Region regions[ARRAYS];
@@ -72,7 +73,7 @@ static void on_signal(int number, siginfo_t* info, void*) {
     fail(number == SIGFPE ? "division by zero" : "memory that is no argument's is read or written");
 }
 
-// ---- a stack of one's own ----
+// A stack of one's own
 
 #ifdef __x86_64__
 struct Context { void* stack; };
@@ -84,10 +85,10 @@ asm("simt_swap:\n"  // what a function must leave as it was goes to one stack, a
 
 static void prepare(Context* c, char* stack, size_t bytes, void (*function)()) {
     void** top = (void**)((uintptr_t)(stack + bytes) / 16 * 16);
-    top[-2] = (void*)function;  // where `ret` goes, with the stack aligned as after a call
+    top[-2] = (void*)function;  // where a swap to it goes, the stack aligned as after a call
     c->stack = top - 8;
 }
-#else  // some ten times as slow
+#else  // slower
 typedef ucontext_t Context;
 static void simt_swap(Context* from, const Context* to) { swapcontext(from, to); }
 
@@ -99,11 +100,11 @@ static void prepare(Context* c, char* stack, size_t bytes, void (*function)()) {
 }
 #endif
 
-// ---- threads ----
+// Threads
 
 struct Thread {
     uint3 index;
-    int stack;              // −1: not begun
+    int stack;
     bool ended;
     const unsigned* waits;  // until this count is no longer `seen`
     unsigned seen;
@@ -116,10 +117,10 @@ static Context contexts[MAX_THREADS], scheduler;  // of the stacks
 static int idle[MAX_THREADS];
 static char* stacks;
 static int idle_count, stack_count, current, ended, size;
+static int warp_now, lanes_begun, stack_now;  // of what runs
 static int warp_at[MAX_THREADS / LANES], lane_at[LANES];  // the order in which they run
-static const unsigned begin = 1;
 static unsigned scramble;
-static Meeting barrier, warps[MAX_THREADS / LANES][LANES];
+static Meeting barrier, warps[MAX_THREADS / LANES][LANES][6];  // by the mask's first lane and ⌊log₂⌋ of its lanes
 static void (*kernel)(void**);
 static void** arguments;
 
@@ -142,15 +143,28 @@ static void scrambled(int* order, int n) {
     for (int i = 0; i < n; i++) order[i] = place(i);
 }
 
-static void leave() { simt_swap(&contexts[threads[current].stack], &scheduler); }  // comes back when this thread is resumed
+static void leave() {  // comes back when this thread is resumed
+    simt_swap(&contexts[threads[current].stack], &scheduler);
+}
 
-static void run_threads() {  // what a stack is for: one thread after the other
-    for (;;) {
-        kernel(arguments);
-        threads[current].ended = true;
-        ended++;
-        idle[idle_count++] = threads[current].stack;
-        leave();
+static void select(int t) {
+    current = t;
+    threadIdx = threads[t].index;
+}
+
+static void run_threads() {  // what a stack is for: lanes that have not begun, as long as none of them waits
+    for (int self = stack_now;;) {
+        while (lanes_begun < LANES) {
+            int t = warp_now * LANES + lane_at[lanes_begun++];
+            if (t >= size) continue;
+            threads[t].stack = self;
+            select(t);
+            kernel(arguments);
+            threads[t].ended = true;
+            ended++;
+        }
+        idle[idle_count++] = self;
+        simt_swap(&contexts[self], &scheduler);
     }
 }
 
@@ -158,11 +172,6 @@ static int free_stack() {
     if (idle_count) return idle[--idle_count];
     prepare(&contexts[stack_count], stacks + (size_t)stack_count * STACK, STACK, run_threads);
     return stack_count++;
-}
-
-static void select(int t) {
-    current = t;
-    threadIdx = threads[t].index;
 }
 
 static void wait_for(const unsigned* count, unsigned seen, int line) {
@@ -187,12 +196,13 @@ static void syncthreads(int line) { meet(barrier, size, line); }
 static const uint64_t* collect(unsigned mask, uint64_t value, int line) {
     int lane = current % LANES;
     if (!(mask >> lane & 1)) fail("line %d: mask %08x leaves out lane %d, which calls with it", line, mask, lane);
-    Meeting& m = warps[current / LANES][__builtin_ctz(mask)];
+    int lanes = __builtin_popcount(mask);
+    Meeting& m = warps[current / LANES][__builtin_ctz(mask)][31 - __builtin_clz(lanes)];
     if (m.arrived && m.mask != mask) fail("line %d: mask %08x, while others gave %08x", line, mask, m.mask);
     m.mask = mask;
     uint64_t* values = m.values[m.count & 1];  // two, since a fast lane may be one meeting ahead
     values[lane] = value;
-    meet(m, __builtin_popcount(mask), line);
+    meet(m, lanes, line);
     return values;
 }
 
@@ -218,6 +228,15 @@ static unsigned ballot(unsigned mask, bool predicate, int line) {
     return out;
 }
 
+static void resume(int stack) {
+    stack_now = stack;
+    simt_swap(&scheduler, &contexts[stack]);
+}
+
+static void begin_warp(int warp) {
+    for (warp_now = warp, lanes_begun = 0; lanes_begun < LANES;) resume(free_stack());
+}
+
 // Has every lane of a warp run until none can go on. Whether any could.
 static bool run_warp(int warp) {
     bool any = false, again = true;
@@ -226,9 +245,8 @@ static bool run_warp(int warp) {
         for (int i = 0; i < LANES; i++) {
             int t = warp * LANES + lane_at[i];
             if (t >= size || threads[t].ended || *threads[t].waits == threads[t].seen) continue;
-            if (threads[t].stack < 0) threads[t].stack = free_stack();
             select(t);
-            simt_swap(&scheduler, &contexts[threads[t].stack]);
+            resume(threads[t].stack);
             any = again = true;
         }
     }
@@ -239,12 +257,14 @@ static void run_block() {
     memset(__start_simt_shared, 0xff, __stop_simt_shared - __start_simt_shared);  // NaN
     for (int t = 0; t < size; t++) {
         unsigned x = t % blockDim.x, y = t / blockDim.x % blockDim.y, z = t / blockDim.x / blockDim.y;
-        threads[t] = {{x, y, z}, -1, false, &begin, 0, 0};
+        threads[t] = {{x, y, z}, 0, false, nullptr, 0, 0};
     }
     int count = (size + LANES - 1) / LANES;
     scrambled(warp_at, count);
     scrambled(lane_at, LANES);
-    for (ended = 0; ended < size;) {
+    ended = 0;
+    for (int i = 0; i < count; i++) begin_warp(warp_at[i]);
+    while (ended < size) {
         bool progress = false;
         for (int i = 0; i < count; i++) progress |= run_warp(warp_at[i]);
         if (progress) continue;
@@ -298,8 +318,6 @@ extern "C" int simt_launch(void (*call)(void**), const unsigned* grid, const uns
     char* held[ARRAYS];
     message = error, kernel = call, arguments = passed, region_count = count;
     idle_count = stack_count = 0, scramble = 1;
-    memset(&barrier, 0, sizeof barrier);
-    memset(warps, 0, sizeof warps);
     if (!stacks)
         stacks = (char*)mmap(nullptr, (size_t)MAX_THREADS * STACK, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -338,6 +356,10 @@ extern "C" int simt_launch(void (*call)(void**), const unsigned* grid, const uns
         failed = 0;
     }
     for (int i = 0; i < 3; i++) sigaction(signals[i], &before[i], nullptr);
+    if (failed) {  // else nobody is left at a meeting
+        memset(&barrier, 0, sizeof barrier);
+        memset(warps, 0, sizeof warps);
+    }
     for (int i = 0; i < count; i++) {
         Region r = regions[i];
         if (!r.map) continue;

@@ -6,7 +6,8 @@ extern "C" __global__ void column_sums(const REAL* x, int rows, int c, int part,
     int column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * part;
     REAL sum = 0;
     if (column < c)
-        for (int row = first + threadIdx.y; row < min(first + part, rows); row += 8) sum += x[(long long)row * c + column];
+        for (int row = first + threadIdx.y; row < min(first + part, rows); row += 8)
+            sum += x[(long long)row * c + column];
     of[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
     if (threadIdx.y || column >= c) return;

@@ -24,8 +24,8 @@ extern "C" __global__ void bias_gelu(const REAL* x, const REAL* b, int n, int c,
 }
 
 // dx = dy · slope, and db = Σ_rows dx of `part` rows in a row of `sums` (parts, c): as in columns.cu. dx may be dy.
-extern "C" __global__ void bias_gelu_dx(const REAL* dy, const REAL* x, const REAL* b, int rows, int c, int part, REAL* dx,
-                                        REAL* sums) {
+extern "C" __global__ void bias_gelu_dx(const REAL* dy, const REAL* x, const REAL* b, int rows, int c, int part,
+                                        REAL* dx, REAL* sums) {
     __shared__ REAL of[8][32];
     int column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * part;
     REAL sum = 0;

@@ -6,8 +6,8 @@ __device__ REAL warp_sum(REAL v) {
 }
 
 // Also leaves mean x and 1/√(var x + ε) for the gradient. The variance is of x − mean x: E x² − (E x)² would cancel.
-extern "C" __global__ void layer_norm(const REAL* x, const REAL* gamma, const REAL* beta, int rows, int c, REAL eps, REAL* y,
-                                      REAL* mean, REAL* inverse_std) {
+extern "C" __global__ void layer_norm(const REAL* x, const REAL* gamma, const REAL* beta, int rows, int c, REAL eps,
+                                      REAL* y, REAL* mean, REAL* inverse_std) {
     int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
     x += (long long)row * c;
@@ -36,7 +36,8 @@ extern "C" __global__ void layer_norm_dx(const REAL* dy, const REAL* x, const RE
         dot += d * (x[i] - mu) * inverse;
     }
     REAL along_ones = warp_sum(sum) / c, along_x = warp_sum(dot) / c;
-    for (int i = lane; i < c; i += 32) dx[i] = inverse * (gamma[i] * dy[i] - along_ones - (x[i] - mu) * inverse * along_x);
+    for (int i = lane; i < c; i += 32)
+        dx[i] = inverse * (gamma[i] * dy[i] - along_ones - (x[i] - mu) * inverse * along_x);
 }
 
 // dγ = Σ_rows dy x̂ and dβ = Σ_rows dy of `part` rows, side by side in a row of `sums` (parts, 2c): as in columns.cu.

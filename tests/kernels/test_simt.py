@@ -68,6 +68,18 @@ def test_warp_functions(expression):
     np.testing.assert_array_equal(out, [SHUFFLES[expression](np.arange(32))] * 2)
 
 
+@pytest.mark.parametrize("shift", range(16))
+def test_half_a_warp_that_is_ahead_takes_nothing_from_the_other_half(shift):
+    out = np.zeros((16, 32), np.int32)  # blocks, each in an order of its own
+    body = """
+        int i = threadIdx.x, v = __shfl_sync(~0u, i, (i + shift) % 16);
+        if (i < 16) for (int k = 0; k < 3; k++) __shfl_sync(0xffffu, -1, i);
+        y[blockIdx.x * 32 + i] = v;
+    """
+    run(body, np.int32(shift), out, parameters="int shift, int* y", grid=16)
+    np.testing.assert_array_equal(out, [(np.arange(32) + shift) % 16] * 16)
+
+
 MISTAKES = {
     "reads past the end": ("y[i] = x[i + 1];", "array 'x' is read or written 0 bytes past its end"),
     "writes past the end": ("y[i + 1] = 0;", "array 'y' is read or written 0 bytes past its end"),
@@ -79,7 +91,10 @@ MISTAKES = {
     "half at a barrier": ("if (i < 16) __syncthreads();", "waits at line 2 for threads that never come; 16 of 32"),
     "two barriers": ("if (i < 16)\n__syncthreads();\nelse __syncthreads();", "while others wait for it at line"),
     "half at a shuffle": ("if (i < 16) y[i] = __shfl_xor_sync(~0u, x[i], 1);", "waits at line 2"),
-    "another mask": ("y[i] = __shfl_xor_sync(i ? ~0u : 0x7fffffffu, x[i], 0);", "while others gave"),
+    "another mask": (
+        "if (!i || i > 15) y[i] = __shfl_xor_sync(i ? 0xffff0001u : 0x1ffffu, x[i], 0);",
+        "while others gave",
+    ),
     "left out of the mask": ("y[i] = __shfl_xor_sync(0xffffu, x[i], 1);", "leaves out lane"),
     "reads a lane that is not in the mask": (
         "if (i < 16) y[i] = __shfl_xor_sync(0xffffu, x[i], 16);",
