@@ -29,6 +29,9 @@ def term(array: Array | None, scores: Array) -> Term:
         return Term(scores, 1, 0)
     xp, lead = array_module(scores), scores.shape[:-2]
     shape = (1,) * (scores.ndim - array.ndim) + array.shape
+    if shape[-2:] != scores.shape[-2:]:
+        shape = (*shape[:-2], *scores.shape[-2:])
+        array = xp.broadcast_to(array, shape)
     own = [i for i, n in enumerate(shape[:-2]) if n > 1]
     first, last = (own[0], own[-1] + 1) if own else (0, 0)
     if shape[first:last] != lead[first:last]:

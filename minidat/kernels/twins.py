@@ -25,10 +25,11 @@ class Twin(NamedTuple):
         if not _served(main):
             return None
         xp, dtype = array_module(*main), next(a.dtype for a in main if a is not None)
-        given = (
+        given = [
             a.astype(dtype, copy=False) if a is not None and i in self.constants else a for i, a in enumerate(arrays)
-        )
-        return [a if a is None or i in self.views else xp.ascontiguousarray(a) for i, a in enumerate(given)]
+        ]
+        as_they_are = (a is None or i in self.views or a.flags.c_contiguous for i, a in enumerate(given))
+        return [a if yes else xp.ascontiguousarray(a) for a, yes in zip(given, as_they_are)]
 
 
 _TWINS: list[tuple[Op, Twin]] = []
