@@ -24,7 +24,7 @@ EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
     "models/test_pyramid.py",
     "models/test_resize.py",
 )
-ABOUT_DEVICES = ("device/", "kernels/")  # they ask for what they need
+ABOUT_DEVICES = ("device/", "kernels/", "test_benchmarks.py")  # they ask for what they need
 ON_CPU = {  # and why no device has a part in what they prove
     "ops/test_mutants.py": "tests of the tests: finite differences see an error wherever it was made",
     "autograd/test_shapes.py": "signature strings",

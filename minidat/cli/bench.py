@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from minidat.cli.flags import new_command
+from minidat.cli.flags import add_device, new_command
 from minidat.training.loop import TrainingError
 from minidat.training.parallel import available_cores
 
@@ -20,20 +20,30 @@ def add(commands: Any) -> None:
         "bench",
         "compare with PyTorch, side by side",
         "Time and memory beside PyTorch, both in one run: the same network, the same weights, gradients compared first. "
-        "Needs a checkout of minidat and torch (pip install torch).",
+        "On a GPU beside eager PyTorch and torch.compile. Needs a checkout of minidat and torch (pip install torch).",
     )
+    add_device(command)
     command.add_argument("--rounds", type=int, default=7, help="interleaved pairs of measurements; the median counts")
     command.add_argument("--threads", type=int, default=available_cores(), help="CPU threads of both")
     command.add_argument("--case", action="append", help="only the cases whose name contains this (may be repeated)")
+    command.add_argument(
+        "--cifar", metavar="DIR", help="instead, train on the CIFAR-10 in DIR until the accuracy is reached"
+    )
+    command.add_argument("--accuracy", type=float, default=80.0, help="with --cifar: test accuracy in per cent")
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the script, which is no part of the package, since it needs PyTorch."""
-    script = Path(__file__).resolve().parents[2] / "benchmarks" / "compare.py"
+    name = "compare.py" if arguments.cifar is None else "cifar.py"
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / name
     if not script.exists():
         raise TrainingError(f"bench: {script} is not there; run it from a checkout of minidat (git clone, make test)")
-    options: list[Any] = ["--rounds", arguments.rounds, "--threads", arguments.threads]
-    for case in arguments.case or []:
-        options += ["--case", case]
+    options: list[Any] = ["--device", arguments.device]
+    if arguments.cifar is None:
+        options += ["--rounds", arguments.rounds, "--threads", arguments.threads]
+        for case in arguments.case or []:
+            options += ["--case", case]
+    else:
+        options += ["--data-dir", arguments.cifar, "--accuracy", arguments.accuracy]
     return subprocess.run([sys.executable, str(script), *map(str, options)], check=False).returncode

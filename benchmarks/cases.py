@@ -1,0 +1,39 @@
+"""What is compared: networks, batches and work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Case:
+    """work: "step" is forward, backward and AdamW; "forward" is inference. repeats: how often, in one turn."""
+
+    name: str
+    model: str
+    batch: int
+    work: str
+    repeats: int = 1
+
+    def inputs(self, image: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images float32 (B, S, S, 3) and labels (B,): noise, the same on all sides."""
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((self.batch, image, image, 3)).astype(np.float32)
+        return x, rng.integers(0, classes, self.batch)
+
+
+CASES = {
+    "cpu": (
+        Case("dat_cifar step, batch 128", "dat_cifar", 128, "step"),
+        Case("dat_cifar forward, batch 256", "dat_cifar", 256, "forward"),
+        Case("dat_tiny 224 forward, batch 8", "dat_tiny", 8, "forward"),
+        Case("dat_tiny 224 step, batch 8", "dat_tiny", 8, "step"),
+    ),
+    "gpu": (
+        Case("dat_cifar step, batch 128", "dat_cifar", 128, "step", repeats=20),
+        Case("dat_cifar step, batch 512", "dat_cifar", 512, "step", repeats=10),
+        Case("dat_tiny 224 step, batch 64", "dat_tiny", 64, "step", repeats=5),
+    ),
+}

@@ -1,0 +1,183 @@
+"""The sides of a comparison, each in a process of its own that answers requests: `python sides.py JSON`.
+
+"minidat"; "torch", eager PyTorch with fused AdamW; "compiled", the same through `torch.compile(mode="reduce-overhead")`, which
+launches CUDA graphs on a GPU. All compute in float32, with TF32 off.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import meters
+import numpy as np
+from cases import Case
+
+MICRO = 32
+RATE = 1e-4
+CONVENTION = {"dat_cifar": "paper", "dat_tiny": "v1"}
+
+
+class Minidat:
+    """Our side. Imports happen in the constructor, arrays come into being in `prepare`."""
+
+    def __init__(self, case: Case, device: str, threads: int):
+        from minidat.autograd import backend
+        from minidat.models import create, official
+        from minidat.training import augment, optim, parallel
+
+        try:
+            backend.device_module(device)
+        except backend.DeviceError as error:
+            raise SystemExit(f"minidat bench: {error}") from error
+        self.case, self.device, self.create, self.official = case, device, create, official
+        self.augment, self.optim, self.parallel, self.backend = augment, optim, parallel, backend
+        shards = (
+            threads if device == "cpu" and case.batch >= threads else 1
+        )  # a single image leaves the threads to BLAS
+        micro = min(MICRO, max(1, case.batch // threads)) if device == "cpu" else case.batch
+        self.workers = parallel.Workers(shards, micro)
+        self.workers.__enter__()
+
+    def about(self) -> str:
+        if self.device == "cpu":
+            return f"NumPy {np.__version__}"
+        import cupy
+
+        return f"CuPy {cupy.__version__} on CUDA {_cuda_version(cupy.cuda.runtime.runtimeGetVersion())}"
+
+    def meter(self) -> Any:
+        return meters.Host() if self.device == "cpu" else meters.Cupy()
+
+    def prepare(self, folder: Path) -> None:
+        """Write the weights that all sides share, then our logits and gradients."""
+        model = self.create(self.case.model, drop_path=0.0)
+        np.savez(folder / "weights.npz", **self.official.to_official(model))
+        images, labels = self.case.inputs(model.config.image, model.config.classes)
+        model.to(device=self.device)
+        x = self.backend.to_device(images, self.device)
+        found = {"logits": self.backend.asnumpy(self.parallel.predict(model, x, self.workers))}
+        self.run = lambda: self.parallel.predict(model, x, self.workers)
+        if self.case.work == "step":
+            targets = self.augment.one_hot(labels, model.config.classes)
+            gradient, self.run = self.training_step(model, x, self.backend.to_device(targets, self.device))
+            for tensor, grad in zip(model.parameters().values(), gradient(), strict=True):
+                tensor.grad = grad.copy()
+            found |= self.official.to_official(model, grads=True)
+            for tensor in model.parameters().values():
+                tensor.grad = None
+        np.savez(folder / "minidat.npz", **found)
+
+    def training_step(self, model: Any, x: Any, targets: Any) -> tuple[Callable[[], list[Any]], Callable[[], None]]:
+        """(what gives the gradient of each parameter, what takes one step of AdamW), on a batch that stays."""
+        arena = self.optim.Arena(model.parameters())
+        optimiser = self.optim.AdamW(arena)
+        gradient = self.parallel.BatchGradient(model, arena, self.workers)
+
+        def flat() -> Any:
+            return gradient(x, targets, smoothing=0.0, generator=np.random.default_rng)[0]
+
+        return lambda: list(arena.views(flat()).values()), lambda: optimiser.step(flat(), RATE)
+
+
+class Torch:
+    """The rival, eager or compiled."""
+
+    def __init__(self, case: Case, device: str, threads: int, compiled: bool):
+        import torch
+        import torch_dat
+
+        if device == "gpu" and not torch.cuda.is_available():
+            raise SystemExit("minidat bench: this PyTorch finds no GPU; install one built for CUDA")
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self.case, self.torch, self.torch_dat, self.compiled = case, torch, torch_dat, compiled
+        self.place = "cuda" if device == "gpu" else "cpu"
+
+    def about(self) -> str:
+        cuda = f" on CUDA {self.torch.version.cuda}" if self.place == "cuda" else ""
+        return f"PyTorch {self.torch.__version__}{cuda}"
+
+    def meter(self) -> Any:
+        return meters.Host() if self.place == "cpu" else meters.Torch()
+
+    def prepare(self, folder: Path) -> None:
+        torch, case = self.torch, self.case
+        config = {"dat_cifar": self.torch_dat.DAT_CIFAR, "dat_tiny": self.torch_dat.DAT_TINY}[case.model]
+        model = self.torch_dat.TorchDAT(config | {"drop_path_rate": 0.0}, CONVENTION[case.model])
+        weights = np.load(folder / "weights.npz")
+        model.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
+        model.to(self.place, torch.float32)  # its grids are float64 until they are used
+        images, labels = case.inputs(config["img_size"], config["num_classes"])
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(self.place)
+        y = torch.from_numpy(labels).to(self.place)
+        with torch.inference_mode():
+            found = {"logits": model.eval()(x).cpu().numpy()}
+        self.run = self._forward(model, x)
+        if case.work == "step":
+            gradient, self.run = self._training_step(model.train(), x, y)
+            gradient()
+            found |= {name: p.grad.cpu().numpy().copy() for name, p in model.named_parameters()}
+        np.savez(folder / f"{'compiled' if self.compiled else 'torch'}.npz", **found)
+
+    def _forward(self, model: Any, x: Any) -> Callable[[], None]:
+        def run() -> None:
+            with self.torch.inference_mode():
+                call(x)
+
+        call = self._compiled(model)
+        return run
+
+    def _training_step(self, model: Any, x: Any, y: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+        optimiser = self.torch.optim.AdamW(model.parameters(), RATE, fused=True)
+        loss = self._compiled(lambda x, y: self.torch.nn.functional.cross_entropy(model(x), y))
+
+        def gradient() -> None:
+            if self.compiled:
+                self.torch.compiler.cudagraph_mark_step_begin()
+            optimiser.zero_grad(set_to_none=True)
+            loss(x, y).backward()
+
+        def step() -> None:
+            gradient()
+            optimiser.step()
+
+        return gradient, step
+
+    def _compiled(self, function: Any) -> Any:
+        return self.torch.compile(function, mode="reduce-overhead", dynamic=False) if self.compiled else function
+
+
+def make(side: str, case: Case, device: str, threads: int) -> Minidat | Torch:
+    """A side by its name."""
+    return Minidat(case, device, threads) if side == "minidat" else Torch(case, device, threads, side == "compiled")
+
+
+def serve(side: Minidat | Torch, requests: Any = sys.stdin, answers: Any = sys.stdout) -> None:
+    """Answer requests, one a line, until they end."""
+    meter = side.meter()
+    for line in requests:
+        request = json.loads(line)
+        answer: dict[str, Any] = {}
+        if request["do"] == "prepare":
+            side.prepare(Path(request["folder"]))
+            meter.reset()
+            answer = {"about": side.about()}
+        elif request["do"] == "run":
+            answer = {"seconds": meter.seconds(side.run, side.case.repeats)}
+        else:
+            answer = {"megabytes": meter.megabytes()}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _cuda_version(number: int) -> str:
+    """12090 → "12.9" """
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    serve(make(asked["side"], Case(**asked["case"]), asked["device"], asked["threads"]))
