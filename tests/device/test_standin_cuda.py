@@ -59,7 +59,7 @@ def test_a_launch_does_what_was_captured_and_the_capture_nothing(cupy):
         x[...] = cupy.asarray(HOST * factor)
         launched(cupy, graph)
         expected = np.repeat((HOST**2 * factor**2 + 1).sum(1, keepdims=True), 2, 1)
-        np.testing.assert_array_equal(y.get(), expected + [[1], [0]])
+        np.testing.assert_array_equal(y.get(), np.add(expected, [[1], [0]]))
     np.testing.assert_array_equal(total.get(), [(5 + 3 + 1) * 2 + (20 + 3 + 1) * 2, (50 + 3) * 2 + (200 + 3) * 2])
 
 
