@@ -9,13 +9,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Case:
-    """work: "step" is forward, backward and AdamW; "forward" is inference. repeats: how often, in one turn."""
+    """work: "step" is forward, backward and AdamW; "forward" is inference. repeats: how often, in one turn. micro: images in
+    one of our micro-batches on the CPU."""
 
     name: str
     model: str
     batch: int
     work: str
     repeats: int = 1
+    micro: int = 32
 
     def inputs(self, image: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Images float32 (B, S, S, 3) and labels (B,): noise, the same on all sides."""
@@ -28,8 +30,8 @@ CASES = {
     "cpu": (
         Case("dat_cifar step, batch 128", "dat_cifar", 128, "step"),
         Case("dat_cifar forward, batch 256", "dat_cifar", 256, "forward"),
-        Case("dat_tiny 224 forward, batch 8", "dat_tiny", 8, "forward"),
-        Case("dat_tiny 224 step, batch 8", "dat_tiny", 8, "step"),
+        Case("dat_tiny 224 forward, batch 8", "dat_tiny", 8, "forward", micro=2),
+        Case("dat_tiny 224 step, batch 8", "dat_tiny", 8, "step", micro=2),
     ),
     "gpu": (
         Case("dat_cifar step, batch 128", "dat_cifar", 128, "step", repeats=20),

@@ -57,19 +57,20 @@ class Cuda:
 
 
 class Cupy(Cuda):
-    """CuPy's pool keeps what it once took, so what it holds is its peak."""
+    """CuPy's pools keep what they once took, so what they hold is their peak. more: pools beside the default one; the list
+    may grow later."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: list[Any]) -> None:
         import cupy
 
         super().__init__(cupy.cuda.Event, cupy.cuda.get_elapsed_time)
-        self.pool = cupy.get_default_memory_pool()
+        self.pool, self.more = cupy.get_default_memory_pool(), more
 
     def reset(self) -> None:
         self.pool.free_all_blocks()
 
     def megabytes(self) -> float:
-        return self.pool.total_bytes() / MEGABYTE
+        return sum(pool.total_bytes() for pool in (self.pool, *self.more)) / MEGABYTE
 
 
 class Torch(Cuda):

@@ -16,7 +16,6 @@ import meters
 import numpy as np
 from cases import Case
 
-MICRO = 32
 RATE = 1e-4
 CONVENTION = {"dat_cifar": "paper", "dat_tiny": "v1"}
 
@@ -35,10 +34,11 @@ class Minidat:
             raise SystemExit(f"minidat bench: {error}") from error
         self.case, self.device, self.create, self.official = case, device, create, official
         self.augment, self.optim, self.parallel, self.backend = augment, optim, parallel, backend
+        self.pools: list[Any] = []  # of memory on a GPU, beside CuPy's own
         shards = (
             threads if device == "cpu" and case.batch >= threads else 1
         )  # a single image leaves the threads to BLAS
-        micro = min(MICRO, max(1, case.batch // threads)) if device == "cpu" else case.batch
+        micro = min(case.micro, max(1, case.batch // threads)) if device == "cpu" else case.batch
         self.workers = parallel.Workers(shards, micro)
         self.workers.__enter__()
 
@@ -50,7 +50,7 @@ class Minidat:
         return f"CuPy {cupy.__version__} on CUDA {_cuda_version(cupy.cuda.runtime.runtimeGetVersion())}"
 
     def meter(self) -> Any:
-        return meters.Host() if self.device == "cpu" else meters.Cupy()
+        return meters.Host() if self.device == "cpu" else meters.Cupy(self.pools)
 
     def prepare(self, folder: Path) -> None:
         """Write the weights that all sides share, then our logits and gradients."""
@@ -80,7 +80,36 @@ class Minidat:
         def flat() -> Any:
             return gradient(x, targets, smoothing=0.0, generator=np.random.default_rng)[0]
 
-        return lambda: list(arena.views(flat()).values()), lambda: optimiser.step(flat(), RATE)
+        def parts() -> list[Any]:
+            return list(arena.views(flat()).values())
+
+        if optimiser.fused is None:
+            return parts, lambda: optimiser.step(flat(), RATE)
+        return parts, self.graphed_step(model, optimiser, x, targets)
+
+    def graphed_step(self, model: Any, optimiser: Any, x: Any, targets: Any) -> Callable[[], None]:
+        """As a run on a GPU takes a step: forward, backward and AdamW in one CUDA graph, its scalars sent before."""
+        from minidat import ops
+        from minidat.autograd import Tensor, array_module, gradients
+        from minidat.training.graph import Graphed
+
+        xp, leaves, grad = array_module(x), list(model.parameters().values()), optimiser.arena.data.copy()
+
+        def compute() -> None:
+            loss = ops.cross_entropy(model(Tensor(x)), targets)
+            optimiser.arena.flatten(gradients(loss, leaves), grad)
+            optimiser.fused.step(grad)
+
+        graphed = Graphed(compute, xp, note=lambda text: print(text, file=sys.stderr))
+        self.pools.append(graphed.pool)
+        xp.cuda.get_current_stream().synchronize()
+        xp.cuda.Stream(non_blocking=True).use()
+
+        def step() -> None:
+            optimiser.fused.scalars[...] = xp.asarray(optimiser.scalars(RATE, float("inf")))
+            graphed()
+
+        return step
 
 
 class Torch:
