@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ class Minidat:
         import cupy
 
         return f"CuPy {cupy.__version__} on CUDA {_cuda_version(cupy.cuda.runtime.runtimeGetVersion())}"
+
+    def stream(self) -> AbstractContextManager:
+        """What to work inside of: a stream that may be captured."""
+        if self.device == "cpu":
+            return nullcontext()
+        return self.backend.device_module(self.device).cuda.Stream(non_blocking=True)
 
     def meter(self) -> Any:
         return meters.Host() if self.device == "cpu" else meters.Cupy(self.pools)
@@ -102,8 +109,6 @@ class Minidat:
 
         graphed = Graphed(compute, xp, note=lambda text: print(text, file=sys.stderr))
         self.pools.append(graphed.pool)
-        xp.cuda.get_current_stream().synchronize()
-        xp.cuda.Stream(non_blocking=True).use()
 
         def step() -> None:
             optimiser.fused.scalars[...] = xp.asarray(optimiser.scalars(RATE, float("inf")))
@@ -129,6 +134,9 @@ class Torch:
     def about(self) -> str:
         cuda = f" on CUDA {self.torch.version.cuda}" if self.place == "cuda" else ""
         return f"PyTorch {self.torch.__version__}{cuda}"
+
+    def stream(self) -> AbstractContextManager:
+        return nullcontext()
 
     def meter(self) -> Any:
         return meters.Host() if self.place == "cpu" else meters.Torch()
@@ -188,18 +196,19 @@ def make(side: str, case: Case, device: str, threads: int) -> Minidat | Torch:
 def serve(side: Minidat | Torch, requests: Any = sys.stdin, answers: Any = sys.stdout) -> None:
     """Answer requests, one a line, until they end."""
     meter = side.meter()
-    for line in requests:
-        request = json.loads(line)
-        answer: dict[str, Any] = {}
-        if request["do"] == "prepare":
-            side.prepare(Path(request["folder"]))
-            meter.reset()
-            answer = {"about": side.about()}
-        elif request["do"] == "run":
-            answer = {"seconds": meter.seconds(side.run, side.case.repeats)}
-        else:
-            answer = {"megabytes": meter.megabytes()}
-        print(json.dumps(answer), file=answers, flush=True)
+    with side.stream():
+        for line in requests:
+            print(json.dumps(_answer(side, meter, json.loads(line))), file=answers, flush=True)
+
+
+def _answer(side: Minidat | Torch, meter: Any, request: dict[str, Any]) -> dict[str, Any]:
+    if request["do"] == "prepare":
+        side.prepare(Path(request["folder"]))
+        meter.reset()
+        return {"about": side.about()}
+    if request["do"] == "run":
+        return {"seconds": meter.seconds(side.run, side.case.repeats)}
+    return {"megabytes": meter.megabytes()}
 
 
 def _cuda_version(number: int) -> str:

@@ -152,6 +152,9 @@ class MemoryPool:
     def malloc(self, size):
         raise NotImplementedError
 
+    def total_bytes(self):
+        return 0
+
 
 @contextmanager
 def using_allocator(allocator):
