@@ -61,7 +61,7 @@ class Minidat:
 
     def prepare(self, folder: Path) -> None:
         """Write the weights that all sides share, then our logits and gradients."""
-        model = self.create(self.case.model, drop_path=0.0)
+        model = self.model = self.create(self.case.model, drop_path=0.0)
         np.savez(folder / "weights.npz", **self.official.to_official(model))
         images, labels = self.case.inputs(model.config.image, model.config.classes)
         model.to(device=self.device)
@@ -144,7 +144,7 @@ class Torch:
     def prepare(self, folder: Path) -> None:
         torch, case = self.torch, self.case
         config = {"dat_cifar": self.torch_dat.DAT_CIFAR, "dat_tiny": self.torch_dat.DAT_TINY}[case.model]
-        model = self.torch_dat.TorchDAT(config | {"drop_path_rate": 0.0}, CONVENTION[case.model])
+        model = self.model = self.torch_dat.TorchDAT(config | {"drop_path_rate": 0.0}, CONVENTION[case.model])
         weights = np.load(folder / "weights.npz")
         model.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
         model.to(self.place, torch.float32)  # its grids are float64 until they are used

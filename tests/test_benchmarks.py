@@ -67,14 +67,25 @@ def clock(device, monkeypatch):
 def test_our_side_on_a_device_agrees_and_measures_there(clock, tmp_path):
     requests = [{"do": "prepare", "folder": str(tmp_path)}, {"do": "run"}, {"do": "memory"}]
     answers = io.StringIO()
-    sides.serve(sides.make("minidat", SMALL, "gpu", 1), io.StringIO("\n".join(map(json.dumps, requests))), answers)
-    sides.make("torch", SMALL, "cpu", 1).prepare(tmp_path)
+    ours = sides.make("minidat", SMALL, "gpu", 1)
+    sides.serve(ours, io.StringIO("\n".join(map(json.dumps, requests))), answers)
+    theirs = sides.make("torch", SMALL, "cpu", 1)
+    theirs.prepare(tmp_path)
     assert 0 < compare._difference(tmp_path, ("minidat", "torch")) < 1e-4
     about, seconds, megabytes = (next(iter(json.loads(line).values())) for line in answers.getvalue().splitlines())
     assert about.startswith("CuPy") and " on CUDA " in about
     assert seconds > 0 and megabytes > 0
     if clock:
         assert (about, seconds, megabytes) == ("CuPy 14.0 on CUDA 12.9", 0.01 / SMALL.repeats, 3.0)
+    theirs.run()
+    theirs.run()
+    before, after = np.load(tmp_path / "weights.npz"), official.to_official(ours.model)
+    for name, parameter in theirs.model.named_parameters():
+        moved = [abs(a - before[name]).max() for a in (after[name], parameter.detach().numpy())]
+        if not name.endswith("proj_k.bias"):  # which moves no softmax: its gradient is 0
+            np.testing.assert_allclose(
+                moved, 2 * sides.RATE, rtol=0.2, err_msg=name
+            )  # AdamW's first steps are all as long
 
 
 def test_networks_that_differ_are_not_compared(tmp_path):
