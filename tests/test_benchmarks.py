@@ -36,11 +36,11 @@ def test_a_row_of_the_table():
 class Clock:
     """CUDA events on a machine that has none: each is 10 ms after the one before."""
 
-    def __init__(self):
-        self.now = 0.0
+    def __init__(self, cuda):
+        self.now, self.cuda = 0.0, cuda
 
     def event(self):
-        made = types.SimpleNamespace(at=None, synchronize=lambda: None)
+        made = types.SimpleNamespace(at=None, synchronize=lambda: self.cuda.get_current_stream().synchronize())
         made.record = lambda: (setattr(self, "now", self.now + 10.0), setattr(made, "at", self.now))
         return made
 
@@ -50,7 +50,7 @@ def clock(device, monkeypatch):
     """Gives the stand-in what the benchmark measures by: 10 ms and 3 MB, whatever is done. None on a GPU, which has it."""
     if hasattr(device, "__file__"):
         return None
-    made = Clock()
+    made = Clock(device.cuda)
     pool = types.SimpleNamespace(free_all_blocks=lambda: None, total_bytes=lambda: 3 << 20)
     runtime = types.SimpleNamespace(runtimeGetVersion=lambda: 12090)
     for place, name, value in (
