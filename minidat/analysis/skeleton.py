@@ -13,6 +13,8 @@ from minidat.models.pyramid import Pyramid
 class Outline(np.ndarray):
     """An array of any shape whose elements are all the same one number in memory, in every copy of it too."""
 
+    __module__ = np.ndarray.__module__  # whose functions take it
+
     def astype(self, *arguments: Any, **options: Any) -> Outline:
         return self
 

@@ -39,8 +39,8 @@ def along_slope(dg, a):
     b = xp.floor(a)[..., None]  # (..., 1)
 
     def read(b):
-        there = xp.take_along_axis(dg, xp.clip(b, 0, n - 1).astype(xp.int64), -1)
-        return there * ((b >= 0) & (b < n))
+        inside = (b >= 0) & (b < n)
+        return xp.take_along_axis(dg, xp.where(inside, b, 0).astype(xp.int64), -1) * inside
 
     return read(b + 1) - read(b)
 
