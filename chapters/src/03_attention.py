@@ -383,9 +383,9 @@ print("with each row's own: sums", exponentials(e, -1)[:, 0])
 # %% [markdown]
 # The second row is $0/0$. So the sums are looked at before anything is divided: is the smallest of them above `FLOOR`,
 # $10^{-25}$? The smallest number of full precision is about $10^{-38}$. If a row's sum is above $10^{-25}$, then each number
-# that was cut off down there is less than a part in $10^{12}$ of it, which float32 would not have seen in the sum anyway. If a row does
-# lie below, about 57 under the tile's largest score, everything is done again with the rows' own numbers. That is rare: scores
-# of a network are seldom so far apart.
+# that was cut off down there is less than a part in $10^{12}$ of it, which float32 would not have seen in the sum anyway. A row whose
+# sum is smaller lies about 57 under the tile's largest score. Then everything is done again with the rows' own numbers: that
+# costs time, and no accuracy.
 
 # %%
 show_source(weights, scores, exponentials)
@@ -396,10 +396,8 @@ for distance in (0, 50, 60, 200):
     sums = exponentials(lower.copy(), (-2, -1))
     way = "one maximum for the tile" if sums.min() > FLOOR else "rows by themselves"
     P = weights(np.zeros((2, 1), np.float32), np.zeros((3, 1), np.float32), lower, None, 1.0)  # the bias is the scores
-    print(
-        f"{distance:3} below: {way:25} error of the weights below 1e-6:",
-        abs(P - ops.softmax.raw(tile[0])[0]).max() < 1e-6,
-    )
+    assert abs(P - ops.softmax.raw(tile[0])[0]).max() < 1e-6
+    print(f"{distance:3} below: {way:25} both rows have the same weights, to 1e-6")
 
 # %% [markdown]
 # (On a GPU the question "is the smallest above?" would make all that follows wait for the answer, chapter 16; there every row
