@@ -20,7 +20,8 @@ import numpy as np
 from minidat import Tensor, ops
 from minidat.autograd.backend import erf
 from minidat.ops.elementwise import unbroadcast
-from minidat.ops.normalise import row_dot, row_sum, softmax_vjp
+from minidat.ops.gelu import _cubics, _read, value_and_slope
+from minidat.ops.normalise import column_sum, row_dot, row_sum, softmax_vjp
 from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source
 
 np.set_printoptions(precision=3, suppress=True)
@@ -214,8 +215,15 @@ hint("2.2")
 # `dy @ W.T` works for any number of axes in front. For $\mathrm dW$ the tokens of all images must be laid under each other
 # first: `x.swapaxes(-1, -2) @ dy` is one matrix *for each image*, and one would still have to sum them.
 
+# %% [markdown]
+# The package's own writes $\mathrm db$ as a product, too. With a one for every token, $\mathrm db_j=\sum_t\mathrm dY_{tj}=
+# \sum_t1\cdot\mathrm dY_{tj}$, a row of ones times a matrix. One can see it coming: $y=xW+\mathbf 1b^{\top}$ says "repeat $b$
+# for every token" as a matrix product, and then $\mathrm db$ is what chapter 01 says of any product, $\mathbf 1^{\top}\mathrm
+# dY$. To multiply by 1 sounds like work for nothing. But nothing on a machine is as carefully tuned as its matrix product, and
+# it is faster than `dY.sum(0)`, which adds row after row.
+
 # %%
-show_source(ops.linear)
+show_source(ops.linear, column_sum)
 
 # %%
 x, W, b, dy = (rng.standard_normal(shape) for shape in ((2, 4, 3), (3, 5), (5,), (2, 4, 5)))
@@ -271,6 +279,12 @@ same("the package's vjp, and Jᵀ dy", J_softmax.T @ dy, vjp(dy)[0])
 
 # %%
 show_source(softmax_vjp, ops.softmax)
+
+# %% [markdown]
+# `out` says where the result may be written. `ops.softmax` gives none: $\mathrm dy$ belongs to whoever handed it in, and an op
+# never writes to its inputs. Attention (chapter 03) makes the $\mathrm dy$ of its softmax itself and needs it no more
+# afterwards; it says `out=dy` and saves an array as large as all its scores. That is safe here: the row's sum, which needs the
+# whole row, is taken before the first number is overwritten; after that, each number needs only itself.
 
 # %% [markdown]
 # ### The logarithm of softmax
@@ -518,6 +532,12 @@ hint("2.5")
 # many derivations the gradients to $\mu$ and to $\sigma^2$ are found one after the other and added up in the end, in ten lines;
 # letting things *move* makes $\overline u=0$ do the work early.
 
+# %% [markdown]
+# In the package's own, `row_sum` and `row_dot` are the sums in the two means; the first is a product with ones again. `dx`
+# begins as $d$. What is taken out of it, $\overline d+\hat x\,\overline{d\,\hat x}$, is gathered in one array and subtracted
+# at once. So two arrays of $x$'s shape are made, and everything else happens in them, in place. The formula is yours; it only
+# wastes no memory.
+
 # %%
 show_source(row_dot, row_sum, ops.layer_norm)
 
@@ -620,7 +640,11 @@ hint("2.6")
 # as $-0.13$ at $x=-\sqrt2$ and as high as $1.13$ at $x=\sqrt2$, since $y''=2\varphi+x\varphi'=(2-x^2)\varphi$.
 
 # %%
-show_source(ops.gelu)
+show_source(ops.gelu, value_and_slope)
+
+# %% [markdown]
+# The last four lines are your formula. (`is_recording` asks whether somebody will want a gradient; if not, no slope is
+# computed.) What `_read` does in their place for 32-bit numbers comes in a moment. First look at value and slope.
 
 # %%
 line = np.linspace(-4, 4, 401)
@@ -643,15 +667,131 @@ show(
 # Where the slope is near zero, no gradient comes through: GELU *dims* it, element by element. (Ones as a cotangent are no
 # danger here; each output depends on its own input only, so ones give the slope.)
 #
-# In 32-bit numbers the package does not call erf, which is slow, but a formula from a table book with an error that 32 bits do
-# not show. A claim to be checked:
+# ### GELU in 32 bits: a table of cubics
+#
+# NumPy takes long for erf and for exponentials. But GELU is a function of *one* number, and there are not so many 32-bit
+# numbers. Nearly all the work can be done once, beforehand, and then be looked up.
+#
+# A 32-bit number has a sign, 8 bits for an exponent $e$ and 23 for a fraction $f$: $x=\pm1.f\times2^e$. **Cut the bits in the
+# middle.** The upper half, sign, exponent and the first seven bits of the fraction, is a number by itself, in the format that
+# is called bfloat16. All numbers with the same upper half are neighbours: they fill the interval from the one whose lower half
+# is all zeros to the one whose lower half is all ones. It is $2^{e-7}$ wide, and no number in it is smaller than $2^e$. So
+# **sixteen bits say to under one percent which number it is.**
 
 # %%
-single = np.linspace(-6, 6, 100_001, dtype=np.float32)
-exact = single.astype(np.float64) * 0.5 * (1 + erf(single.astype(np.float64) / math.sqrt(2)))
-print("largest error below 1e-6:", abs(ops.gelu.raw(single)[0] - exact).max() < 1e-6)
+for number in (1.7, -0.3, 3.0, 3.01):
+    bits = int(np.float32(number).view(np.uint32))
+    upper, lower = bits >> 16, bits & 0xFFFF
+    low, high = np.array([upper << 16, upper << 16 | 0xFFFF], np.uint32).view(np.float32)
+    text = f"{upper >> 15:b} {upper >> 7 & 0xFF:08b} {upper & 0x7F:07b} | {lower:016b}"
+    print(f"{number:5}  {text}   interval {upper:5}: {low:.6f} to {high:.6f}")
+
+# %% [markdown]
+# On so short an interval GELU is nearly a straight line, and still more nearly a polynomial of third degree. We take Taylor's,
+# about the middle $m$. With $t=x-m$,
+#
+# $$y(m+t)\approx y(m)+y'(m)\,t+\tfrac12\,y''(m)\,t^2+\tfrac16\,y'''(m)\,t^3 .$$
+
+# %% [markdown]
+# **The derivatives.** Since $\varphi'=-x\varphi$, the product rule turns "polynomial times $\varphi$" into another one:
+#
+# $$y'=\Phi+x\varphi,\qquad y''=(2-x^2)\,\varphi,\qquad y'''=(x^3-4x)\,\varphi,\qquad y''''=(-x^4+7x^2-4)\,\varphi .$$
+
+# %% [markdown]
+# **The error** is the term that was left out, with the derivative somewhere in the interval: $\frac1{24}y''''\,t^4$ for the
+# value. The slope comes from the same cubic, by differentiating it, and loses $\frac16y''''\,t^3$. Between 1 and 2 the interval
+# is $2^{-7}$ wide, so $|t|\le2^{-8}$, and $|y''''|<0.9$: the value is wrong by $10^{-11}$ at most, the slope by $10^{-8}$.
+# Rounding to 32 bits alone changes a number near 1 by up to $2^{-24}\approx6\cdot10^{-8}$. Is the third degree needed, then?
+# Here is the worst error in each interval for a line, a quadratic and a cubic.
+
+
+# %%
+def derivatives(x):
+    """x (n,) → (4, n): GELU and its first three derivatives"""
+    Phi, phi = 0.5 * (1 + erf(x / math.sqrt(2))), np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    return np.stack([x * Phi, Phi + x * phi, (2 - x**2) * phi, (x**3 - 4 * x) * phi])
+
+
+exponents, seven_bits = np.repeat(np.arange(-3.0, 3.0), 128), np.tile(np.arange(128.0), 6)
+middles = 2**exponents * (1 + (seven_bits + 0.5) / 128)  # (768,): of all intervals from 1/8 to 8
+t = 2 ** (exponents - 8) * np.linspace(-1, 1, 9)[:, None]  # (9, 768): nine places in each
+picture, (left, right) = figure(7.2, 3.1, columns=2)
+for degree, colour, style in ((1, COLOURS[2], ":"), (2, COLOURS[1], "--"), (3, COLOURS[0], "-")):
+    for sign in (-1, 1):
+        m = sign * middles
+        exact, about_m = derivatives(m + t), derivatives(m)
+        value = sum(about_m[k] * t**k / math.factorial(k) for k in range(degree + 1))
+        slope = sum(about_m[k] * t ** (k - 1) / math.factorial(k - 1) for k in range(1, degree + 1))
+        name = ("line", "quadratic", "cubic")[degree - 1]
+        left.semilogy(m, abs(value - exact[0]).max(0), style, color=colour, lw=1.4, label=name)
+        right.semilogy(m, abs(slope - exact[1]).max(0), style, color=colour, lw=1.4)
+for axes, title in ((left, "error of the value"), (right, "error of the slope")):
+    axes.axhline(2**-24, color="#595959", lw=0.9, label="rounding to 32 bits, near 1")
+    axes.set(title=title, xlabel="x", ylim=(1e-14, 3e-2), xlim=(-6.5, 6.5))
+left.legend(handles=left.lines[:6:2], frameon=False, fontsize=9, ncols=3, loc="upper center", handlelength=1.6)
+right.legend(handles=right.lines[-1:], frameon=False, fontsize=9, loc="lower center")
+show(
+    picture,
+    alt="Errors on a logarithmic scale over x from −6.5 to 6.5, with a grey level at 6e-8, the rounding of 32 bits near 1. "
+    "Left, the value: the line is far above the level, the quadratic below it, the cubic far below. Right, the slope: "
+    "line and quadratic are far above the level, only the cubic stays below it.",
+)
+
+# %% [markdown]
+# For the value a quadratic would do. It is the *slope* that asks for the third degree: a quadratic's slope is wrong by a
+# hundred times the rounding. With the cubic, one set of coefficients serves both. (The steps are the powers of 2, where the
+# intervals become twice as wide.)
+#
+# **In powers of $x$.** To work with $t$ one would have to look up $m$ as well. Put $t=x-m$ and collect:
+#
+# $$y\approx a+bx+cx^2+dx^3,\qquad d=\tfrac16y''',\quad c=\tfrac12y''-3md,\quad b=y'-2m\,\tfrac12y''+3m^2d,\quad
+# a=y-my'+m^2\,\tfrac12y''-m^3d,$$
+#
+# all taken at $m$. Then two lines are left, and the second shares its first bracket with the first line:
+#
+# $$y=a+x\,\big(b+x\,(c+xd)\big),\qquad y'=b+2cx+3dx^2=\big(b+x\,(c+xd)\big)+x\,(c+2xd).$$
+
+
+# %%
+def cubics(m):
+    """m (n,): the middles of n intervals → (n, 4): a, b, c, d of each"""
+    y, y1, half_y2, d = (np.array([1, 1, 1 / 2, 1 / 6]) * derivatives(m).T).T
+    a, b = y - m * y1 + m**2 * half_y2 - m**3 * d, y1 - 2 * m * half_y2 + 3 * m**2 * d
+    return np.stack([a, b, half_y2 - 3 * m * d, d], -1)
+
+
+table = _cubics().view(np.float32).reshape(-1, 4)  # (65536, 4)
+single = middles[middles < 6].astype(np.float32)
+here = single.view(np.uint32) >> 16
+same("a, b, c, d, and the package's table", cubics(single.astype(float)), table[here], tolerance=2e-7)
+
+# %%
+show_source(_read, _cubics)
+
+# %% [markdown]
+# `x.view(np.uint16)[_UPPER::2]` are the upper halves of all numbers, read as integers: the index into the table costs no
+# arithmetic. The four coefficients lie side by side, 16 bytes. NumPy has no array of such fours, but a complex number of 128 bits
+# is just as long; so one `take` fetches all four at once, and nobody ever looks at them as complex numbers. Beyond `FAR` GELU is
+# 0 or $x$, two cubics of their own, and what is no number stays none.
+#
+# What is left of the error is that of 32-bit numbers: the coefficients are rounded, and so is each step. Against Python's own
+# erf:
+
+# %%
+single = np.linspace(-10, 10, 100_001, dtype=np.float32)
+exact = np.array([number * 0.5 * (1 + math.erf(number / math.sqrt(2))) for number in single.tolist()])
+value, pull = ops.gelu.raw(single)
+error = abs(value - exact) / np.maximum(1, exact)
+print("value: error below 3e-7, of 1 or of GELU where that is larger:", error.max() < 3e-7)
+slope = pull(np.ones_like(single))[0]
+print("slope: error below 3e-7:", abs(slope - derivatives(single.astype(float))[1]).max() < 3e-7)
 yours = gelu_vjp(np.ones_like(line), line)
-same("your slope", yours, ops.gelu.raw(line)[1](np.ones_like(line))[0])
+same("your slope, in 64 bits", yours, ops.gelu.raw(line)[1](np.ones_like(line))[0])
+
+# %% [markdown]
+# (Mind what that says: to the left of $-4$, where GELU itself is smaller than $10^{-3}$, the error is a small part of 1, not of
+# GELU. The next layer adds it to numbers of size 1, and there it is gone.) The blocks in `value_and_slope` are for speed as
+# well: so many numbers at a time that what lies between the steps stays in the processor's cache.
 
 # %% [markdown]
 # ## Where it meets what you know
@@ -773,12 +913,40 @@ hint("2.8")
 # sphere one can move along $(1,\dots,1)$.
 
 # %% [markdown]
+# ### Exercise 2.9: a table for tanh (extend)
+#
+# DAT limits its offsets by a tanh (chapter 08), which is a function of one number too. With $y=\tanh x$ the slope is $y'=1-y^2$.
+# Find $y''$ and $y'''$, and from them the four coefficients about $m$, in powers of $x$.
+
+
+# %%
+def tanh_cubics(m):
+    """m (n,), the middles → a, b, c, d, each (n,): tanh x ≈ a + b x + c x² + d x³ for x near m"""
+    # BEGIN SOLUTION
+    y = np.tanh(m)
+    u = 1 - y**2  # the slope
+    half_y2, d = -y * u, u * (6 * y**2 - 2) / 6
+    return y - m * u + m**2 * half_y2 - m**3 * d, u - 2 * m * half_y2 + 3 * m**2 * d, half_y2 - 3 * m * d, d
+    # END SOLUTION
+
+
+check("2.9", tanh_cubics)
+
+# %%
+hint("2.9")
+
+# %% [markdown] tags=["solution"]
+# With $u=1-y^2$ for the slope, $u'=-2yy'=-2yu$. So $y''=u'=-2yu$, and its product rule gives
+# $y'''=-2u\cdot u-2y\,(-2yu)=u\,(4y^2-2u)=u\,(6y^2-2)$. What was collected for GELU holds for any function: only the
+# derivatives are its own.
+
+# %% [markdown]
 # ## What differs from the paper and the released code
 #
 # * **Layer norm** in the released code works on maps with the channels in front; it moves them to the end, norms them with
 #   $\varepsilon=10^{-5}$, and moves them back. minidat has them at the end always.
-# * **GELU** is the exact one with erf in the released code, not the tanh approximation that others use; so here, in 64 bits. In
-#   32 bits see above.
+# * **GELU** is the exact one with erf in the released code, not the tanh approximation that others use; so here. In 32 bits on
+#   the CPU it is read from the table of cubics, as exact as 32 bits are.
 # * **Linear layers.** PyTorch stores the matrix as (outputs, inputs) and computes $x\,W^{\top}$. Here it is (inputs, outputs),
 #   and the code reads like the equation.
 # * **Cross-entropy.** The released code trains with mixed labels and a smoothing of 0.1, so targets are distributions.

@@ -21,7 +21,7 @@ import minidat
 from minidat import ops
 from minidat.attention import MultiHeadSelfAttention
 from minidat.autograd.check import check_gradient
-from minidat.ops.attention import weights
+from minidat.ops.attention import FLOOR, exponentials, scores, weights
 from minidat.ops.normalise import softmax_vjp
 from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source
 
@@ -146,7 +146,8 @@ same("the loops", Z, attention_loops(q, k, v, 1 / math.sqrt(2)))
 #   factor of $e^{0.7}\approx2$ and no more. **The direction of a query says whom it prefers, its length how strongly.**
 # * Each row of $P$ adds up to 1. So $Z_i$ is an average of the values, and lies among them, whatever the scores are.
 #
-# To subtract the largest score changes nothing: $e^{S_{ij}-a}=e^{S_{ij}}e^{-a}$, and $e^{-a}$ cancels in the fraction.
+# To subtract the largest score changes nothing: $e^{S_{ij}-a}=e^{S_{ij}}e^{-a}$, and $e^{-a}$ cancels in the fraction. We shall
+# come back to it.
 
 # %% [markdown]
 # ## Why divide by √d?
@@ -329,10 +330,12 @@ hint("3.2")
 # ## The package's own source
 #
 # This is `ops.attention`. It allows more axes in front, a bias on the scores (exercise 3.4) and a mask (chapter 05). `weights`
-# is $P$, computed in place to save memory; `softmax_vjp` is step 5. In the inner function you will find steps 3 and 7.
+# is $P$, computed in place to save memory; `softmax_vjp` is step 5, and may write its result over $\mathrm dP$, which nobody
+# needs any more. In the inner function you will find steps 3 and 7. How `weights` goes about it, and what its `FLOOR` is, comes
+# right after the check.
 
 # %%
-show_source(weights, softmax_vjp, ops.attention)
+show_source(softmax_vjp, ops.attention)
 
 # %%
 N, Ns, d, Cv = 4, 6, 3, 5
@@ -351,6 +354,55 @@ for name, mine, theirs in zip(("dq", "dk", "dv"), yours, (dq, dk, dv)):
     same(f"your {name}", mine, theirs)
 
 # %% [markdown]
+# ### Which number to subtract
+#
+# Any number $a_i$ may be subtracted from row $i$ of the scores: with $e^{-a_i}$ in every term of the fraction, it cancels. *On
+# paper.* In float32 there is an end at either side: $e^{89}$ is larger than all its numbers, and $e^{-104}$ is 0. Close to
+# the lower end, below $e^{-87}$, digits are lost one by one.
+
+# %%
+with np.errstate(over="ignore"):
+    for exponent in (89, 88, 0, -87, -100, -103, -104, -200):
+        print(f"e^{exponent:<5} in float32: {np.exp(np.float32(exponent)):.2g}")
+
+# %% [markdown]
+# With the row's own largest score no exponent is positive, and one of them is 0: the sum lies between 1 and $N_s$, always.
+# Nothing is safer. But one largest number for each of many short rows is slow to find. A single one for the whole tile, the
+# $N\times N_s$ scores of a head, which lie in one piece, is found many times faster. Still no exponent is positive. What can go wrong is
+# the other end: **a row that lies far below the tile's largest score.** Here the second row lies 200 below the first. Softmax
+# does not care; its weights must be the first row's.
+
+# %%
+tile = np.array([[0, -1, -2], [-200, -201, -202]], np.float32)
+e = tile.copy()
+total = exponentials(e, (-2, -1))  # in place; the maximum over both axes
+print("with the tile's largest score\n", e, "\nsums:", total[:, 0])
+e = tile.copy()
+print("with each row's own: sums", exponentials(e, -1)[:, 0])
+
+# %% [markdown]
+# The second row is $0/0$. So the sums are looked at before anything is divided: is the smallest of them above `FLOOR`,
+# $10^{-25}$? The smallest number of full precision is about $10^{-38}$. If a row's sum is above $10^{-25}$, then each number
+# that was cut off down there is less than a part in $10^{12}$ of it, which float32 would not have seen in the sum anyway. A row whose
+# sum is smaller lies about 57 under the tile's largest score. Then everything is done again with the rows' own numbers: that
+# costs time, and no accuracy.
+
+# %%
+show_source(weights, scores, exponentials)
+
+# %%
+for distance in (0, 50, 60, 200):
+    lower = tile + np.float32([[0], [200 - distance]])  # the second row, so far below the first
+    sums = exponentials(lower.copy(), (-2, -1))
+    way = "one maximum for the tile" if sums.min() > FLOOR else "rows by themselves"
+    P = weights(np.zeros((2, 1), np.float32), np.zeros((3, 1), np.float32), lower, None, 1.0)  # the bias is the scores
+    assert abs(P - ops.softmax.raw(tile[0])[0]).max() < 1e-6
+    print(f"{distance:3} below: {way:25} both rows have the same weights, to 1e-6")
+
+# %% [markdown]
+# (On a GPU the question "is the smallest above?" would make all that follows wait for the answer, chapter 16; there every row
+# uses its own. Exercise 3.7 makes more of the same freedom.)
+#
 # Chapter 01 warned of a cotangent of ones. What would it tell here? For $\mathrm dZ$ all ones, $\mathrm dP_{ij}=\sum_cv_{jc}$.
 # If the channels of every value happen to have the same sum, that is constant, and then $\mathrm dS=0$: nothing would be tested
 # but $\mathrm dv$.
@@ -412,7 +464,8 @@ show_source(ops.self_attention)
 
 # %% [markdown]
 # This op takes queries, keys and values side by side, as one linear layer makes them, and cuts them into heads without copying
-# (`parts`). The rest you know. Let us put equations (1) to (3) together from single steps, and compare with the package's
+# (`parts`). The factor $\lambda$ of step 7 is put into $\mathrm dS$ once, in place, except where $\mathrm dS$ is the gradient of
+# a bias as well, which must not have it (exercise 3.4). The rest you know. Let us put equations (1) to (3) together from single steps, and compare with the package's
 # module, values and all gradients. `split` and `merge` are NumPy's words for the above.
 
 

@@ -366,6 +366,44 @@ same("your value", yours, out.data.reshape(6, 8))
 same("your gradient", your_vjp and your_vjp(dout), leaf.grad.reshape(6, 8))
 
 # %% [markdown]
+# ### The MLP as one op
+#
+# `self.mlp` of the block calls one op, with its backward pass in it: three vjps of chapter 02, read from the bottom up. With
+# $h=xW_1+b_1$, $a=\mathrm{GELU}(h)$, $y=aW_2+b_2$, tokens as rows,
+#
+# $$\mathrm db_2=\sum_t\mathrm dy_t,\qquad\mathrm dW_2=a^{\top}\mathrm dy,\qquad\mathrm da=\mathrm dy\,W_2^{\top},$$
+#
+# $$\mathrm dh=\mathrm da\odot\mathrm{GELU}'(h),$$
+#
+# $$\mathrm db_1=\sum_t\mathrm dh_t,\qquad\mathrm dW_1=x^{\top}\mathrm dh,$$
+#
+# $$\mathrm dx=\mathrm dh\,W_1^{\top}.$$
+#
+# Of the wide arrays, backward needs $a$ and the slope $\mathrm{GELU}'(h)$, not $h$ itself: `value_and_slope` writes $a$ over
+# it. And **the work goes block by block of tokens.** The hidden layer is the widest array of a network. In the first stage of
+# DAT-T it has 56 · 56 tokens of 384 channels, for 64 images 300 MB, and no cache holds that: between two products all of it
+# would travel to memory and back. But each token goes through the MLP by itself. So a few hundred are multiplied, bent and
+# multiplied again while they lie in the cache. Only the weights' gradients know of the other tokens, and they are sums over
+# tokens: a block adds its share.
+
+# %%
+show_source(ops.mlp)
+
+# %%
+x, dy = rng.standard_normal((6, 4)), rng.standard_normal((6, 4))
+b1, b2 = rng.standard_normal(16), rng.standard_normal(4)
+y, vjp = ops.mlp.raw(x, W1, b1, W2, b2)
+theirs = vjp(dy)
+
+a, gelu_vjp = ops.gelu.raw(x @ W1 + b1)
+same("the value", a @ W2 + b2, y)
+(dh,) = gelu_vjp(dy @ W2.T)
+ours = dh @ W1.T, x.T @ dh, dh.sum(0), a.T @ dy, dy.sum(0)
+for name, mine, package in zip(("dx", "dW1", "db1", "dW2", "db2"), ours, theirs):
+    same(name, mine, package)
+same("dW1 as a sum of three blocks", sum(x[i : i + 2].T @ dh[i : i + 2] for i in (0, 2, 4)), theirs[1])
+
+# %% [markdown]
 # ## Four ways to join, 32 blocks deep
 #
 # Here is what the plus sign and the place of the norm do, before anything is learned. Tokens of 48 channels go through 32
@@ -428,7 +466,7 @@ joins = {"pre-norm": pre_norm, "post-norm": post_norm, "residual, no norm": no_n
 styles = dict(zip(joins, zip((COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[3]), ("-", "--", ":", "-."))))
 measured = {name: deep(join) for name, join in joins.items()}
 
-picture, panels = figure(6.6, 2.7, columns=3)
+picture, panels = figure(6.4, 2.5, columns=3)
 for name, results in measured.items():
     colour, line = styles[name]
     for axes, values in zip(panels, results):
@@ -482,7 +520,7 @@ if TRAIN_AGAIN:
         runpy.run_path(str(stored(script)))["main"]()
 
 depth = json.loads(stored("04_depth.json").read_text("utf-8"))
-picture, panels = figure(6.4, 2.6, columns=2)
+picture, panels = figure(6.2, 2.5, columns=2)
 for axes, (gain, runs) in zip(panels, depth.items()):
     for name, losses in runs.items():
         colour, line = styles[name]
@@ -558,7 +596,7 @@ confusion = np.array(trained["confusion"])  # (10, 10): true class, said class
 print(f"right: {trained['accuracy']:.1%}  (by chance: 10 %)   parameters: {trained['parameters']}")
 steps, losses = zip(*trained["loss"])
 
-picture, (left, right) = figure(6.5, 3.1, columns=2, ratios=(1, 1.15))
+picture, (left, right) = figure(6.2, 3.0, columns=2, ratios=(1, 1.15))
 left.plot(steps, losses, "-", color=COLOURS[0], lw=1.8)
 left.axhline(math.log(10), color="#595959", ls="--", lw=1)
 left.text(steps[-1], math.log(10) + 0.02, "guessing, ln 10", ha="right", fontsize=9, color="#595959")

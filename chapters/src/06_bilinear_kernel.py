@@ -340,10 +340,33 @@ hint("6.2")
 #
 # This is what `ops.bilinear_sample` runs on small maps. It carries a batch axis $B$ and $G$ groups of channels with points of
 # their own (chapter 09), which is why reshapes stand around it. In between you will find `gy`, `gx`, `phi`, and your steps 3,
-# 4 and 5.
+# 4 and 5. `g` is your `hats`, step by step in one array. ($1-\lvert t\rvert$ is never above 1, so `clip` to $[0,1]$ does what
+# `maximum(0, …)` does; NumPy only happens to be faster at it.)
 
 # %%
-show_source(bilinear.g, bilinear.g_slope, bilinear._dense)
+show_source(bilinear.g, bilinear._dense, bilinear.along_slope)
+
+# %% [markdown]
+# Where is the slope of the hat? Steps 4 and 5 end in a sum over $b$ with $g'(a,b)$, of some $\mathrm dG[b]$: how much the loss
+# wants pixel $b$ to weigh more. Of all $n$ slopes only two are not zero (exercise 6.1): $-1$ at $\lfloor a\rfloor$, the last
+# pixel at or before the point, and $+1$ at the one after it. So
+#
+# $$\sum_b\mathrm dG[b]\,g'(a,b)=\mathrm dG[\lfloor a\rfloor+1]-\mathrm dG[\lfloor a\rfloor],$$
+#
+# and what lies beyond the border counts as zero. Step 6 once more: *next minus last*. `along_slope` makes these **two reads**, in
+# place of $n$ slopes and $n$ multiplications. `floor` decides at the kinks, and takes the slope on the right, as we did. The
+# package has your function as well: it is `g_slope`, which says the same for whoever wants to see all $n$.
+
+# %%
+show_source(bilinear.g_slope)
+
+# %%
+a = np.array([-1.5, -1, -0.4, 0, 1, 2.3, 3, 3.6, 4])  # of n = 4 pixels: 0 to 3; between them, at kinks and outside
+dG = np.random.default_rng(1).standard_normal((len(a), 4))
+by_product = (dG * bilinear.g_slope(a, 4)).sum(-1)
+same("two reads, and the product with all slopes", bilinear.along_slope(dG, a)[:, 0], by_product)
+yours = hat_slopes(a, 4)
+same("and with your slopes", None if yours is None else (dG * yours).sum(-1), by_product)
 
 # %% [markdown]
 # One image and one group are enough for us. `read` calls the package's op on them, and returns the value and the vjp as every

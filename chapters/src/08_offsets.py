@@ -20,6 +20,7 @@ import numpy as np
 from minidat import ops
 from minidat.attention.deformable import CONVENTIONS, grid
 from minidat.autograd.check import numeric_gradient
+from minidat.ops import conv
 from minidat.ops.deformable import to_pixels
 from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source
 
@@ -57,7 +58,7 @@ size, keys = (8, 12), (4, 6)
 reference = reference_grid(*keys)  # (24, 2)
 reach = np.array([1 / (n - 1) for n in keys])  # s = 1, in normalised units
 moved = reference + reach * np.tanh(rng.standard_normal(reference.shape))
-picture, axes = figure(6.4, 4.4)
+picture, axes = figure(5.6, 3.9)
 pixels(axes, 0.12 * np.ones(size))
 box = in_pixels(reach - 1, size)  # how far a point may go, in pixels
 for row, col in in_pixels(reference, size):
@@ -395,8 +396,8 @@ hint("8.3")
 
 # %% [markdown]
 # **Step 8: matrices.** Fix a channel. Write the map as a column $q$ of $HW$ numbers. The convolution is a matrix, $u=T_wq+b$, with
-# $T_w[(i,j),(y,x)]=w[y-ri+\pi,\,x-rj+\pi]$ where that tap exists and 0 elsewhere. So step 7 says $\mathrm dq=T_w^{\!\top}\mathrm du$. Nobody builds
-# $T_w$, but it can be looked at, one unit vector after the other:
+# $T_w[(i,j),(y,x)]=w[y-ri+\pi,\,x-rj+\pi]$ where that tap exists and 0 elsewhere. So step 7 says $\mathrm dq=T_w^{\!\top}\mathrm du$. For a large
+# map $T_w$ is far too large to be built, but it can be looked at, one unit vector after the other:
 
 # %%
 T = np.stack([depthwise(np.eye(5)[i].reshape(1, 5, 1), np.array([[[0], [0], [0]], [[1], [2], [3]], [[0], [0], [0.0]]]), 0, 2, 1)[0, :, 0]
@@ -435,7 +436,59 @@ hint("8.4")
 
 # %% [markdown] tags=["solution"]
 # Within one tap no place is written twice, so `+=` on the view is safe: overlaps only happen *between* taps. The same two lines,
-# with a batch axis, are the package's.
+# with a batch axis, are in `_tapped` of the package.
+
+# %% [markdown]
+# ### Small maps: the matrix is built after all
+#
+# Nearly all of $T_w$ is zero, and the larger the map the more so. But the last maps of a network for small images have 4 × 4 or 8 × 8 pixels, and come
+# by the hundred. Then $T_w$ is a small matrix, $\mathrm{pixels}\times\mathrm{pixels}$ for each channel, and *one* matrix product does the work of all
+# images and all taps, zeros included. Up to 64 pixels, and where there are at least as many maps as pixels, `ops.depthwise_conv` takes that way on the CPU.
+#
+# A map is a *row* there, so its matrix is the transpose of ours: $y_c=x_c\,T_c$, with $T_c[p,p']$ the tap that leads from pixel $p$ of the map to pixel $p'$ of
+# the result. Here it is for one channel, a map of 3 × 4 and 3 × 3 taps, with the *number* of the tap where its weight stands; with stride 2 the result is 2 × 2.
+
+# %%
+picture, panels = figure(4.8, 2.5, columns=2, ratios=(12, 6))
+for axes, r in zip(panels, (1, 2)):
+    tap, (h_y, w_y) = conv._tap_between((3, 4), (3, 3), r, 1)  # (pixels, pixels of y): 0 to 8, and 9 for none
+    axes.imshow(np.where(tap == 9, np.nan, tap), cmap="viridis", vmin=0, vmax=8)
+    for p, p_y in np.argwhere(tap < 9):
+        colour = "white" if tap[p, p_y] < 6 else "black"
+        axes.text(p_y, p, tap[p, p_y], ha="center", va="center", fontsize=7, color=colour)
+    axes.set(title=f"stride {r}", xlabel="pixel of y", yticks=range(0, 12, 4), xticks=range(0, h_y * w_y, w_y))
+    axes.set_xticks(np.arange(w_y, h_y * w_y, w_y) - 0.5, minor=True)
+    axes.set_yticks(np.arange(4, 12, 4) - 0.5, minor=True)
+    axes.tick_params(which="minor", length=0)
+    axes.grid(False)
+    axes.grid(which="minor", color="#bbbbbb", lw=0.8)
+panels[0].set(ylabel="pixel of the map")
+show(picture, alt="Left: a matrix of 12 by 12, from the pixels of a 3 by 4 map to those of the result, with the number of the tap, 0 to 8, where one leads from "
+     "one to the other. Three bands of three diagonals each run down it, broken where a row of the map ends. Right: with stride 2 it is 12 by 4, and the "
+     "diagonals go down two pixels at a time.")  # fmt: skip
+
+# %% [markdown]
+# A **band matrix**: nine diagonals, one for each tap, with the same weight all along. Tap 4, the middle one, leads from each pixel to itself. Grey lines part the rows of the map: at its left and right
+# border a diagonal is broken, for there the tap would read the padding. Each *column* is a window.
+#
+# Backward it is chapter 01's matrix product, and then one weight that stands in many places, which sums:
+#
+# $$\mathrm dx_c=\mathrm dy_c\,T_c^{\!\top},\qquad\mathrm dT_c=x_c^{\!\top}\,\mathrm dy_c,\qquad\mathrm dw[m,n,c]=\sum_{(p,p')\text{ of tap }(m,n)}\mathrm dT_c[p,p'].$$
+#
+# (The code takes the last sum, along all diagonals at once, as a product too: with a matrix of zeros and ones, `of_tap`, that says which entry is whose.)
+
+# %%
+show_source(ops.depthwise_conv, conv._banded, conv._tap_between)
+
+# %%
+local = np.random.default_rng(8)
+x, w, b = local.standard_normal((30, 4, 5, 3)), local.standard_normal((3, 3, 3)), local.standard_normal(3)
+for r in (1, 2):
+    (y, vjp), (y_taps, vjp_taps) = (way(x, w, r, 1) for way in (conv._banded, conv._tapped))
+    same(f"stride {r}, your way forward", np.stack([depthwise(one, w, b, r, 1) for one in x]), y + b)
+    du = local.standard_normal(y.shape)
+    for name, banded, tapped in zip(("dx", "dw"), vjp(du), vjp_taps(du)):
+        same(f"stride {r}, {name} by bands and by taps", banded, tapped)
 
 # %% [markdown]
 # ## Exercise 8.5: the whole network, backward (derive)
@@ -549,7 +602,7 @@ rows_of = {
     "squash": "tanh(p + Δp)  (v1, s < 0)",
     "clamp": "clamp(p + Δp)  (v2, s < 0)",
 }
-picture, (left, right) = figure(7, 3.4, columns=2)
+picture, (left, right) = figure(6.4, 3.1, columns=2)
 for i, (limit, label) in enumerate(rows_of.items()):
     where, pull = ops.deformed_points.raw(
         raw[None, None], np.full(raw.shape, 0.6), limit=limit, amplitude=(0.4, 0.4), size=(3, 3)
@@ -734,7 +787,7 @@ print(f"mean brightness read on a map never trained on: {curve[0]:.2f} before, {
 print(f"mean brightness of that map: {test_map.mean():.2f}")
 
 # %%
-picture, axes = figure(7, 3.0, columns=2)
+picture, axes = figure(6.0, 2.7, columns=2)
 for axis, where, title in zip(axes, (before, look(test_map, theta)[1]), ("before training", "after 160 steps")):
     pixels(axis, test_map[0, :, :, 0])
     draw_points(axis, in_pixels(reference, size), where[0, 0])

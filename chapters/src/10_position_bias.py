@@ -21,7 +21,7 @@ from minidat import ops
 from minidat.attention.deformable import grid
 from minidat.attention.window import relative_index
 from minidat.models.resize import bicubic
-from minidat.ops.bilinear import g, g_slope
+from minidat.ops.bilinear import along_slope, g, g_slope
 from minidat.ops.deformable import to_pixels
 from minidat.tutorial import COLOURS, check, figure, hint, interactive, pixels, same, show, show_source
 
@@ -446,10 +446,11 @@ hint("10.4")
 # %% [markdown]
 # ## The package's own source
 #
-# The same, with a batch, groups, and any grid of queries. `cells` is 1 for now. `read` is $G^y\hat B$: rows are read, columns still whole; then the columns. In `vjp` you will find the four products of step 7 in reverse.
+# The same, with a batch, groups, and any grid of queries. `cells` is 1 for now. `read` is $G^y\hat B$: rows are read, columns still whole; then the columns. In `vjp` you will find the four products of step 7 in reverse. The sums
+# with $g'$ at its end are `along_slope` (chapter 06): of the $2H-1$ slopes along a column of the table two are not zero, so it reads $\mathrm dG^y$ twice, at the cell after $R_{\mathrm{row}}$ and at the one at or before it, and subtracts. `.sum(-2)` is the sum over the queries $i$.
 
 # %%
-show_source(ops.position_bias)
+show_source(ops.position_bias, along_slope)
 
 # %%
 dbias = rng.standard_normal((2, H * W, 3))
@@ -459,6 +460,10 @@ same("the bias", position_bias(two_heads, points, H, W), value[0])
 yours = position_bias_vjp(dbias, two_heads, points, H, W) or (None, None)
 same("the gradient to the table", yours[0], dtable)
 same("the gradient to the points", yours[1], dpoints[0, 0])
+dG = np.random.default_rng(1).standard_normal((3, H, 2 * H - 1))  # (n, i, a)
+down = both_hats(points, H, W)[0]  # (n, i): R_row of each pair
+by_product = (dG * g_slope(down, 2 * H - 1)).sum(-1)
+same("two reads, and the product with the slopes", along_slope(dG, down)[..., 0], by_product)
 
 # %% [markdown]
 # ## Which cells learn?

@@ -762,7 +762,7 @@ hint("16.7")
 # ## Where it meets what you know
 #
 # **On the CPU** all of this holds as well, with other numbers. A call of a NumPy function costs about a microsecond instead
-# of a launch; a temporary that does not fit into the cache is traffic. That is why the package runs GELU in blocks, cuts
+# of a launch; a temporary that does not fit into the cache is traffic. That is why the package runs the MLP in blocks, cuts
 # batches into pieces that stay in the cache, and keeps parameters in one array. It is the same list: fewer passes, fewer
 # calls.
 #

@@ -6,7 +6,7 @@ import numpy as np
 
 from minidat import ops
 from minidat.autograd.backend import erf
-from minidat.tutorial.contracts import Behaviour, Gradient, call, compare
+from minidat.tutorial.contracts import Behaviour, Gradient, Value, call, compare
 from minidat.tutorial.report import Exercise
 
 SHAPES = (  # small, large
@@ -126,6 +126,23 @@ def mlp_vjp(dy, x, gamma, beta, w1, b1, w2, b2, *, gelu=True, norm=True, residua
 
 def mlp_inputs(rng):
     return tuple(rng.standard_normal(shape) for shape in ((4, 3), (3,), (3,), (3, 5), (5,), (5, 3), (3,)))
+
+
+def tanh_taylor(m, *, factorials=True, product_rule=True):
+    """(n,) → value, slope, y″/2, y‴/6 of tanh at m, four of (n,)."""
+    y = np.tanh(m)
+    u = 1 - y * y
+    second, third = -2 * y * u, -2 * u * u + (4 * y * y * u if product_rule else 0)
+    return y, u, second / (2 if factorials else 1), third / (6 if factorials else 1)
+
+
+def in_powers_of_x(m, taylor):
+    """Σ_k taylor_k (x − m)^k, multiplied out: four coefficients (n,) each."""
+    out = np.zeros((4, len(m)))
+    for i, centre in enumerate(m):
+        cubic = np.polynomial.Polynomial([t[i] for t in taylor])(np.polynomial.Polynomial([-centre, 1]))
+        out[:, i] = cubic.coef
+    return tuple(out)
 
 
 EXERCISES = {
@@ -277,6 +294,28 @@ EXERCISES = {
             "s² is the mean of x² plus ε, so 2 s δs is the mean of 2 x δx. With x = s x̂: δs = mean(x̂ δx).",
             "δx̂_c = δx_c / s − x_c δs / s² = (δx_c − x̂_c mean(x̂ δx)) / s. Put it into δL = Σ_c d_c δx̂_c, with d = γ dy.",
             "dx = (d − x̂ mean(d x̂)) / s, and dγ as in layer norm.",
+        ],
+    ),
+    "2.9": Exercise(
+        Value(
+            lambda m: in_powers_of_x(m, tanh_taylor(m)),
+            lambda rng: (rng.uniform(-2, 2, 6),),
+            names=("a", "b", "c", "d"),
+            mistakes={
+                "these are the coefficients in powers of x − m: put t = x − m and collect": tanh_taylor,
+                "Taylor divides the second derivative by 2 and the third by 6": lambda m: in_powers_of_x(
+                    m, tanh_taylor(m, factorials=False)
+                ),
+                "y″ = −2 y u is a product, and both factors move": lambda m: in_powers_of_x(
+                    m, tanh_taylor(m, product_rule=False)
+                ),
+                "t = x − m, not x + m": lambda m: in_powers_of_x(-m, tanh_taylor(m)),
+            },
+        ),
+        [
+            "Call the slope u = 1 − y². Then u′ = −2 y y′ = −2 y u, so y″ = −2 y u.",
+            "y‴ is the slope of −2 y u: −2 u · u − 2 y · u′, with u′ put in.",
+            "Now collect as for GELU: d = y‴/6, c = y″/2 − 3 m d, b = u − 2 m (y″/2) + 3 m² d, a = y − m u + m² (y″/2) − m³ d.",
         ],
     ),
 }

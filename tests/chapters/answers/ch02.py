@@ -120,6 +120,31 @@ def rms_with(change):
     return vjp
 
 
+def tanh_derivatives(m):
+    """tanh and its first three derivatives at m, of e^(2m) alone."""
+    e = np.exp(2 * m)
+    slope = 4 * e / (1 + e) ** 2
+    return np.tanh(m), slope, 8 * e * (1 - e) / (1 + e) ** 3, 16 * e * (1 - 4 * e + e * e) / (1 + e) ** 4
+
+
+def tanh_cubics(m, derivatives=tanh_derivatives):
+    """The cubic with these derivatives at m: four equations for a, b, c, d."""
+    one, zero = np.ones_like(m), np.zeros_like(m)
+    rows = [
+        [one, m, m**2, m**3],
+        [zero, one, 2 * m, 3 * m**2],
+        [zero, zero, 2 * one, 6 * m],
+        [zero, zero, zero, 6 * one],
+    ]
+    left, right = np.moveaxis(np.array(rows), -1, 0), np.stack(derivatives(m), -1)[..., None]
+    return tuple(np.linalg.solve(left, right)[..., 0].T)
+
+
+def without_factorials(m):
+    y, y1, y2, y3 = tanh_derivatives(m)
+    return y, y1, 2 * y2, 6 * y3
+
+
 def changed(vjp, change):
     return lambda *inputs: change(*vjp(*inputs))
 
@@ -225,6 +250,21 @@ ANSWERS = {
             (rms_with(lambda d, x: d + x * mean(d * x)), "dx["),
             (changed(rms_norm_vjp, lambda dx, dg: (-dx, dg)), "(sign?)"),
             (ones(rms_norm_vjp), "cotangent of ones"),
+        ],
+    },
+    "2.9": {
+        "right": [tanh_cubics],
+        "wrong": [
+            (lambda m: tuple(np.array(tanh_derivatives(m)) / [[1], [1], [2], [6]]), "in powers of x − m"),
+            (lambda m: tanh_cubics(m, without_factorials), "the second derivative by 2"),
+            (
+                lambda m: tanh_cubics(m, lambda m: (*tanh_derivatives(m)[:3], -2 * (1 - np.tanh(m) ** 2) ** 2)),
+                "both factors move",
+            ),
+            (lambda m: tanh_cubics(-m, lambda minus: tanh_derivatives(m)), "not x + m"),
+            (lambda m: (*tanh_cubics(m)[:3], -tanh_cubics(m)[3]), "(sign?)"),
+            (lambda m: np.array(tanh_cubics(m)), "but 4 are asked for: a, b, c, d"),
+            (lambda m: tanh_cubics(m)[::-1], "a["),
         ],
     },
 }
