@@ -1,0 +1,73 @@
+"""Depthwise convolution: every output pixel meets the taps that lie on the map, all channels at once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidat import ops
+from minidat.compiled.loop import loop, takes
+from minidat.kernels.twins import twin
+from minidat.ops.conv import output_size
+from minidat.ops.normalise import column_sum
+
+
+@loop
+def add_product(x, y, z):
+    """z += x y, all (c)."""
+    for i in range(len(z)):
+        z[i] += x[i] * y[i]
+
+
+@loop
+def convolve(x, w, stride, padding, y):
+    """y[b, i, j] += Σ_(k, l) x[b, i·stride + k − padding, j·stride + l − padding] w[k, l]"""
+    batch, rows, cols, _ = y.shape
+    for b in range(batch):
+        for i in range(rows):
+            for k in range(w.shape[0]):
+                r = i * stride + k - padding
+                if not 0 <= r < x.shape[1]:
+                    continue
+                for j in range(cols):
+                    for l in range(w.shape[1]):
+                        c = j * stride + l - padding
+                        if 0 <= c < x.shape[2]:
+                            add_product(x[b, r, c], w[k, l], y[b, i, j])
+
+
+@loop
+def convolve_vjp(dy, x, w, stride, padding, dx, dw):
+    """dx[b, r, c] += dy[b, i, j] w[k, l] and dw[k, l] += dy[b, i, j] x[b, r, c] for every pair that a tap joins."""
+    batch, rows, cols, _ = dy.shape
+    for b in range(batch):
+        for i in range(rows):
+            for k in range(w.shape[0]):
+                r = i * stride + k - padding
+                if not 0 <= r < x.shape[1]:
+                    continue
+                for j in range(cols):
+                    for l in range(w.shape[1]):
+                        c = j * stride + l - padding
+                        if 0 <= c < x.shape[2]:
+                            add_product(dy[b, i, j], w[k, l], dx[b, r, c])
+                            add_product(dy[b, i, j], x[b, r, c], dw[k, l])
+
+
+@twin(ops.depthwise_conv, takes=takes)
+def depthwise_conv(x, w, bias, *, stride: int = 1, padding: int = 0):
+    """y[…, c] = Σ_(k, l) x[…, c] shifted by (k, l) · W[k, l, c] (+ bias); see `ops.depthwise_conv`."""
+    rows, cols = (output_size(n, k, stride, padding) for n, k in zip(x.shape[1:3], w.shape, strict=False))
+    if rows < 1 or cols < 1:
+        return NotImplemented  # for the error
+    y = np.zeros((len(x), rows, cols, x.shape[3]), x.dtype)
+    if bias is not None:
+        y += bias
+    convolve(x, w, stride, padding, y)
+
+    def vjp(dy):
+        dy = np.ascontiguousarray(dy)
+        dx, dw = np.zeros_like(x), np.zeros_like(w)
+        convolve_vjp(dy, x, w, stride, padding, dx, dw)
+        return dx, dw, None if bias is None else column_sum(dy.reshape(-1, dy.shape[-1]))
+
+    return y, vjp
