@@ -20,7 +20,8 @@ import numpy as np
 from minidat import Tensor, ops
 from minidat.autograd.backend import erf
 from minidat.ops.elementwise import unbroadcast
-from minidat.ops.gelu import _cubics, _read, value_and_slope
+from minidat.ops.gelu import _read, value_and_slope
+from minidat.ops.gelu import cubics as package_cubics
 from minidat.ops.normalise import column_sum, row_dot, row_sum, softmax_vjp
 from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source
 
@@ -760,13 +761,13 @@ def cubics(m):
     return np.stack([a, b, half_y2 - 3 * m * d, d], -1)
 
 
-table = _cubics().view(np.float32).reshape(-1, 4)  # (65536, 4)
+table = package_cubics().view(np.float32).reshape(-1, 4)  # (65536, 4)
 single = middles[middles < 6].astype(np.float32)
 here = single.view(np.uint32) >> 16
 same("a, b, c, d, and the package's table", cubics(single.astype(float)), table[here], tolerance=2e-7)
 
 # %%
-show_source(_read, _cubics)
+show_source(_read, package_cubics)
 
 # %% [markdown]
 # `x.view(np.uint16)[_UPPER::2]` are the upper halves of all numbers, read as integers: the index into the table costs no

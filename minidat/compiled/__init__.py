@@ -29,7 +29,9 @@ def install(report: Callable[[str], Any] = _silent) -> None:
     try:
         import numba  # noqa: F401  # ty: ignore[unresolved-import]
     except ImportError as error:
-        raise CompiledError(f"compiled loops need numba: pip install '{PACKAGE}'; importing it said: {error}") from error
+        raise CompiledError(
+            f"compiled loops need numba: pip install '{PACKAGE}'; importing it said: {error}"
+        ) from error
     from minidat.compiled import first_use
     from minidat.compiled.loop import takes
     from minidat.kernels.twins import install as install_twins

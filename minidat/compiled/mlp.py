@@ -6,7 +6,7 @@ import numpy as np
 
 from minidat import ops
 from minidat.autograd import is_recording
-from minidat.compiled.gelu import bias_gelu, gelu_vjp
+from minidat.compiled.gelu import bias_gelu, gelu_vjp, table
 from minidat.compiled.loop import takes
 from minidat.kernels.twins import twin
 from minidat.ops.mlp import HIDDEN, ROWS
@@ -16,7 +16,9 @@ from minidat.ops.normalise import column_sum
 @twin(ops.mlp, takes=takes)
 def mlp(x, w1, b1, w2, b2):
     """y = GELU(x W₁ + b₁) W₂ + b₂; see `ops.mlp`."""
-    recording = is_recording()
+    if x.dtype != np.float32:
+        return NotImplemented
+    recording, cubics = is_recording(), table()
     (c, e), d = w1.shape, w2.shape[1]
     x2 = x.reshape(-1, c)  # (tokens, c)
     n = len(x2)
@@ -28,7 +30,7 @@ def mlp(x, w1, b1, w2, b2):
     for block in blocks:
         h = a[block] if recording else a[: block.stop - block.start]
         np.matmul(x2[block], w1, out=h)
-        bias_gelu(h, b1, slope[block])
+        bias_gelu(h, b1, slope[block], cubics)
         np.matmul(h, w2, out=y[block])
     y += b2
 

@@ -54,7 +54,7 @@ def value_and_slope(x: Any, y: Any, slope: Any) -> None:
 def _read(x: np.ndarray, y: np.ndarray, slope: np.ndarray | None) -> None:
     """y = a + x (b + x (c + x d)) and dy/dx = b + x (c + x d) + x (c + 2 x d), the four read from the table."""
     index = x.view(np.uint16)[_UPPER::2].astype(np.intp)
-    read = np.take(_cubics(), index, mode="wrap").view(np.float32)  # "wrap": the mode that checks least
+    read = np.take(cubics(), index, mode="wrap").view(np.float32)  # "wrap": the mode that checks least
     a, b, c, d = read.reshape(-1, 4).T
     xd = x * d
     inner = xd + c
@@ -70,7 +70,7 @@ def _read(x: np.ndarray, y: np.ndarray, slope: np.ndarray | None) -> None:
 
 
 @cache
-def _cubics() -> np.ndarray:
+def cubics() -> np.ndarray:
     """(65536,): the coefficients of GELU about the middle of what begins with these 16 bits, four float32 side by side in
     one complex number, so that one read fetches them all."""
     bits = np.arange(1 << 16, dtype=np.uint32) << 16
