@@ -61,7 +61,7 @@ def main() -> int:
         return 1
     for i, case in enumerate(wanted):
         try:
-            abouts, row = compare(case, device, arguments.rounds, arguments.threads)
+            abouts, row = compare(case, device, arguments.rounds, arguments.threads, arguments.compiled)
         except EndedError as error:
             print(f"minidat bench: {error}", file=sys.stderr)
             return 1
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=tuple(CASES), default="cpu")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of all")
+    parser.add_argument("--compiled", action="store_true", help="our side with compiled loops")
     parser.add_argument("--case", action="append", help="only the cases whose name contains this (may be repeated)")
     return parser
 
@@ -105,8 +106,8 @@ class EndedError(RuntimeError):
 class Side:
     """A process that computes one side of a case when told to."""
 
-    def __init__(self, side: str, case: Case, device: str, threads: int):
-        asked = {"side": side, "case": asdict(case), "device": device, "threads": threads}
+    def __init__(self, side: str, case: Case, device: str, threads: int, loops: bool):
+        asked = {"side": side, "case": asdict(case), "device": device, "threads": threads, "loops": loops}
         limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         here = Path(__file__).resolve().parent
         path = os.pathsep.join(filter(None, [str(here.parent), os.environ.get("PYTHONPATH")]))
@@ -138,10 +139,10 @@ class Side:
             self.process.wait()
 
 
-def compare(case: Case, device: str, rounds: int, threads: int) -> tuple[list[str], str]:
-    """(what each side is, one row of the table)"""
+def compare(case: Case, device: str, rounds: int, threads: int, loops: bool = False) -> tuple[list[str], str]:
+    """(what each side is, one row of the table). loops: ours are compiled."""
     names = SIDES[device]
-    sides = {name: Side(name, case, device, threads) for name in names}
+    sides = {name: Side(name, case, device, threads, loops and name == "minidat") for name in names}
     try:
         with tempfile.TemporaryDirectory() as folder:  # minidat first: it writes the weights that the others read
             abouts = [side.ask(do="prepare", folder=folder)["about"] for side in sides.values()]

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ CONVENTION = {"dat_cifar": "paper", "dat_tiny": "v1"}
 class Minidat:
     """Our side. Imports happen in the constructor, arrays come into being in `prepare`."""
 
-    def __init__(self, case: Case, device: str, threads: int):
+    def __init__(self, case: Case, device: str, threads: int, loops: bool = False):
+        from minidat import compiled
         from minidat.autograd import backend
         from minidat.models import create, official
         from minidat.training import augment, optim, parallel
@@ -35,6 +37,9 @@ class Minidat:
             raise SystemExit(f"minidat bench: {error}") from error
         self.case, self.device, self.create, self.official = case, device, create, official
         self.augment, self.optim, self.parallel, self.backend = augment, optim, parallel, backend
+        self.loops = loops
+        if loops:
+            compiled.install()
         self.pools: list[Any] = []  # of memory on a GPU, beside CuPy's own
         shards = (
             threads if device == "cpu" and case.batch >= threads else 1
@@ -45,7 +50,7 @@ class Minidat:
 
     def about(self) -> str:
         if self.device == "cpu":
-            return f"NumPy {np.__version__}"
+            return f"NumPy {np.__version__}" + (f" and numba {version('numba')}" if self.loops else "")
         import cupy
 
         return f"CuPy {cupy.__version__} on CUDA {_cuda_version(cupy.cuda.runtime.runtimeGetVersion())}"
@@ -188,9 +193,11 @@ class Torch:
         return self.torch.compile(function, mode="reduce-overhead", dynamic=False) if self.compiled else function
 
 
-def make(side: str, case: Case, device: str, threads: int) -> Minidat | Torch:
-    """A side by its name."""
-    return Minidat(case, device, threads) if side == "minidat" else Torch(case, device, threads, side == "compiled")
+def make(side: str, case: Case, device: str, threads: int, loops: bool = False) -> Minidat | Torch:
+    """A side by its name. loops: ours, compiled."""
+    return (
+        Minidat(case, device, threads, loops) if side == "minidat" else Torch(case, device, threads, side == "compiled")
+    )
 
 
 def serve(side: Minidat | Torch, requests: Any = sys.stdin, answers: Any = sys.stdout) -> None:
@@ -218,4 +225,4 @@ def _cuda_version(number: int) -> str:
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    serve(make(asked["side"], Case(**asked["case"]), asked["device"], asked["threads"]))
+    serve(make(asked["side"], Case(**asked["case"]), asked["device"], asked["threads"], asked["loops"]))

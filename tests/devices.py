@@ -33,6 +33,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "models/test_official.py": "names and layouts of released checkpoints, which are read on the CPU",
     "models/test_zoo.py": "names and sizes",
     "models/test_full_size.py": "files, and networks like those of test_released.py, only larger",
+    "compiled/": "loops for the CPU",
     "training/": "files, threads, restarts and formulas; device/ has the steps and runs of a device, beside the CPU's",
     "analysis/": "pictures, tables and counts, made from arrays that were brought back",
     "chapters/": "notebooks, which are worked through in NumPy",

@@ -37,6 +37,7 @@ def test_environment_has_the_names_and_floors_of_pyproject():
         **RUNTIME,
         "cupy": by_name(EXTRAS["cuda12"])["cupy-cuda12x"],
         **by_name(EXTRAS["chapters"]),
+        **by_name(EXTRAS["compiled"]),
         **tools,
     }
     assert expected == CONDA

@@ -16,6 +16,7 @@ ROOMS = [
     "autograd",
     "ops",
     "kernels",
+    "compiled",
     "composed",
     "nn",
     "attention",
@@ -29,7 +30,7 @@ ROOMS = [
 LAZILY = {("training", "analysis")}  # inside a function: a run draws its curves, if it gets that far
 CUPY_FILES = {"autograd/backend.py"}
 CUPY = re.compile(r"cupyx?(\.\w+)*")
-HEAVY = ["cupy", "torch", "subprocess", "mmap", "multiprocessing", "concurrent.futures", "matplotlib"]
+HEAVY = ["cupy", "numba", "torch", "subprocess", "mmap", "multiprocessing", "concurrent.futures", "matplotlib"]
 
 
 def sources(package):

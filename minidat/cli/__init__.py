@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from minidat import __version__
 from minidat.autograd.backend import DeviceError
 from minidat.cli import bench, eval, figure, info, predict, train
+from minidat.compiled import CompiledError
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.data import DataError
 from minidat.training.loop import Interrupted, TrainingError
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return STOPPED
-    except (CheckpointError, DataError, DeviceError, TrainingError, ValueError, OSError) as error:
+    except (CheckpointError, CompiledError, DataError, DeviceError, TrainingError, ValueError, OSError) as error:
         print(f"minidat: {error}", file=sys.stderr)
         return FAILED
 

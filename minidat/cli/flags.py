@@ -31,6 +31,18 @@ def add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
 
 
+def add_compiled(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--compiled", action="store_true", help="on the CPU: loops compiled by numba (pip install 'minidat[compiled]')"
+    )
+
+
+def check_compiled(arguments: argparse.Namespace) -> None:
+    """Raises ValueError where --compiled goes with another device than the CPU."""
+    if arguments.compiled and arguments.device != "cpu":
+        raise ValueError(f"--compiled is for the CPU, and --device is {arguments.device}: leave one of them out")
+
+
 def add_model(command: argparse.ArgumentParser) -> None:
     names = ", ".join(MODELS)
     command.add_argument(

@@ -7,7 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from minidat.cli.flags import add_device, add_threads, new_command
+from minidat import compiled
+from minidat.cli.flags import add_compiled, add_device, add_threads, check_compiled, new_command
 from minidat.kernels.cublas import PRECISIONS
 from minidat.models import MODELS
 from minidat.training.augment import RECIPES
@@ -71,6 +72,7 @@ def add(commands: Any) -> None:
         help="on a GPU: launch every kernel by itself; the results are the same, later",
     )
     add_threads(command)
+    add_compiled(command)
     command.set_defaults(run=run)
 
 
@@ -78,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, or continue to train, and report."""
     from minidat import report  # draws with matplotlib, which takes a moment to import
 
+    check_compiled(arguments)
     given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(Settings)}
     given = {name: value for name, value in given.items() if value is not None}
     place = {"device": arguments.device, "threads": arguments.threads, "graph": not arguments.no_graph}
@@ -95,6 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         training = Run.start(settings, arguments.out or _new_folder(settings), **place)
     console = report.Console(training)
     console.begin()
+    if arguments.compiled:
+        compiled.install(console.note)
     try:
         training.train(console)
     except Interrupted:

@@ -27,7 +27,7 @@ def install(report: Callable[[str], Any] = _silent) -> None:
     float64 are compiled when first used. Raises CompiledError where numba is missing or does not go with this NumPy.
     """
     try:
-        import numba  # noqa: F401  # ty: ignore[unresolved-import]
+        import numba  # noqa: F401
     except ImportError as error:
         raise CompiledError(
             f"compiled loops need numba: pip install '{PACKAGE}'; importing it said: {error}"

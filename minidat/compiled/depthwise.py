@@ -20,7 +20,7 @@ def add_product(x, y, z):
 
 @loop
 def convolve(x, w, stride, padding, y):
-    """y[b, i, j] += Σ_(k, l) x[b, i·stride + k − padding, j·stride + l − padding] w[k, l]"""
+    """y[b, i, j] += Σ_(k, m) x[b, i·stride + k − padding, j·stride + m − padding] w[k, m]"""
     batch, rows, cols, _ = y.shape
     for b in range(batch):
         for i in range(rows):
@@ -29,15 +29,15 @@ def convolve(x, w, stride, padding, y):
                 if not 0 <= r < x.shape[1]:
                     continue
                 for j in range(cols):
-                    for l in range(w.shape[1]):
-                        c = j * stride + l - padding
+                    for m in range(w.shape[1]):
+                        c = j * stride + m - padding
                         if 0 <= c < x.shape[2]:
-                            add_product(x[b, r, c], w[k, l], y[b, i, j])
+                            add_product(x[b, r, c], w[k, m], y[b, i, j])
 
 
 @loop
 def convolve_vjp(dy, x, w, stride, padding, dx, dw):
-    """dx[b, r, c] += dy[b, i, j] w[k, l] and dw[k, l] += dy[b, i, j] x[b, r, c] for every pair that a tap joins."""
+    """dx[b, r, c] += dy[b, i, j] w[k, m] and dw[k, m] += dy[b, i, j] x[b, r, c] for every pair that a tap joins."""
     batch, rows, cols, _ = dy.shape
     for b in range(batch):
         for i in range(rows):
@@ -46,11 +46,11 @@ def convolve_vjp(dy, x, w, stride, padding, dx, dw):
                 if not 0 <= r < x.shape[1]:
                     continue
                 for j in range(cols):
-                    for l in range(w.shape[1]):
-                        c = j * stride + l - padding
+                    for m in range(w.shape[1]):
+                        c = j * stride + m - padding
                         if 0 <= c < x.shape[2]:
-                            add_product(dy[b, i, j], w[k, l], dx[b, r, c])
-                            add_product(dy[b, i, j], x[b, r, c], dw[k, l])
+                            add_product(dy[b, i, j], w[k, m], dx[b, r, c])
+                            add_product(dy[b, i, j], x[b, r, c], dw[k, m])
 
 
 @twin(ops.depthwise_conv, takes=takes)

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import types  # ty: ignore[unresolved-import]
-from numba.extending import overload  # ty: ignore[unresolved-import]
+from numba import types
+from numba.extending import overload
 
 from minidat.compiled.loop import formula
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba.core import event  # ty: ignore[unresolved-import]
+from numba.core import event
 
 from minidat import ops
 from minidat.compiled import (  # noqa: F401 (each registers its twins)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit  # ty: ignore[unresolved-import]
+from numba import njit
 
 loop = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 """Sums may be added up in any order, which lets a processor add eight numbers at a time. Infinities and NaN mean what they
