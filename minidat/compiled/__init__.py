@@ -21,7 +21,7 @@ def _silent(_: str) -> Any: ...
 
 
 def install(report: Callable[[str], Any] = _silent) -> None:
-    """Give ops their compiled twins, in this process and for good. Does nothing the second time.
+    """Give ops their compiled twins, in this process and for good. A second call changes nothing.
 
     Loops are compiled here, for float32, where they are not on disk from an earlier time; `report` is told so. Those for
     float64 are compiled when first used. Raises CompiledError where numba is missing or does not go with this NumPy.

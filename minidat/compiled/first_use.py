@@ -34,7 +34,7 @@ CALLS: tuple[tuple[Any, dict[str, Any]], ...] = (
 SIZES = {"g": 1, "e": 3}  # of axes that an op divides by another
 
 
-class _Once(event.Listener):
+class Once(event.Listener):
     """Hands on, the first time that numba compiles, that it does."""
 
     def __init__(self, report: Callable[[str], Any]):
@@ -51,7 +51,7 @@ class _Once(event.Listener):
 def compile_all(report: Callable[[str], Any]) -> None:
     """Call every op that has a twin, forward and backward, in float32 on a handful of numbers."""
     rng = np.random.default_rng(0)
-    with event.install_listener("numba:compile", _Once(report)):
+    with event.install_listener("numba:compile", Once(report)):
         for op, options in CALLS:
             arrays = [np.asarray(rng.random(shape, np.float32)) for shape in op.signature.example((), **SIZES)]
             y, vjp = op.raw(*arrays, **options)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-loop = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+loop = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 """Sums may be added up in any order, which lets a processor add eight numbers at a time. Infinities and NaN mean what they
 mean in NumPy."""
 
-formula = njit(nogil=True, cache=True, fastmath={"contract"})
+formula = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 """For a number, inside a loop: its operations stay in the order in which they are written."""
 
 

@@ -67,21 +67,20 @@ def softmax_rows(s, scale, bias, bias_inner, mask, mask_inner):
     for t in range(tiles):
         for i in range(n):
             row = s[t, i]
-            for j in range(m):
-                row[j] *= scale
             if len(bias):
                 added = bias[t // bias_inner % len(bias), i]
                 for j in range(m):
-                    row[j] += added[j]
+                    row[j] = row[j] * scale + added[j]
+            else:
+                for j in range(m):
+                    row[j] *= scale
             if len(mask):
                 added = mask[t // mask_inner % len(mask), i]
                 for j in range(m):
                     row[j] += added[j]
-            top = largest(row)
+            top, total = largest(row), s.dtype.type(0)
             for j in range(m):
                 row[j] = exp(row[j] - top)
-            total = s.dtype.type(0)
-            for j in range(m):
                 total += row[j]
             inverse = s.dtype.type(1) / total
             for j in range(m):
