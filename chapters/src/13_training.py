@@ -292,7 +292,7 @@ hint("13.4")
 
 # %% [markdown]
 # The package's does the same in place, in one flat array that holds all parameters, piece by piece so that the pieces stay in
-# the cache. Its `_coefficients` draw the two corrections into three numbers: with $r=\sqrt{1-\beta_2^t}$ the step
+# the cache. Its `_coefficients` puts rate, decay and corrections into three numbers: with $r=\sqrt{1-\beta_2^t}$ the step
 # $\eta\,\hat m/(\sqrt{\hat v}+\epsilon)$ is `rate` $\cdot\,m/(\sqrt v\,+$ `floor`$)$, where `rate` is
 # $\eta\,r/(1-\beta_1^t)$ and `floor` is $\epsilon\,r$; and `kept` is $1-\eta\lambda$.
 

@@ -925,7 +925,8 @@ print("the most frequent now:", ", ".join(f"{n} {k}" for n, k in Counter(n for n
 # %% [markdown]
 # Backward, layer norm has three: $dx$ is a sum along rows, $d\gamma$ and $d\beta$ are sums along *columns*, which no warp has to
 # itself. Each block adds up a part of the rows, and one more kernel adds up the parts: two stages in a fixed order, where
-# others use an atomic addition.
+# others use an atomic addition. In the whole step, products and such sums are now the most frequent (each bias has one), and what
+# is called `add` are residual connections, and the gradients of values that were used twice.
 #
 # ## Graphs: launch once for all
 #
@@ -1162,8 +1163,9 @@ if round_to(weight, 7) is not None:
 #   outside of an array is an error there, and so is a barrier or a shuffle that a lane does not come to. Threads run in a
 #   scrambled order, so that a missing barrier shows.
 # * **It asks as CuPy and CUDA want to be asked.** `tests/standin.py` is our array from above, grown up: it knows the functions
-#   that CuPy has and no others, has streams, and refuses while recording what CUDA refuses. Whole training runs go through it,
-#   with a graph and without, and must end equal to the bit.
+#   that CuPy has and no others, has streams, and refuses while recording what CUDA refuses. In the place of cuBLAS stands one
+#   that reads memory by the sizes and strides that it is told, so a wrong one gives wrong numbers. Whole training runs go through
+#   it, with a graph and without, and must end equal to the bit.
 #
 # What such tests cannot show: how fast it is, and whether we have misread a manual. For that there is one line for you, below.
 

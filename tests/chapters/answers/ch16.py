@@ -94,6 +94,14 @@ def beyond(shuffle, v):
     return v
 
 
+def reduced(shuffle, v):
+    return np.add.reduce(v)
+
+
+def brought_out(shuffle, v):
+    return np.array(v)
+
+
 def by_size(x, bits):
     step = 2.0 ** (np.floor(np.log2(np.abs(x.astype(float)))) - bits)  # between neighbours
     return (np.round(x / step) * step).astype(np.float32)
@@ -175,8 +183,8 @@ ANSWERS = {
             (from_the_first, "by lanes, sum["),
             (four_steps, "by lanes, sum["),
             (beyond, "given bits = 32"),
-            (lambda shuffle, v: np.sum(v), "through `shuffle` only"),
-            (lambda shuffle, v: np.array(v), "through `shuffle` only"),
+            (reduced, "lanes meet through `shuffle` only"),
+            (brought_out, "a register is no array"),
             (lambda shuffle, v: 3.0, "in every lane"),
         ],
     },
