@@ -292,10 +292,15 @@ hint("13.4")
 
 # %% [markdown]
 # The package's does the same in place, in one flat array that holds all parameters, piece by piece so that the pieces stay in
-# the cache.
+# the cache. Its `_coefficients` puts rate, decay and corrections into three numbers: with $r=\sqrt{1-\beta_2^t}$ the step
+# $\eta\,\hat m/(\sqrt{\hat v}+\epsilon)$ is `rate` $\cdot\,m/(\sqrt v\,+$ `floor`$)$, where `rate` is
+# $\eta\,r/(1-\beta_1^t)$ and `floor` is $\epsilon\,r$; and `kept` is $1-\eta\lambda$.
 
 # %%
 show_source(AdamW.step)
+
+# %% [markdown]
+# (On a GPU the same lines are a kernel, `kernels/adamw.cu`, together with the clipping of the next section. Chapter 16 reads it.)
 
 # %%
 rng = np.random.default_rng(0)
@@ -405,6 +410,11 @@ print("the last of 30 is below 0.1:", losses[-1] < 0.1)
 
 # %%
 show_source(loop.Run._advance)
+
+# %% [markdown]
+# Beside the lines that you know there is one check: a loss or a gradient that is not finite stops the run, before it reaches the
+# weights. On a GPU another method takes its place, `DeviceStep.advance` in `training/device.py`: the same step from the same random
+# numbers, but nothing of it comes back before a line of the log is due. Why it must be so is the subject of chapter 16.
 
 # %% [markdown]
 # ## How low can it go?

@@ -9,25 +9,35 @@
 # NumPy's arithmetic: it refuses what CuPy refuses, and it notes everything that a GPU would be asked to do. With it, traps
 # that show only on a GPU show on your laptop; and one can see where the time will go before there is anything to time.
 #
-# **No speed of any GPU is stated here.** minidat's GPU path is tested with such a stand-in, and it has not been run on a GPU
-# for this book. Where a number of a device is needed, we invent a round one and say so.
+# From the second answer follows the other half of the chapter. If launches are what costs, make fewer of them: kernels of our
+# own, in a few lines of CUDA, and a step that is recorded once and replayed.
 #
-# You need chapter 01, and chapter 09 for what is counted. It takes about an hour with the exercises.
+# **No speed of any GPU is stated here.** Nothing of minidat's GPU path has been run on a GPU yet; how it is tested without one
+# is told at the end. Where a number of a device is needed, we invent a round one and say so.
+#
+# You need chapter 01, and chapter 09 for what is counted. It takes about an hour and a half with the exercises.
 
 # %%
 import math
+import re
 import sys
 import types
 from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 
-from minidat import Tensor, composed, ops
-from minidat.autograd import array_module, backend, gradients
+from minidat import Tensor, composed, kernels, ops
+from minidat.autograd import Op, array_module, backend, gradients
+from minidat.kernels import cublas
 from minidat.models import create
+from minidat.training.device import DeviceStep
+from minidat.training.graph import Graphed
 from minidat.training.optim import AdamW, Arena
 from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source
+from minidat.tutorial.show import publish
 
 np.set_printoptions(precision=3, suppress=True)
 
@@ -168,7 +178,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return self if not copy and self.dtype == dtype else launch("astype", lambda x: x.astype(dtype), (self,))
 
 
-for name in ("shape", "ndim", "size", "dtype", "nbytes"):
+for name in ("shape", "ndim", "size", "dtype", "nbytes", "itemsize", "strides", "flags"):
     setattr(DeviceArray, name, property(lambda self, name=name: getattr(self._host, name)))
 DeviceArray.T = property(lambda self: device(self._host.T))
 for name in ("reshape", "transpose", "swapaxes"):
@@ -193,6 +203,9 @@ class DeviceModule(types.ModuleType):
         if name == "add":
             call.at = lambda a, index, b: launch("scatter", np.add.at, (a, index, b))
         return call
+
+    def ascontiguousarray(self, value):
+        return value if value.flags.c_contiguous else launch("copy", np.ascontiguousarray, (value,))
 
     def asarray(self, value, dtype=None):
         return value if isinstance(value, DeviceArray) else DeviceArray(np.array(value, dtype))
@@ -553,15 +566,24 @@ check("16.5", mean_loss)
 hint("16.5")
 
 # %% [markdown] tags=["solution"]
-# Add on the device, ask at the end. (`sum(losses)` is fine too: it begins with the Python number 0.) The package's loop
-# brings back the loss and the number of right answers of each micro-batch, for its log; the check that a gradient is finite
-# waits as well, once a step.
+# Add on the device, ask at the end. (`sum(losses)` is fine too: it begins with the Python number 0.) The package does so on a
+# GPU: losses and right answers are added up there, and read once for each line of the log (`training/device.py`). Whether a
+# gradient was finite is written down there too, and read with them.
 
 # %% [markdown]
 # ### The same sum in another order
 #
 # A scatter-add (the gradient to the map, chapter 06) runs on thousands of threads at once, and the order in which they add is
-# not fixed. In exact arithmetic that would not matter. In floating point it does:
+# not fixed. In exact arithmetic that would not matter. In floating point it does. Four numbers are enough to see it: at
+# $10^8$ neighbours in float32 are 8 apart, and a 1 that is added there is lost.
+
+# %%
+four = np.array([1e8, 1.0, -1e8, 1.0], np.float32)
+for order in ((0, 1, 2, 3), (0, 2, 1, 3), (1, 3, 0, 2)):
+    total = np.float32(0)
+    for number in four[list(order)]:
+        total += number
+    print(" + ".join(f"{number:.0f}" for number in four[list(order)]), "=", total)
 
 # %%
 values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
@@ -575,8 +597,11 @@ print(
 )
 
 # %% [markdown]
-# So a run on a GPU with atomic additions cannot be repeated to the bit (chapter 13's is, on a CPU), and no test may ask for
-# it.
+# So a run on a GPU with *atomic* additions (each thread adds to a place in memory whenever it gets there) cannot be repeated to
+# the bit, and no test may ask for it. The way out is to turn the question around. Not: to which pixels does this point give
+# something? But: **which points give something to this pixel?** Then each pixel has one owner, who *gathers* what belongs to it,
+# in the points' own order. minidat's kernels do that, and have no atomic addition anywhere. It costs looking at points that
+# give nothing.
 #
 # ## Fusing: fewer bytes, fewer launches
 #
@@ -689,9 +714,223 @@ print(
 )
 
 # %% [markdown]
+# ## A kernel, read
+#
+# NumPy's functions can be fused no further: each call is a launch. For more, one writes the kernel. How much is there to win?
+# Layer norm has one line of equation. On our device:
+
+
+# %%
+def launches_of(function, *arrays):
+    """Names of what a raw op launches, forward and backward."""
+    launches.clear()
+    y, vjp = function(*map(gpu.asarray, arrays))
+    forward = len(launches)
+    vjp(gpu.asarray(np.ones(y.shape)))
+    return [name for name, *_ in launches[:forward]], [name for name, *_ in launches[forward:]]
+
+
+for direction, names in zip(("forward ", "backward"), launches_of(ops.layer_norm.raw, x, gamma, beta)):
+    print(f"layer norm, {direction}: {len(names):2d} launches:", ", ".join(names))
+
+# %% [markdown]
+# And here it is as one kernel, the package's own. Beside it stands its equation, as everywhere:
+# $y=\gamma\,\hat x+\beta$ with $\hat x=(x-\operatorname{mean}x)/\sqrt{\operatorname{var}x+\epsilon}$, for each row of
+# $x$ $(\text{rows},c)$.
+
+
+# %%
+def show_kernel(file, *names):
+    """Some functions of a .cu file of the package, as it is installed."""
+    pieces = Path(kernels.__file__).with_name(file).read_text("utf-8").split("\n\n")
+    chosen = "\n\n".join(piece.strip() for piece in pieces if re.search(f"(REAL|void) ({'|'.join(names)})[(]", piece))
+    publish({"text/markdown": f"```c\n{chosen}\n```", "text/plain": chosen})
+
+
+show_kernel("layer_norm.cu", "warp_sum", "layer_norm")
+
+# %% [markdown]
+# It is C, and it is the program of **one thread**. Thousands of threads run the same text; what makes them differ is the
+# number that each is given. They come in *blocks* of `blockDim.x` threads, here 256: a thread's own number in its block is
+# `threadIdx.x`, and its block's number is `blockIdx.x`. From the two it works out what is its share. For an elementwise kernel
+# that is one element,
+#
+# $$i=\texttt{blockIdx.x}\cdot\texttt{blockDim.x}+\texttt{threadIdx.x},$$
+#
+# and threads beyond the end (the last block may be too large) have nothing to do. In layer norm 32 threads share a row: hence
+# the `/ 32` and `% 32`.
+#
+# Why 32? A **warp** is 32 neighbouring threads that run together, and its threads are called *lanes*. Lane $l$ takes the
+# elements $l,\,l+32,\,l+64,\dots$ of the row, so that at each moment the warp reads 32 numbers that lie side by side. That is
+# how memory likes to be read. In the end each lane has a part of the sum in a register, which no other thread can see. How do
+# the 32 meet?
+#
+# By a **shuffle**: `__shfl_xor_sync(mask, v, bits)` gives each lane $l$ the `v` of lane $l\oplus\texttt{bits}$, where $\oplus$
+# flips those bits of the number that are set in `bits`. (`mask` names the lanes that take part: all of them.) No memory is
+# touched. In NumPy a warp is an array of 32 numbers, and a shuffle is an index:
+
+
+# %%
+LANES = np.arange(32)
+
+
+def shuffle(v, bits):
+    """v (..., 32), a number a lane → (..., 32): to each lane what lane ^ bits has"""
+    return v[..., LANES ^ bits]
+
+
+for bits in (1, 2, 16):
+    print(f"bits = {bits:2d}: lanes 0 … 7 get what lanes", shuffle(LANES, bits)[:8], "have")
+
+# %% [markdown]
+# ## Exercise 16.7: the sum of a warp (fill in)
+#
+# Each lane has a number. At the end *each* lane must have the sum of all 32. Five shuffles are enough. (The function is tried
+# with lanes that can do arithmetic, and meet through `shuffle` only.)
+
+
+# %%
+def shuffle_sum(shuffle, v):
+    """shuffle(v, bits) as above; v: a number in each of 32 lanes → the sum of all, in every lane"""
+    # BEGIN SOLUTION
+    for bits in (16, 8, 4, 2, 1):
+        v = v + shuffle(v, bits)
+    return v
+    # END SOLUTION
+
+
+check("16.7", shuffle_sum)
+
+# %%
+hint("16.7")
+
+# %% [markdown] tags=["solution"]
+# After the first step each lane has the sum of a pair, after the second that of four lanes, and after five that of
+# $2^5=32$. Partners always add the *same* two numbers, and $a+b$ is $b+a$ also in floating point: so all lanes end with the
+# same bits. The order of the sum is a tree, always the same one. It is another than the loop's, so the last digits are others,
+# but they are the same each time.
+
+# %%
+parts = np.random.default_rng(0).standard_normal(32).astype(np.float32)
+tree = shuffle_sum(shuffle, parts)
+loop = np.float32(0)
+for part in parts:
+    loop += part
+if tree is not None:
+    print("all lanes the same bits:", len(set(tree.tolist())) == 1, "; the loop's bits:", bool(tree[0] == loop))
+    print("difference to the loop below 1e-5:", bool(abs(tree[0] - loop) < 1e-5))
+
+# %% [markdown]
+# With it, the kernel line by line in NumPy, where one array holds what is one register of all 32 lanes:
+
+
+# %%
+def layer_norm_warp(row, gamma, beta, eps=1e-5):
+    """One warp on one row of c numbers, as in layer_norm.cu."""
+    c = len(row)
+
+    def sum_of(terms):
+        """Each lane adds up its elements in a loop; then the lanes meet."""
+        register = np.zeros(32)
+        for start in range(0, c, 32):
+            mine = LANES[LANES + start < c]  # lanes that have an element there
+            register[mine] += terms[start + mine]
+        return shuffle_sum(shuffle, register)
+
+    total = sum_of(row)
+    if total is None:
+        return None
+    mu = total[0] / c
+    inverse = 1 / np.sqrt(sum_of((row - mu) ** 2)[0] / c + eps)
+    return (row - mu) * inverse * gamma + beta
+
+
+row, scale, shift = np.random.default_rng(1).standard_normal((3, 48))
+same("a warp's layer norm, and the op's", layer_norm_warp(row, scale, shift), ops.layer_norm.raw(row, scale, shift)[0])
+
+# %% [markdown]
+# The row is read three times, but only the first time from far away: 48 numbers stay in the cache. Of the op's intermediate
+# arrays none is ever made.
+#
+# A kernel such as this one is the op's **twin**: the same inputs, the same outputs, the same vjp. `model.to(device="gpu")`
+# installs the twins; from then on an op looks where its arrays are, and takes its own function or the twin. Products are
+# cuBLAS's. Count once more. Our device cannot run CUDA, so now it only *notes* launches and computes nothing.
+
+# %% tags=["hide-input"]
+
+
+class RawModule:
+    """In the place of CuPy's: notes which kernel is launched on which arrays."""
+
+    def __init__(self, code, options):
+        self.code = code
+
+    def get_function(self, name):
+        return lambda grid, block, given: launches.append((name, sum(a.nbytes for a in arrays_in(given)), 0))
+
+
+class Library:
+    """In the place of cuBLAS: notes products."""
+
+    def __getattr__(self, name):
+        def function(*arguments):
+            if "Gemm" in name:
+                launches.append(("product", 0, 0))
+            return 0  # success
+
+        return function
+
+
+DeviceArray.data = types.SimpleNamespace(ptr=0)  # an address, for cuBLAS
+stream = types.SimpleNamespace(ptr=1)
+cuda = types.SimpleNamespace(get_current_stream=lambda: stream)
+
+
+@contextmanager
+def twins():
+    """Inside, ops have their twins on our device."""
+    own = [(op, op.raw) for op in vars(ops).values() if isinstance(op, Op)]
+    pretended = {"RawModule": RawModule, "cuda": cuda}
+    with patch.dict(vars(gpu), pretended), patch.object(cublas, "find_library", Library), np.errstate(all="ignore"):
+        kernels.install()
+        try:
+            yield
+        finally:
+            for op, function in own:
+                op.raw = function
+
+
+# %%
+def told(names):
+    return ", ".join(f"{name} {n}" if n > 1 else name for name, n in Counter(names).items())
+
+
+with twins():
+    for direction, names in zip(("forward ", "backward"), launches_of(ops.layer_norm.raw, x, gamma, beta)):
+        print(f"layer norm, {direction}: {told(names)}")
+    fused_mixer = count(ops.deformable_attention)[0]
+    with_twins, _ = training_step("dat_micro", 8)
+    leaves = create("dat_micro").parameters()
+    for tensor in leaves.values():
+        tensor.data = gpu.asarray(tensor.data)
+    arena = Arena(leaves)
+    optimiser = AdamW(arena)
+    launches.clear()
+    optimiser.clipped_step(grad, 1e-3, 5.0)
+    print("clipping and AdamW:", told(name for name, *_ in launches))
+print(f"deformable attention, both ways: {fused[0]} launches without twins, {fused_mixer} with them")
+print(f"a training step of dat_micro:   {len(eight)} launches without twins, {len(with_twins)} with them")
+print("the most frequent now:", ", ".join(f"{n} {k}" for n, k in Counter(n for n, *_ in with_twins).most_common(6)))
+
+# %% [markdown]
+# Backward, layer norm has three: $dx$ is a sum along rows, $d\gamma$ and $d\beta$ are sums along *columns*, which no warp has to
+# itself. Each block adds up a part of the rows, and one more kernel adds up the parts: two stages in a fixed order, where
+# others use an atomic addition. In the whole step, products and such sums are now the most frequent (each bias has one), and what
+# is called `add` are residual connections, and the gradients of values that were used twice.
+#
 # ## Graphs: launch once for all
 #
-# The thousand launches of a step are the same in every step. So one can **record** them once and hand the device the whole
+# Fewer launches are still hundreds. But they are the same in every step. So one can **record** them once and hand the device the whole
 # list, to be replayed with a single call. That is a CUDA graph. A recorded launch knows *which memory* it reads and writes,
 # and nothing else. In small:
 
@@ -728,10 +967,20 @@ print("after a replay:     ", w)
 # step (rate, step number, seeds) must live in arrays, and results must be written in place. A branch that looks at a value
 # (`if norm > limit`) is baked in too, and would need a wait anyway: write it with `where` or `minimum`.
 #
-# Two more things are known of CuPy (from its source; we have not run it): matrix products through its cuBLAS handle refuse to
-# be recorded, so a graph needs products of its own; and nothing may be transferred while it records.
-#
-# ## Exercise 16.7: a step that can be replayed (extend)
+# The same once more, with the rate in an array. What is recorded now is *where the rate lies*:
+
+# %%
+w, g, step = np.array([1.0, 1.0]), np.array([0.5, -1.0]), np.empty(2)
+rate, graph = np.array(0.1), Graph()
+graph.run(np.multiply, g, rate, out=step)
+graph.run(np.subtract, w, step, out=w)
+print("after the recording:", w)
+rate[...] = 0.0
+graph.replay()
+print("after a replay:     ", w)
+
+# %% [markdown]
+# ## Exercise 16.8: a step that can be replayed (extend)
 #
 # Write a step of gradient descent that clips. It is called once while recording; then it is replayed with other numbers in
 # the *same* arrays `w`, `g`, `rate`, `limit`. The last two are arrays of no axes. Only operators and functions of `xp` are
@@ -748,15 +997,177 @@ def descend(xp, w, g, rate, limit):
     # END SOLUTION
 
 
-check("16.7", descend)
+check("16.8", descend)
 
 # %%
-hint("16.7")
+hint("16.8")
 
 # %% [markdown] tags=["solution"]
 # `w -= …` writes into the memory that the recording knows; `w = w - …` would make a new array, and replays would compute it
 # again and again from the old `w`. `float(rate)` bakes the rate in, and an `if` on the norm bakes in whichever branch was
 # taken while recording. The constant 1.0 may be baked in: it is one.
+
+# %% [markdown]
+# ### The package's step
+#
+# `training/device.py` is built around this. Its `advance` draws the random numbers of a step on the host, as on a CPU, and sends
+# them up in one piece with the rate; it writes images, targets and numbers into arrays that stay where they are. Then it runs
+# `_compute`, which is what is recorded: from fixed arrays to fixed arrays, with no number of Python's that changes.
+
+# %%
+show_source(DeviceStep._compute, Graphed.__call__)
+
+# %% [markdown]
+# The first two calls are plain ones: there kernels are compiled, and constants are made, which a recording does not allow. They
+# take their memory from a pool that belongs to the graph, so that the recording finds all it needs there, and nobody else
+# takes it later. (CuPy's own matrix product refuses to be recorded. Hence `kernels/cublas.py`, which calls the library itself,
+# with a workspace that it was given beforehand.) If a recording fails, each step is simply called; `--no-graph` asks for that.
+#
+# And the rate? It is the trap from above, so it lies in an array, `scalars`, with all else that depends on the number of the
+# step: Adam's corrections $1-\beta^t$ too. Clipping is a branch inside of the kernel, where each thread reads the norm from
+# `state`. Constants such as $\beta_1$ are baked in.
+
+# %%
+show_source(AdamW.scalars)
+show_kernel("adamw.cu", "adamw")
+
+# %% [markdown]
+# Is it the same step as chapter 13's? In NumPy the kernel's lines are these, where `scalars` comes from the package:
+
+# %%
+rng = np.random.default_rng(2)
+theta = rng.standard_normal((3, 4))
+arenas = [Arena({"weight": Tensor(theta.copy(), requires_grad=True)}) for _ in range(2)]
+by_calls, by_scalars = map(AdamW, arenas)
+theta, m, v = arenas[1].data, by_scalars.m, by_scalars.v
+for t in range(5):
+    g, lr = rng.standard_normal(12), 0.01 / (t + 1)
+    by_calls.clipped_step(g.copy(), lr, 2.0)
+    rate, floor, kept, max_norm = by_scalars.scalars(lr, 2.0)
+    g *= np.minimum(1.0, max_norm / np.linalg.norm(g))
+    m[...] = 0.9 * m + 0.1 * g
+    v[...] = 0.999 * v + 0.001 * g * g
+    theta[...] = kept * theta - rate * m / (np.sqrt(v) + floor)
+same("five steps of the kernel's lines, and the package's", theta, arenas[0].data)
+
+# %% [markdown]
+# ## Fewer bits in a product
+#
+# Now that launches are few, the products are left. GPUs have units that multiply small matrices at once, and these are made for
+# *short* numbers. A float32 has a sign, 8 bits of exponent and 23 bits of fraction. **TF32** keeps 10 of the 23, **BF16** keeps
+# 7; both keep the exponent, so nothing overflows that did not before. Factors are rounded to that; products are added up in
+# float32. With bit masks one can do it on any machine:
+
+# %%
+number = np.array([np.e], np.float32)
+bits = f"{number.view(np.uint32)[0]:032b}"
+print("e in float32: sign", bits[0], " exponent", bits[1:9], " fraction", bits[9:])
+for kind, kept in (("TF32", 10), ("BF16", 7)):
+    cut = (number.view(np.uint32) & np.uint32(0xFFFFFFFF << (23 - kept) & 0xFFFFFFFF)).view(np.float32)
+    print(f"cut to {kept:2d} bits ({kind}): {cut[0]:.7f}")
+
+# %% [markdown]
+# ## Exercise 16.9: round to fewer bits (fill in)
+#
+# Cutting always errs towards zero. Round to the *nearest* number of `bits` bits of fraction instead. (What becomes of a number
+# exactly between two does not matter here.)
+
+
+# %%
+def round_to(x, bits):
+    """x float32, any shape; bits of fraction to keep, below 23 → float32, the nearest such number"""
+    # BEGIN SOLUTION
+    drop = 23 - bits
+    up = x.view(np.uint32) + np.uint32(1 << (drop - 1))  # half of the last bit that stays; a carry goes to the exponent
+    return ((up >> np.uint32(drop)) << np.uint32(drop)).view(np.float32)
+    # END SOLUTION
+
+
+check("16.9", round_to)
+
+# %%
+hint("16.9")
+
+# %% [markdown] tags=["solution"]
+# The bits of a positive float, read as a whole number, count the floats in order of size. So one may do arithmetic with them:
+# add half of a step, and cut. A fraction of all ones carries into the exponent, which is just right: the next number is a power
+# of two. The sign bit is not touched. The largest error is half a step, $2^{-\text{bits}-1}$ of the number.
+
+# %% [markdown]
+# How wrong is a product then? A sum of $n$ products of random numbers, 256 times, with sums in float32, added up as a tree.
+# Below is the error, as a share of the size of the exact result (root mean squares of both).
+
+
+# %%
+def product_error(n, bits, times=256):
+    """Error of Σ x w, where factors are rounded to `bits` bits of fraction and sums are float32; relative."""
+    draw = np.random.default_rng(n)
+    x, w = draw.standard_normal((2, times, n)).astype(np.float32)
+    exact = (x.astype(float) * w).sum(1)
+    short_x, short_w = (x, w) if bits == 23 else (round_to(x, bits), round_to(w, bits))
+    if short_x is None:
+        return None
+    sums = short_x * short_w
+    while sums.shape[1] > 1:  # a tree
+        sums = sums[:, ::2] + sums[:, 1::2]
+    return np.sqrt(np.mean((sums[:, 0] - exact) ** 2) / np.mean(exact**2))
+
+
+sizes = 4 ** np.arange(1, 8)
+errors = {bits: [product_error(n, bits) for n in sizes] for bits in (23, 10, 7)}
+for n, *row in list(zip(sizes, *errors.values()))[::2]:
+    found = (f"{kind} {e:.0e}" for kind, e in zip(("float32", "TF32", "BF16"), row) if e is not None)
+    print(f"n = {n:5d}:", "   ".join(found))
+
+# %% tags=["hide-input"]
+picture, axes = figure(6, 3.0)
+for (bits, found), kind, mark, colour in zip(errors.items(), ("float32", "TF32", "BF16"), "os^", COLOURS):
+    if found[0] is not None:
+        axes.loglog(sizes, found, "-" + mark, color=colour, ms=4.5, lw=1.8, label=f"{kind}, {bits} bits")
+axes.set(xlabel="n, products in a sum", ylabel="relative error", ylim=(1e-8, 0.1))
+axes.legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1, 0.6))
+show(
+    picture,
+    alt="The relative error of a sum of n products, n from 4 to 16384, on logarithmic scales. Three flat lines: about one in "
+    "ten million for float32, some ten thousandths for TF32 and a few thousandths for BF16, the latter two once 16.9 is solved.",
+)
+
+# %% [markdown]
+# The lines are flat. Each product has an error of its own, up or down at random; $n$ of them grow as $\sqrt n$, but so does the
+# sum itself. A long sum is no worse than a short one, *because the sum is kept in float32*. It is another matter where the
+# running value has few bits. Add up 0.1 a thousand times in BF16, and take a small step from a weight a hundred times:
+
+# %%
+total, weight, full = np.zeros(1, np.float32), np.ones(1, np.float32), np.ones(1, np.float32)
+if round_to(weight, 7) is not None:
+    for _ in range(1000):
+        total = round_to(total + np.float32(0.1), 7)
+    for _ in range(100):
+        weight, full = round_to(weight - np.float32(0.001), 7), full - np.float32(0.001)
+    print(f"0.1 + 0.1 + … + 0.1, 1000 times: {total[0]:.0f} in BF16")
+    print(f"1 − 0.001 − … − 0.001, 100 times: {weight[0]:.3f} in BF16, {full[0]:.3f} in float32")
+
+# %% [markdown]
+# From 32 on the neighbours of a number in BF16 are 0.25 apart, and 0.1 more is rounded away. So a weight in BF16 stands still when
+# its step is smaller than half of its last bit, and the small steps of training mostly are. Therefore weights, gradients and sums remain float32 in minidat, and
+# `--precision tf32` or `bf16` asks cuBLAS to round the *factors of products*, nothing else. The default is float32. Whether a
+# run learns as well with it is not shown by an error like this one, but by curves, side by side.
+#
+# ## How it is proved without a GPU
+#
+# None of this has run on a GPU yet. But much can be known before:
+#
+# * **It is CUDA.** NVIDIA's compiler for strings, NVRTC, needs no GPU. A test compiles each kernel for two generations of them.
+# * **It computes what its equation says.** CUDA C without libraries is nearly C++. An emulator (`tests/simt.py`) runs the
+#   kernels' own text on a CPU, with threads, warps and barriers; in float64 each must equal its NumPy op to $10^{-9}$. An index
+#   outside of an array is an error there, and so is a barrier or a shuffle that a lane does not come to. Threads run in a
+#   scrambled order, so that a missing barrier shows.
+# * **It asks as CuPy and CUDA want to be asked.** `tests/standin.py` is our array from above, grown up: it knows the functions
+#   that CuPy has and no others, has streams, and refuses while recording what CUDA refuses. In the place of cuBLAS stands one
+#   that reads memory by the sizes and strides that it is told, so a wrong one gives wrong numbers. Whole training runs go through
+#   it, with a graph and without, and must end equal to the bit.
+#
+# What such tests cannot show: how fast it is, and whether we have misread a manual. For that there is one line for you, below.
 
 # %% [markdown]
 # ## Where it meets what you know
@@ -785,8 +1196,10 @@ if one_large is not None:
 #
 # ```
 # pip install -e '.[cuda12]'                                            # or cuda13, as the driver asks
-# pytest -m gpu                                                         # every op and every network, there and here
+# pytest --device gpu                                                   # every test that a device has a part in
 # minidat train --data cifar10 --data-dir data --device gpu --batch 256
+# minidat train --data cifar10 --data-dir data --device gpu --no-graph  # the same results, launch by launch
+# minidat bench --device gpu                                            # a training step, timed beside PyTorch's
 # ```
 #
 # If you have one, count first: take a batch from where the curve above is flat, not 64.
@@ -796,8 +1209,8 @@ if one_large is not None:
 # * The released code is PyTorch, in 16 and 32 bits mixed; PyTorch's kernels are fused more than CuPy's operators. Nothing
 #   that is said here is about its speed.
 # * Readers asked why there is no CUDA operator for the sampling. The authors answered that PyTorch's `grid_sample` is fast
-#   enough; "CUDA operators" stand on the wish list of their later code. In minidat sampling on small maps is a matrix product
-#   (chapter 06): arithmetic, which a GPU has to spare.
+#   enough; "CUDA operators" stand on the wish list of their later code. minidat has one, `kernels/bilinear.cu`, a page long:
+#   for its NumPy version a sampling is many launches. (On a CPU, sampling on small maps is a matrix product; chapter 06.)
 # * The paper counts FLOPs. The model above says when they matter: where there are channels enough. For small networks count
 #   launches and bytes.
 #
@@ -806,7 +1219,8 @@ if one_large is not None:
 # 1. The code does not change: `xp = array_module(x)`, no NumPy array where a device array belongs, `.get()` on purpose only.
 # 2. Traps are silent: wrapped indices, 64-bit scalars, waits in `float(loss)`, sums in another order. A stand-in finds them
 #    without a GPU.
-# 3. A step is about a thousand launches, whatever the batch; a small batch pays for starting them, and nothing else.
-# 4. Elementwise work is bound by bytes: fuse it. Products need channels: a linear layer of $m$ channels does at most $m/4$
-#    operations a byte.
+# 3. A step is about a thousand launches, whatever the batch; a small batch pays for starting them. Kernels of one's own fuse
+#    them: a thread knows its share from its number, and a warp adds up by shuffles, in an order that never changes.
+# 4. Elementwise work is bound by bytes. Products need channels: a linear layer of $m$ channels does at most $m/4$ operations a
+#    byte. Their factors may be short; sums and weights may not.
 # 5. A graph replays memory, not Python: numbers that change live in arrays, results are written in place.

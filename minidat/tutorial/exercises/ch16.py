@@ -131,6 +131,45 @@ def with_inputs(choose):
     return mistaken
 
 
+class Lanes(np.lib.mixins.NDArrayOperatorsMixin):
+    """A register of a warp: 32 numbers, one a lane. Arithmetic is lane by lane, and only a shuffle makes lanes meet."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, *_, **__):
+        raise TypeError("a register is no array: lanes meet through `shuffle` only")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        if method != "__call__":
+            raise TypeError("lanes meet through `shuffle` only")
+        return Lanes(ufunc(*(x.values if isinstance(x, Lanes) else x for x in inputs), **options))
+
+
+def try_shuffles(answer):
+    worst = 0.0
+    for seed in range(3):
+        values, count = np.random.default_rng(seed).standard_normal(32), 0
+
+        def shuffle(v, bits):
+            nonlocal count
+            count += 1
+            if not isinstance(bits, int | np.integer) or not 0 <= bits < 32:
+                raise Wrong(f"shuffle is given bits = {bits}: a lane is a whole number from 0 to 31, and so are bits")
+            return Lanes(v.values[np.arange(32) ^ bits])
+
+        got = call(answer, (shuffle, Lanes(values)))
+        if not isinstance(got, Lanes):
+            raise Wrong("it returns no register: the sum must be in every lane")
+        found = difference("sum", got.values, np.full(32, values.sum()), against="expected")
+        if found:
+            raise Wrong(f"by lanes, {found}")
+        if count > 5:
+            raise Wrong(f"it shuffles {count} times: five are enough, if partners share what they have so far")
+        worst = max(worst, float(abs(got.values - values.sum()).max()))
+    return worst
+
+
 class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
     """An array whose operations are recorded with the memory that they read and write."""
 
@@ -195,6 +234,21 @@ def try_descend(answer):
         found = difference("w", w, expected, against="expected")
         if found:
             raise Wrong(f"replayed with {what}, {found.partition(' (')[0]}: something is baked in")
+
+
+def round_to(x, bits):
+    mantissa, exponent = np.frexp(x.astype(float))
+    return np.ldexp(np.rint(mantissa * 2.0 ** (bits + 1)), exponent - bits - 1)
+
+
+def some_floats(rng):
+    bits, sign = int(rng.integers(4, 13)), rng.choice([-1, 1], 40)
+    return (sign * 10 ** rng.uniform(-6, 6, 40)).astype(np.float32), bits
+
+
+def cut(x, bits):
+    mantissa, exponent = np.frexp(x.astype(float))
+    return np.ldexp(np.trunc(mantissa * 2.0 ** (bits + 1)), exponent - bits - 1)
 
 
 EXERCISES = {
@@ -285,10 +339,40 @@ EXERCISES = {
         ],
     ),
     "16.7": Exercise(
+        Behaviour(try_shuffles),
+        [
+            "With bits = 16 lane l gets what lane l ^ 16 has: `v + shuffle(v, 16)` is the sum of a pair, in both of its lanes.",
+            "Now there are 16 different numbers, each in two lanes. The same with bits = 8 makes sums of four.",
+            "A loop over 16, 8, 4, 2, 1; in each turn `v = v + shuffle(v, bits)`.",
+        ],
+    ),
+    "16.8": Exercise(
         Behaviour(try_descend),
         [
             "In place: `w -= …`. No `float(…)`, and no `if`: both would be decided once and for all while recording.",
             "The norm: `xp.sqrt(xp.sum(g * g))`. The factor: `xp.minimum(1.0, limit / norm)`, which needs no branch.",
+        ],
+    ),
+    "16.9": Exercise(
+        Value(
+            round_to,
+            some_floats,
+            names=("rounded",),
+            mistakes={
+                "that cuts the bits off: add half of the last bit that stays before": cut,
+                "bits of the fraction are relative to the number's power of two, not to 1": lambda x, bits: (
+                    np.rint(x.astype(float) * 2.0**bits) / 2.0**bits
+                ),
+                "the 1 before the point is not stored: it is not one of the bits": lambda x, bits: round_to(
+                    x, bits - 1
+                ),
+            },
+            tolerance=1e-6,
+        ),
+        [
+            "`x.view(np.uint32)` are the bits as whole numbers, `.view(np.float32)` goes back. How many must go? `23 - bits`.",
+            "Shifting to the right by that many, and to the left again, cuts them off.",
+            "To round instead, add half of the last bit that stays first: `np.uint32(1 << (22 - bits))`.",
         ],
     ),
 }

@@ -68,6 +68,49 @@ def uphill(xp, w, g, rate, limit):
     return w
 
 
+def from_below(shuffle, v):
+    for bits in 2 ** np.arange(5):
+        v = shuffle(v, bits) + v
+    return v
+
+
+def one_by_one(shuffle, v):
+    return sum((shuffle(v, bits) for bits in range(1, 32)), v)
+
+
+def from_the_first(shuffle, v):
+    return sum((shuffle(v, 2**i) for i in range(5)), v)
+
+
+def four_steps(shuffle, v):
+    for bits in (16, 8, 4, 2):
+        v = v + shuffle(v, bits)
+    return v
+
+
+def beyond(shuffle, v):
+    for bits in (32, 16, 8, 4, 2):
+        v = v + shuffle(v, bits)
+    return v
+
+
+def reduced(shuffle, v):
+    return np.add.reduce(v)
+
+
+def brought_out(shuffle, v):
+    return np.array(v)
+
+
+def by_size(x, bits):
+    step = 2.0 ** (np.floor(np.log2(np.abs(x.astype(float)))) - bits)  # between neighbours
+    return (np.round(x / step) * step).astype(np.float32)
+
+
+def cut(x, bits):
+    return (x.view(np.uint32) & np.uint32(2**32 - 2 ** (23 - bits))).view(np.float32)
+
+
 def intensity(n, k, m):
     return 0.5 / (1 / m + 1 / n + 1 / k)
 
@@ -134,12 +177,34 @@ ANSWERS = {
         ],
     },
     "16.7": {
+        "right": [from_below],
+        "wrong": [
+            (one_by_one, "it shuffles 31 times"),
+            (from_the_first, "by lanes, sum["),
+            (four_steps, "by lanes, sum["),
+            (beyond, "given bits = 32"),
+            (reduced, "lanes meet through `shuffle` only"),
+            (brought_out, "a register is no array"),
+            (lambda shuffle, v: 3.0, "in every lane"),
+        ],
+    },
+    "16.8": {
         "right": [descend],
         "wrong": [
             (baked_rate, "replayed with another rate"),
             (branch, "replayed with a limit below the norm"),
             (not_in_place, "must be changed in place"),
             (uphill, "while recording, w["),
+        ],
+    },
+    "16.9": {
+        "right": [by_size],
+        "wrong": [
+            (cut, "add half"),
+            (lambda x, bits: np.round(x.astype(float) * 2**bits) / 2**bits, "not to 1"),
+            (lambda x, bits: by_size(x, bits - 1), "is not stored"),
+            (lambda x, bits: x, "rounded["),
+            (lambda x, bits: x.astype(np.float16), "rounded["),
         ],
     },
 }
