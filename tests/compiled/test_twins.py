@@ -15,16 +15,6 @@ pytest.importorskip("numba")
 
 SERVED = ["softmax", "attention", "self_attention", "gelu", "mlp", "layer_norm"]
 SERVED += ["bilinear_sample", "position_bias", "depthwise_conv"]
-    "softmax",
-    "attention",
-    "self_attention",
-    "gelu",
-    "mlp",
-    "layer_norm",
-    "bilinear_sample",
-    "position_bias",
-    "depthwise_conv",
-]
 FLOAT32_ALONE = ("gelu", "mlp")  # their table is of float32; float64 is left to NumPy
 
 
