@@ -10,6 +10,7 @@ import time
 import pytest
 
 from minidat import cli
+from minidat.autograd import OPS
 
 TINY = ["--epochs", "1", "--batch", "8", "--train-size", "24", "--test-size", "16", "--warmup", "0", "--threads", "2"]
 
@@ -35,6 +36,15 @@ def test_train_eval_and_a_second_run(tmp_path, capsys):
     assert "holds a run already: continue it with --resume" in capsys.readouterr().err
     assert run("train", "--resume", str(out), "--lr", "1") == 1
     assert "leave out --lr" in capsys.readouterr().err
+
+
+def test_compiled_loops_train(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("numba")
+    for op in OPS.values():
+        monkeypatch.setattr(op, "raw", op.raw)  # what it is now comes back
+    assert run("train", *TINY, "--compiled", "--out", str(tmp_path / "run")) == 0
+    assert "best test accuracy" in capsys.readouterr().out
+    assert hasattr(OPS["layer_norm"].raw, "twins")
 
 
 def test_info_prints_the_exact_totals(capsys):
@@ -67,6 +77,8 @@ def test_a_wrong_word_names_the_allowed_ones(arguments, said, capsys):
         (["train", "--lr", "-1"], "lr is -1.0; it must be positive"),
         (["train", "--data", "cifar10", "--data-dir", "nowhere"], "cifar10: .*nowhere"),
         (["train", "dat_tiny"], "model dat_tiny takes images of 224 pixels, data shapes has 32"),
+        (["train", "--compiled", "--device", "gpu"], "--compiled is for the CPU, and --device is gpu"),
+        (["train", "--precision", "tf32"], "precision tf32 is of a GPU's tensor cores"),
         (["train", "--resume", "nowhere"], "nowhere/last.safetensors: cannot be read"),
         (["eval", "nowhere"], "checkpoint nowhere: cannot be read"),
     ],
