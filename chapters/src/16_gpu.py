@@ -930,9 +930,9 @@ print("the most frequent now:", ", ".join(f"{n} {k}" for n, k in Counter(n for n
 #
 # ## Graphs: launch once for all
 #
-# Fewer launches are still hundreds. But they are the same in every step. So one can **record** them once and hand the device the whole
-# list, to be replayed with a single call. That is a CUDA graph. A recorded launch knows *which memory* it reads and writes,
-# and nothing else. In small:
+# Fewer launches are still hundreds. But they are the same in every step. So one can **record** them once and hand the device
+# the whole list, to be replayed with a single call. That is a CUDA graph. A recorded launch knows *which memory* it reads and
+# writes, and nothing else. In small:
 
 
 # %%
@@ -1125,16 +1125,18 @@ for (bits, found), kind, mark, colour in zip(errors.items(), ("float32", "TF32",
     if found[0] is not None:
         axes.loglog(sizes, found, "-" + mark, color=colour, ms=4.5, lw=1.8, label=f"{kind}, {bits} bits")
 axes.set(xlabel="n, products in a sum", ylabel="relative error", ylim=(1e-8, 0.1))
-axes.legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1, 0.6))
+axes.legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1, 0.36))
 show(
     picture,
-    alt="The relative error of a sum of n products, n from 4 to 16384, on logarithmic scales. Three flat lines: about one in "
-    "ten million for float32, some ten thousandths for TF32 and a few thousandths for BF16, the latter two once 16.9 is solved.",
+    alt="The relative error of a sum of n products, n from 4 to 16384, on logarithmic scales. For float32 it "
+    "climbs from half of one in ten million to one in ten million. Once 16.9 is solved there are two flat lines above it: some ten "
+    "thousandths for TF32 and a few thousandths for BF16.",
 )
 
 # %% [markdown]
-# The lines are flat. Each product has an error of its own, up or down at random; $n$ of them grow as $\sqrt n$, but so does the
-# sum itself. A long sum is no worse than a short one, *because the sum is kept in float32*. It is another matter where the
+# The lines of TF32 and BF16 are flat. Each product has an error of its own, up or down at random; $n$ of them grow as $\sqrt n$,
+# but so does the sum itself. (What climbs a little in float32's line are the roundings of the sum.) A long sum is no worse than a
+# short one, *because the sum is kept in float32*. It is another matter where the
 # running value has few bits. Add up 0.1 a thousand times in BF16, and take a small step from a weight a hundred times:
 
 # %%
@@ -1148,10 +1150,11 @@ if round_to(weight, 7) is not None:
     print(f"1 − 0.001 − … − 0.001, 100 times: {weight[0]:.3f} in BF16, {full[0]:.3f} in float32")
 
 # %% [markdown]
-# From 32 on the neighbours of a number in BF16 are 0.25 apart, and 0.1 more is rounded away. So a weight in BF16 stands still when
-# its step is smaller than half of its last bit, and the small steps of training mostly are. Therefore weights, gradients and sums remain float32 in minidat, and
-# `--precision tf32` or `bf16` asks cuBLAS to round the *factors of products*, nothing else. The default is float32. Whether a
-# run learns as well with it is not shown by an error like this one, but by curves, side by side.
+# From 32 on the neighbours of a number in BF16 are 0.25 apart, and 0.1 more is rounded away. So a weight in BF16 stands still
+# when its step is smaller than half of its last bit, and the small steps of training mostly are. Therefore weights, gradients
+# and sums remain float32 in minidat, and `--precision tf32` or `bf16` asks cuBLAS to round the *factors of products*, nothing
+# else. The default is float32. Whether a run learns as well with it is not shown by an error like this one, but by curves,
+# side by side.
 #
 # ## How it is proved without a GPU
 #
