@@ -177,6 +177,12 @@ def test_the_search_for_cupy_itself(source, found):
     assert any(cupy_mentions(source)) == found
 
 
+def test_one_room_knows_that_numba_exists():
+    names = re.compile(r"^\s*(?:import|from) numba\b", re.MULTILINE)
+    files = {file for file, source in sources(PACKAGE).items() if names.search(source)}
+    assert files and {room(file) for file in files} == {"compiled"}
+
+
 def test_import_loads_nothing_heavy():
     code = f"import minidat, sys; print([name for name in {HEAVY} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}

@@ -33,8 +33,9 @@ def install(report: Callable[[str], Any] = _silent) -> None:
             f"compiled loops need numba: pip install '{PACKAGE}'; importing it said: {error}"
         ) from error
     from minidat.compiled import first_use
-    from minidat.compiled.loop import takes
+    from minidat.compiled.loop import forget_stale, takes
     from minidat.kernels.twins import install as install_twins
 
+    forget_stale()
     install_twins(takes)
     first_use.compile_all(report)

@@ -1,11 +1,8 @@
-"""How a loop is compiled: for one thread, without the interpreter's lock, once for each dtype, and kept on disk.
-
-Numba keeps a loop in `__pycache__` until the loop's own file changes; it does not see a change of what the loop calls, in
-`exp.py` or `cells.py`. After one, `make clean`.
-"""
+"""How a loop is compiled: for one thread, without the interpreter's lock, once for each dtype, and kept on disk."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,3 +19,12 @@ formula = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"
 def takes(array: Any) -> bool:
     """Whether compiled loops take this array: one of NumPy's, in float32 or float64."""
     return type(array) is np.ndarray and array.dtype in (np.float32, np.float64)
+
+
+def forget_stale(folder: Path = Path(__file__).parent) -> None:
+    """Remove what numba kept of loops that are older than any file here. It sees when a loop's own file changes, and not
+    when what the loop calls does, `exp.py` or `cells.py`."""
+    newest = max(file.stat().st_mtime for file in folder.glob("*.py"))
+    for kept in (folder / "__pycache__").glob("*.nbi"):  # the index; without it what it lists is not read
+        if kept.stat().st_mtime < newest:
+            kept.unlink(missing_ok=True)

@@ -44,12 +44,8 @@ def read(table, width, down, right, bias):
             for i in range(h):
                 row, up, low = down.first[b, g, i], down.before[b, g, i], down.after[b, g, i]
                 for j in range(w):
-                    col, left, far, y = (
-                        right.first[b, g, j],
-                        right.before[b, g, j],
-                        right.after[b, g, j],
-                        bias[b, m, i, j],
-                    )
+                    col, left, far = right.first[b, g, j], right.before[b, g, j], right.after[b, g, j]
+                    y = bias[b, m, i, j]
                     for k in range(n):
                         t = row[k] + col[k]
                         y[k] = up[k] * (left[k] * here[t] + far[k] * beside[t]) + low[k] * (
@@ -66,22 +62,14 @@ def read_vjp(dbias, table, width, down, right, dtable, drow, dcol):
         for m in range(heads):
             g = m * down.first.shape[1] // heads
             here, beside, below, across = table[m], table[m, 1:], table[m, width:], table[m, width + 1 :]
-            to_here, to_beside, to_below, to_across = (
-                dtable[m],
-                dtable[m, 1:],
-                dtable[m, width:],
-                dtable[m, width + 1 :],
-            )
+            to_here, to_beside = dtable[m], dtable[m, 1:]
+            to_below, to_across = dtable[m, width:], dtable[m, width + 1 :]
             along_row, along_col = drow[b, g], dcol[b, g]
             for i in range(h):
                 row, up, low = down.first[b, g, i], down.before[b, g, i], down.after[b, g, i]
                 for j in range(w):
-                    col, left, far, d = (
-                        right.first[b, g, j],
-                        right.before[b, g, j],
-                        right.after[b, g, j],
-                        dbias[b, m, i, j],
-                    )
+                    col, left, far = right.first[b, g, j], right.before[b, g, j], right.after[b, g, j]
+                    d = dbias[b, m, i, j]
                     for k in range(n):
                         t = row[k] + col[k]
                         along_row[k] += d[k] * (left[k] * (below[t] - here[t]) + far[k] * (across[t] - beside[t]))
@@ -122,11 +110,7 @@ def position_bias(table, points, rows, cols, *, cells: tuple[float, float] = (1.
         d = np.ascontiguousarray(dbias).reshape(bias.shape)
         read_vjp(d, flat, width, down, right, dflat, drow, dcol)
         dtable = dflat.reshape(framed.shape)[:, FRAME[0] : -FRAME[1], FRAME[0] : -FRAME[1]]
-        return (
-            dtable,
-            np.stack([drow * -cells[0], dcol * -cells[1]], -1),
-            None,
-            None,
-        )  # R = cells·(query − key) + centre
+        dpoints = np.stack([drow * -cells[0], dcol * -cells[1]], -1)  # R = cells·(query − key) + centre
+        return dtable, dpoints, None, None
 
     return bias.reshape(b, m, -1, n), vjp
