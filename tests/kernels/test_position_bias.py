@@ -40,9 +40,8 @@ def test_the_grid_may_be_of_another_dtype(device):
     """A float32 model keeps its grids in float64."""
     table, points, rows, cols = inputs()
     table, points = table.astype(np.float32), points.astype(np.float32)
-    found, _ = ops.position_bias.raw.cuda.raw(
-        *ops.position_bias.raw.cuda.inputs(tuple(device.asarray(a) for a in (table, points, rows, cols)))
-    )
+    (twin,) = ops.position_bias.raw.twins
+    found, _ = twin.raw(*twin.inputs(tuple(device.asarray(a) for a in (table, points, rows, cols))))
     expected, _ = ops.position_bias.raw(table, points, rows, cols)
     assert found.dtype == np.float32
     np.testing.assert_allclose(asnumpy(found), expected, atol=1e-6)
