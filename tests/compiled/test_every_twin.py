@@ -80,6 +80,14 @@ def test_rows_of_any_length(m, twins):
     compare(twins, "attention", [*heads, normal(rng, (3, 5, m)), normal(rng, (2, 1, 1, m))], {"scale": 0.5})
 
 
+def test_an_mlp_in_blocks_of_rows(twins, monkeypatch):
+    from minidat.compiled import mlp
+
+    monkeypatch.setattr(mlp, "HIDDEN", 1)  # blocks of 128 rows, the last one of 44
+    rng = np.random.default_rng(0)
+    compare(twins, "mlp", [normal(rng, s) for s in ((300, 3), (3, 5), 5, (5, 2), 2)], {})
+
+
 @pytest.mark.parametrize("c", [1, 7, 8, 17, 33])
 @pytest.mark.parametrize("stride, padding", [(1, 0), (1, 2), (2, 1), (3, 4)])
 def test_channels_of_any_number(c, stride, padding, twins):
