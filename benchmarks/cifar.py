@@ -26,6 +26,9 @@ from typing import Any
 import numpy as np
 from compare import heading
 
+from minidat.autograd.backend import DeviceError
+from minidat.training.data import DataError
+
 SIDES = {"cpu": ("minidat", "torch"), "gpu": ("minidat", "torch", "compiled")}
 TEST_BATCH = 500
 Report = Callable[[int, float, float], bool]  # epoch, accuracy, seconds since the first step → whether that is enough
@@ -34,7 +37,11 @@ Report = Callable[[int, float, float], bool]  # epoch, accuracy, seconds since t
 def main() -> int:
     arguments = _parser().parse_args()
     if arguments.side:
-        _train(arguments)
+        try:
+            _train(arguments)
+        except (DataError, DeviceError) as error:
+            print(f"minidat bench: {error}", file=sys.stderr)
+            return 1
         return 0
     results = {}
     for side in SIDES[arguments.device]:

@@ -32,6 +32,8 @@ from pathlib import Path
 import numpy as np
 from cases import CASES, Case
 
+from minidat.autograd.backend import DeviceError, device_module
+
 GAP = 0.3  # seconds between turns, for spinning workers to come to rest
 SIDES = {"cpu": ("minidat", "torch"), "gpu": ("minidat", "torch", "compiled")}
 ENVIRONMENT = {  # what minidat.training.memory asks of glibc, for all sides; and no TF32
@@ -53,6 +55,11 @@ def main() -> int:
         print("minidat bench: PyTorch is not installed; pip install torch", file=sys.stderr)
         return 1
     device, cases = arguments.device, CASES[arguments.device]
+    try:
+        device_module(device)
+    except DeviceError as error:
+        print(f"minidat bench: {error}", file=sys.stderr)
+        return 1
     wanted = [c for c in cases if not arguments.case or any(word in c.name for word in arguments.case)]
     if not wanted:
         print(
