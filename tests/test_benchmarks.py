@@ -3,6 +3,7 @@
 import io
 import json
 import subprocess
+import sys
 import types
 
 import cases
@@ -105,10 +106,18 @@ def test_the_gpu_s_table_says_images_a_second_and_how_many_times_as_fast():
 
 
 def test_a_side_that_cannot_start_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["compare.py", "--device", "gpu", "--case", "batch 128"])
+    monkeypatch.setattr("sys.argv", ["compare.py", "--case", "batch 128"])
     monkeypatch.setattr(compare, "compare", lambda *_: (_ for _ in ()).throw(compare.EndedError("ended with code 1")))
     assert compare.main() == 1
     assert capsys.readouterr().err == "minidat bench: ended with code 1\n"
+
+
+def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["compare.py", "--device", "gpu"])
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert compare.main() == 1
+    said = capsys.readouterr().err
+    assert "device 'gpu' needs CuPy" in said and said.count("\n") == 1
 
 
 # Training to an accuracy
