@@ -81,6 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     from minidat import report  # draws with matplotlib, which takes a moment to import
 
     check_compiled(arguments)
+    if arguments.compiled:
+        compiled.install(print)
     given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(Settings)}
     given = {name: value for name, value in given.items() if value is not None}
     place = {"device": arguments.device, "threads": arguments.threads, "graph": not arguments.no_graph}
@@ -98,8 +100,6 @@ def run(arguments: argparse.Namespace) -> int:
         training = Run.start(settings, arguments.out or _new_folder(settings), **place)
     console = report.Console(training)
     console.begin()
-    if arguments.compiled:
-        compiled.install(console.note)
     try:
         training.train(console)
     except Interrupted:

@@ -22,13 +22,14 @@ def test_a_run_with_compiled_loops(twins, tmp_path, capsys):
     assert first == second
 
 
-def test_without_numba_it_says_what_to_install(plain, monkeypatch, capsys):
+def test_without_numba_it_says_what_to_install(plain, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "numba", None)
     assert cli.main(["train", "--compiled"]) == 1
     assert "pip install 'minidat[compiled]'" in capsys.readouterr().err
     with pytest.raises(compiled.CompiledError):
         compiled.install()
-    assert all(op.raw is plain[name] for name, op in OPS.items())
+    assert all(op.raw is plain[name] for name, op in OPS.items()) and not list(tmp_path.iterdir())
 
 
 def test_not_on_a_gpu(capsys):
