@@ -27,7 +27,7 @@ import numpy as np
 from compare import heading
 
 from minidat.autograd.backend import DeviceError
-from minidat.training.data import DataError
+from minidat.data import DataError
 
 SIDES = {"cpu": ("minidat", "torch"), "gpu": ("minidat", "torch", "compiled")}
 TEST_BATCH = 500
@@ -149,8 +149,9 @@ def train_torch(settings: Any, device: str, report: Report, *, compiled: bool) -
     import torch
     import torch_dat
 
-    from minidat.models import create, official
-    from minidat.training import data
+    from minidat import data
+    from minidat.models import create
+    from minidat.released import official
     from minidat.training.optim import Schedule
 
     if device == "gpu" and not torch.cuda.is_available():

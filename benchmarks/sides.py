@@ -26,10 +26,12 @@ class Minidat:
     """Our side. Imports happen in the constructor, arrays come into being in `prepare`."""
 
     def __init__(self, case: Case, device: str, threads: int, loops: bool = False):
-        from minidat import compiled
         from minidat.autograd import backend
-        from minidat.models import create, official
-        from minidat.training import augment, optim, parallel
+        from minidat.data import augment
+        from minidat.fast import numba as compiled
+        from minidat.models import create
+        from minidat.released import official
+        from minidat.training import optim, parallel
 
         try:
             backend.device_module(device)

@@ -1,4 +1,4 @@
-"""Files that are wholly there or not at all."""
+"""Files that are complete or not there at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Generator[BinaryIO]:
+def atomic_write(path: Path) -> Generator[BinaryIO]:
     """A file to write `path`'s new content to. It stands beside `path` as `.NAME.tmp`, and is flushed to disk and renamed when
     the block ends, so an older file at `path` stays as it is until the new one is complete. Where the block raises, the
     temporary file is removed. One process may write a path at a time. Raises OSError where writing fails (a full disk)."""

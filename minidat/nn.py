@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from minidat import kernels, ops
+from minidat import ops
 from minidat.autograd import Tensor
 from minidat.autograd.backend import like, to_device
+from minidat.fast import cuda
 
 
 class Module:
@@ -42,9 +43,9 @@ class Module:
     def to(self, *, dtype: Any = None, device: str | None = None) -> Self:
         """Convert parameters in place to a dtype, and parameters and buffers to "cpu" or "gpu". Returns self.
 
-        The first time "gpu" is asked for, ops get their CUDA twins."""
+        The first "gpu" enables the CUDA kernels."""
         if device == "gpu":
-            kernels.install()
+            cuda.install()
         for _, t in self.tensors():
             if device is not None:
                 t.data = to_device(t.data, device)

@@ -14,9 +14,10 @@ import pytest
 import sides
 
 from minidat import cli
-from minidat.models import create, official
-from minidat.training import augment
-from minidat.training.dataset import InMemory
+from minidat.data import augment
+from minidat.data.dataset import InMemory
+from minidat.models import create
+from minidat.released import official
 from minidat.training.optim import Arena, decays
 from minidat.training.settings import Settings
 

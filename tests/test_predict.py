@@ -10,9 +10,10 @@ from minidat import Tensor, cli, no_grad
 from minidat.analysis import predictions
 from minidat.analysis.points import map_to_image
 from minidat.analysis.predictions import prediction_figure
-from minidat.models import Config, Pyramid, StageConfig, create, official
-from minidat.training import images as image_files
-from minidat.training.imagenet import class_names
+from minidat.data import images as image_files
+from minidat.data.imagenet import class_names
+from minidat.models import Config, Pyramid, StageConfig, create
+from minidat.released import official
 from minidat.training.loop import BEST, LAST, Run
 from minidat.training.settings import Settings
 

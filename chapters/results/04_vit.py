@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from minidat.data.augment import normalise
 from minidat.models import MODELS
 from minidat.models.config import Config, StageConfig
-from minidat.training.augment import normalise
 from minidat.training.loop import Run
 from minidat.training.parallel import Workers, predict
 from minidat.training.settings import Settings

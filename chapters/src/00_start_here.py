@@ -23,7 +23,7 @@ from minidat import Tensor, ops
 from minidat.analysis.receptive import receptive_field
 from minidat.attention import DeformableAttention, DeformableConv2d, MultiHeadSelfAttention, WindowAttention
 from minidat.autograd import no_grad
-from minidat.ops.deformable import to_pixels
+from minidat.ops.coordinates import to_pixels
 from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, stored
 from minidat.tutorial.report import report
 

@@ -16,13 +16,13 @@ import math
 from itertools import product
 
 import numpy as np
+from minidat.ops.normalise import column_sum, row_dot, row_sum, softmax_vjp
 
 from minidat import Tensor, ops
 from minidat.autograd.backend import erf
-from minidat.ops.elementwise import unbroadcast
 from minidat.ops.gelu import _read, value_and_slope
 from minidat.ops.gelu import cubics as package_cubics
-from minidat.ops.normalise import column_sum, row_dot, row_sum, softmax_vjp
+from minidat.ops.sums import unbroadcast
 from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source
 
 np.set_printoptions(precision=3, suppress=True)

@@ -21,8 +21,8 @@ import minidat
 from minidat import ops
 from minidat.attention import MultiHeadSelfAttention
 from minidat.autograd.check import check_gradient
-from minidat.ops.attention import FLOOR, exponentials, scores, weights
-from minidat.ops.normalise import softmax_vjp
+from minidat.fast.numpy.attention import FLOOR, scores, weights
+from minidat.ops.softmax import softmax_vjp
 from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source
 
 np.set_printoptions(precision=3, suppress=True)

@@ -20,10 +20,10 @@ import numpy as np
 from minidat import ops
 from minidat.attention import MultiHeadSelfAttention
 from minidat.autograd import Tensor
+from minidat.data.shapes import CLASSES, Shapes
 from minidat.models.blocks import Block
 from minidat.models.config import Config, StageConfig
 from minidat.models.pyramid import Pyramid
-from minidat.training.procedural import CLASSES, Shapes
 from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source, stored
 
 np.set_printoptions(precision=3, suppress=True)

@@ -19,9 +19,8 @@ import numpy as np
 from minidat import Tensor, ops
 from minidat.attention import DeformableAttention, DeformableConv2d, DeformableSelfAttention
 from minidat.attention.deformable import grid
-from minidat.ops.deformable import to_pixels
+from minidat.ops.coordinates import edges_to_pixels, to_pixels
 from minidat.ops.deformable_conv import tap_points
-from minidat.ops.multiscale import edges_to_pixels
 from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source
 
 np.set_printoptions(precision=3, suppress=True, linewidth=110)

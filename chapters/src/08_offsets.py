@@ -21,7 +21,7 @@ from minidat import ops
 from minidat.attention.deformable import CONVENTIONS, grid
 from minidat.autograd.check import numeric_gradient
 from minidat.ops import conv
-from minidat.ops.deformable import to_pixels
+from minidat.ops.coordinates import to_pixels
 from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source
 
 np.set_printoptions(precision=3, suppress=True)

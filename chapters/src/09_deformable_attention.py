@@ -19,7 +19,7 @@ import numpy as np
 from minidat import composed, ops
 from minidat.attention.deformable import grid
 from minidat.autograd import Tensor
-from minidat.ops.attention import merge_heads, split_heads
+from minidat.ops.heads import merge_heads, split_heads
 from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source
 
 np.set_printoptions(precision=3, suppress=True)

@@ -20,9 +20,9 @@ from matplotlib.patches import Rectangle
 from minidat import ops
 from minidat.attention.deformable import grid
 from minidat.attention.window import relative_index
-from minidat.models.resize import bicubic
 from minidat.ops.bilinear import along_slope, g, g_slope
-from minidat.ops.deformable import to_pixels
+from minidat.ops.coordinates import to_pixels
+from minidat.released.resize import bicubic
 from minidat.tutorial import COLOURS, check, figure, hint, interactive, pixels, same, show, show_source
 
 np.set_printoptions(precision=2, suppress=True)

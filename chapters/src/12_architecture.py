@@ -653,7 +653,7 @@ hint("12.8")
 #   differ.
 # * **Drop path** grows linearly from 0 in the first block to its rate in the last (0.2 for T, 0.3 for S, 0.5 for B), the
 #   same for both branches of a block.
-# * **Layout.** Released tensors are (B, C, H, W), ours (B, H, W, C). `minidat.models.official` translates weights both
+# * **Layout.** Released tensors are (B, C, H, W), ours (B, H, W, C). `minidat.released.official` translates weights both
 #   ways; with random weights both networks agree in logits and in all gradients, which the tests show.
 
 # %%

@@ -20,10 +20,10 @@ import numpy as np
 
 from minidat import Tensor, ops
 from minidat.autograd.check import GradientError, check_gradient
+from minidat.data import load
+from minidat.data.augment import normalise, one_hot
 from minidat.models import create
 from minidat.training import loop
-from minidat.training.augment import normalise, one_hot
-from minidat.training.data import load
 from minidat.training.optim import AdamW, Arena, Schedule, clip_by_norm, decays
 from minidat.training.settings import Settings
 from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source, stored
@@ -120,7 +120,7 @@ hint("13.1")
 
 # %% [markdown]
 # So that this page needs no download, the cell below writes two drawn images in that layout and reads them back. (The
-# package's reader, `minidat.training.cifar`, does this with the archive, and verifies sizes and labels.)
+# package's reader, `minidat.data.cifar`, does this with the archive, and verifies sizes and labels.)
 
 # %%
 drawn, labels = load("shapes", "test").batch([3, 8])  # (2, 32, 32, 3), (2,)

@@ -19,11 +19,11 @@ import numpy as np
 from minidat import Tensor, ops
 from minidat.analysis.points import map_to_image, reference_pixels
 from minidat.autograd import no_grad
+from minidat.data import load
+from minidat.data.augment import normalise
 from minidat.models import create
-from minidat.ops.attention import merge_heads, split_heads
+from minidat.ops.heads import merge_heads, split_heads
 from minidat.training import checkpoint
-from minidat.training.augment import normalise
-from minidat.training.data import load
 from minidat.tutorial import COLOURS, check, figure, hint, interactive, same, show, show_source, stored
 
 np.set_printoptions(precision=3, suppress=True)

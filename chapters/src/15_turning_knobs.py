@@ -22,7 +22,7 @@ from minidat import Tensor, ops
 from minidat.analysis import cost, skeleton, totals
 from minidat.attention import DeformableAttention
 from minidat.models import zoo
-from minidat.ops.deformable import to_normalised
+from minidat.ops.coordinates import to_normalised
 from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source, stored
 
 np.set_printoptions(precision=3, suppress=True)

@@ -29,9 +29,10 @@ from unittest.mock import patch
 
 import numpy as np
 
-from minidat import Tensor, composed, kernels, ops
+from minidat import Tensor, composed, ops
 from minidat.autograd import Op, array_module, backend, gradients
-from minidat.kernels import cublas
+from minidat.fast import cuda as kernels
+from minidat.fast.cuda import cublas
 from minidat.models import create
 from minidat.training.device import DeviceStep
 from minidat.training.graph import Graphed

@@ -13,12 +13,12 @@ from math import prod
 from typing import Any, NamedTuple
 
 from minidat import nn
-from minidat.analysis.mixer_cost import CONVENTIONS, Price, Size, mixer_cost, norm_cost, prices, weights
+from minidat.analysis.mixer_cost import COUNTING, Price, Size, mixer_cost, norm_cost, prices, weights
 from minidat.attention import DeformableAttention
 from minidat.models.blocks import Block, ConvBlock, ConvNorm, ConvStem
 from minidat.models.config import Config
 from minidat.models.pyramid import Pyramid
-from minidat.ops.conv import output_size
+from minidat.ops.coordinates import output_size
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Omega(NamedTuple):
 def cost(model: Pyramid, convention: str = "macs", image: int | None = None) -> list[Row]:
     """The parts of a model in the order an image passes them: "stem", "stage 1", "down 1", …, "head".
 
-    model: a built one, or a `skeleton`. convention: see `CONVENTIONS`. image: the side of the image, by default the model's own.
+    model: a built one, or a `skeleton`. convention: see `COUNTING`. image: the side of the image, by default the model's own.
     The parameters are counted from the model's own and add up to all of them. "stem" includes ViT's vector for each position,
     "head" is the last layer norm, the mean over the map, and the linear layer. Raises ValueError for an unknown convention and
     for an image that patches, windows or tables do not fit, TypeError for a mixer that no rule counts.
@@ -173,7 +173,7 @@ def _convolutions(parts: Sequence[ConvNorm], name: str, size: Size, price: Price
 
 
 def _block(block: Block | ConvBlock, number: int, letter: str, size: Size, convention: str) -> BlockCost:
-    price, positions, mixer = CONVENTIONS[convention], prod(size), mixer_cost(block.mixer, size, convention)
+    price, positions, mixer = COUNTING[convention], prod(size), mixer_cost(block.mixer, size, convention)
     norms = [block.norm] if isinstance(block, ConvBlock) else [block.norm1, block.norm2]
     counts = mixer._asdict() | {"norms": mixer.norms + sum(norm_cost(norm, positions, price) for norm in norms)}
     lpu = positions * weights(block.lpu) if block.lpu else 0

@@ -30,7 +30,7 @@ class Price:
     sample: int
 
 
-CONVENTIONS = {"macs": Price(norm=0, sample=0), "paper": Price(norm=5, sample=4)}
+COUNTING = {"macs": Price(norm=0, sample=0), "paper": Price(norm=5, sample=4)}
 """"macs": multiply-adds of convolutions, linear layers and attention products. "paper": these and the prices above, with which
 the counts of DAT and DAT++ come out to the digit they are printed with. GELU, softmax, sums, scales and pooling are free."""
 
@@ -50,7 +50,7 @@ class MixerCost(NamedTuple):
 
 
 def mixer_cost(mixer: nn.Module, size: Size, convention: str = "macs") -> MixerCost:
-    """What one pass of a mixer over a map of size (H, W) costs. convention: see `CONVENTIONS`.
+    """What one pass of a mixer over a map of size (H, W) costs. convention: see `COUNTING`.
 
     Raises ValueError for an unknown convention and for a map that the mixer does not take, TypeError for a mixer that no rule
     here counts.
@@ -65,9 +65,9 @@ def mixer_cost(mixer: nn.Module, size: Size, convention: str = "macs") -> MixerC
 
 def prices(convention: str) -> Price:
     """The prices of a convention's name. Raises ValueError for another name."""
-    if convention not in CONVENTIONS:
-        raise ValueError(f"cost: convention {convention!r} is unknown; choose from {', '.join(CONVENTIONS)}")
-    return CONVENTIONS[convention]
+    if convention not in COUNTING:
+        raise ValueError(f"cost: convention {convention!r} is unknown; choose from {', '.join(COUNTING)}")
+    return COUNTING[convention]
 
 
 def weights(*layers: Any) -> int:

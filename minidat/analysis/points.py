@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 
 from minidat.analysis.style import GREY
 from minidat.autograd.backend import asnumpy
-from minidat.ops.deformable import to_pixels
+from minidat.ops.coordinates import to_pixels
 
 GROUPS = (  # of a group of points: its colour, and its mark, so that a grey print tells them apart too
     ("#d55e00", "o"),

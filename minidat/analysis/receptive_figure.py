@@ -18,11 +18,11 @@ from minidat import attention, nn
 from minidat.analysis.receptive import receptive_field
 from minidat.analysis.style import DPI, GREY, INK, save
 from minidat.autograd import Tensor, no_grad
+from minidat.data.shapes import IMAGE, Shapes
 from minidat.models.blocks import Block
 from minidat.models.config import StageConfig
 from minidat.models.mixers import mixer
 from minidat.models.pyramid import Stage
-from minidat.training.procedural import IMAGE, Shapes
 
 SIDE, DIM, HEADS, QUERY = 28, 48, 3, (12, 17)
 WINDOW, KERNEL, REDUCTION, STRIDE, OFFSET_KERNEL = 7, 7, 4, 4, 7

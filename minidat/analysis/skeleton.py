@@ -10,26 +10,26 @@ from minidat.models.config import Config
 from minidat.models.pyramid import Pyramid
 
 
-class Outline(np.ndarray):
+class ZeroStrideArray(np.ndarray):
     """An array of any shape whose elements are all the same one number in memory, in every copy of it too."""
 
     __module__ = np.ndarray.__module__  # whose functions take it
 
-    def astype(self, *arguments: Any, **options: Any) -> Outline:
+    def astype(self, *arguments: Any, **options: Any) -> ZeroStrideArray:
         return self
 
 
-def outline(shape: tuple[int, ...]) -> Outline:
-    return Outline(shape, np.float32, buffer=np.zeros(1, np.float32), strides=(0,) * len(shape))
+def outline(shape: tuple[int, ...]) -> ZeroStrideArray:
+    return ZeroStrideArray(shape, np.float32, buffer=np.zeros(1, np.float32), strides=(0,) * len(shape))
 
 
-class Outlines:
+class ZeroStrideGenerator:
     """Stands in for a random generator: what it draws are outlines."""
 
-    def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> Outline:
+    def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> ZeroStrideArray:
         return outline(shape)
 
-    def normal(self, mean: float, sigma: float, shape: tuple[int, ...]) -> Outline:
+    def normal(self, mean: float, sigma: float, shape: tuple[int, ...]) -> ZeroStrideArray:
         return outline(shape)
 
 
@@ -38,5 +38,5 @@ def skeleton(config: Config) -> Pyramid:
 
     To be counted, not run. Raises ValueError as `Pyramid` does.
     """
-    generator: Any = Outlines()
+    generator: Any = ZeroStrideGenerator()
     return Pyramid(config, generator)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from minidat import nn, ops
-from minidat.attention.full import check_heads
 from minidat.autograd import Tensor, array_module
 from minidat.autograd.backend import like
-from minidat.ops.conv import output_size
-from minidat.ops.deformable import LIMITS, to_normalised, to_pixels
+from minidat.ops.coordinates import output_size, to_normalised, to_pixels
+from minidat.ops.deformed_points import LIMITS
+from minidat.ops.heads import check_heads
 
 POSITIONS = ("relative", "none", "fixed", "depthwise", "log")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from minidat import nn, ops
 from minidat.autograd import Tensor, array_module
-from minidat.ops.deformable import to_normalised
+from minidat.ops.coordinates import to_normalised
 from minidat.ops.deformable_conv import output_shape, tap_points
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from minidat import nn, ops
-from minidat.attention.full import check_heads
 from minidat.autograd import Tensor, array_module
-from minidat.ops.deformable import to_normalised
-from minidat.ops.multiscale import edges_to_pixels
+from minidat.ops.coordinates import edges_to_pixels, to_normalised
+from minidat.ops.heads import check_heads
 
 
 def directions(heads: int, levels: int, points: int) -> np.ndarray:

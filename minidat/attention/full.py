@@ -6,12 +6,7 @@ import numpy as np
 
 from minidat import nn, ops
 from minidat.autograd import Tensor
-
-
-def check_heads(name: str, dim: int, heads: int) -> None:
-    """Raises ValueError when heads do not divide the channels."""
-    if dim % heads:
-        raise ValueError(f"{name}: dim {dim} cannot be cut into {heads} heads; heads must divide it")
+from minidat.ops.heads import check_heads
 
 
 class MultiHeadSelfAttention(nn.Module):

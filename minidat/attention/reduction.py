@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from minidat import nn, ops
-from minidat.attention.full import check_heads
 from minidat.autograd import Tensor
+from minidat.ops.heads import check_heads
 
 
 class SpatialReductionAttention(nn.Module):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from minidat import nn, ops
-from minidat.attention.full import check_heads
 from minidat.autograd import Tensor
 from minidat.autograd.backend import like
+from minidat.ops.heads import check_heads
 from minidat.ops.windows import check_divisible, window_partition
 
 

@@ -39,7 +39,7 @@ def no_grad() -> Generator[None]:
         _recording.reset(token)
 
 
-def _spent(_: Array) -> tuple[Any, ...]:
+def _used_up(_: Array) -> tuple[Any, ...]:
     raise RuntimeError(
         "backward: this graph was used up by an earlier backward pass, which frees it as it goes; run the forward again"
     )
@@ -139,7 +139,7 @@ def _pull(y: Tensor, dy: Array | None) -> Iterator[tuple[Tensor, Array]]:
             yield node, d
             continue
         vjp, parents = node.vjp, node.parents
-        node.vjp, node.parents = _spent, ()
+        node.vjp, node.parents = _used_up, ()
         for parent, dx in zip(parents, vjp(d), strict=True):
             if dx is None or not parent.requires_grad:
                 continue
@@ -177,13 +177,18 @@ def _topological(y: Tensor) -> list[Tensor]:
 
 
 class Op:
-    """A differentiable function. Call it with Tensors (or arrays); `.raw` is the function of arrays that it lifts."""
+    """A differentiable function. Call it with Tensors (or arrays).
 
-    def __init__(self, raw: Callable[..., tuple[Array, Vjp]], signature: str, name: str | None = None):
-        self.raw = raw
-        self.name: str = name or getattr(raw, "__name__", "op")
+    `plain`: the function of arrays as it is written beside its equation. `raw`: the same function, or a faster
+    implementation that suits the arrays of a call (see `minidat.fast.dispatch`).
+    """
+
+    def __init__(self, plain: Callable[..., tuple[Array, Vjp]], signature: str, name: str | None = None):
+        self.plain = plain
+        self.raw: Callable[..., tuple[Array, Vjp]] = plain
+        self.name: str = name or getattr(plain, "__name__", "op")
         self.signature = parse(signature)
-        self.__name__, self.__doc__, self.__wrapped__ = self.name, raw.__doc__, raw
+        self.__name__, self.__doc__, self.__wrapped__ = self.name, plain.__doc__, plain
         if self.name in OPS:
             raise ValueError(f"op {self.name!r} is defined twice")
         OPS[self.name] = self
@@ -207,4 +212,4 @@ _CONSTANT = Tensor(0.0)
 
 def op(signature: str, name: str | None = None) -> Callable[[Callable[..., tuple[Array, Vjp]]], Op]:
     """Lift a function of arrays, `f(*arrays, **options) -> (y, vjp)`, to Tensors. `signature`: see `shapes.parse`."""
-    return lambda raw: Op(raw, signature, name)
+    return lambda plain: Op(plain, signature, name)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from minidat import __version__
 from minidat.autograd.backend import DeviceError
 from minidat.cli import bench, eval, figure, info, predict, train
-from minidat.compiled import CompiledError
+from minidat.data import DataError
+from minidat.fast.numba import CompiledError
 from minidat.training.checkpoint import CheckpointError
-from minidat.training.data import DataError
 from minidat.training.loop import Interrupted, TrainingError
 
 FAILED, STOPPED = 1, 130  # exit codes; wrong usage is argparse's 2

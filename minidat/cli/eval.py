@@ -11,11 +11,12 @@ from typing import Any
 
 from minidat.cli.flags import add_device, add_head_rows, add_model, add_protocol, add_threads, head_rows, new_command
 from minidat.cli.weights import is_run, load_run
-from minidat.kernels import cublas
-from minidat.models import official
-from minidat.training import imagenet
-from minidat.training.data import load
-from minidat.training.imagenet import Accuracy, ImageFolder
+from minidat.data import imagenet, load
+from minidat.data.imagenet import ImageFolder
+from minidat.fast.cuda import cublas
+from minidat.metrics import top_k
+from minidat.metrics.top_k import Accuracy
+from minidat.released import official
 from minidat.training.loop import evaluate
 from minidat.training.parallel import Workers, available_cores
 
@@ -98,7 +99,7 @@ def _weights(arguments: argparse.Namespace) -> int:
     cores = arguments.threads or available_cores()
     progress = _Progress(len(folder))
     with Workers(1, batch) if device == "gpu" else Workers(cores, MICRO) as workers:
-        for so_far in imagenet.evaluate(model, folder, workers, device, batch=batch, threads=cores):
+        for so_far in top_k.evaluate(model, folder, workers, device, batch=batch, threads=cores):
             progress(so_far)
     progress.clear()
     print(

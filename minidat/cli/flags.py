@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from minidat.autograd.backend import DEVICES
+from minidat.data.images import PROTOCOLS
 from minidat.models import MODELS
-from minidat.training.images import PROTOCOLS
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):

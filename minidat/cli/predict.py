@@ -15,10 +15,11 @@ from minidat.autograd import Tensor, no_grad
 from minidat.autograd.backend import asnumpy, to_device
 from minidat.cli.flags import add_device, add_head_rows, add_model, add_protocol, head_rows, new_command
 from minidat.cli.weights import is_run, load_run
-from minidat.models import Pyramid, official
-from minidat.training.augment import normalise
-from minidat.training.imagenet import class_names, transform_for
-from minidat.training.images import MEAN, STD, Transform, read
+from minidat.data.augment import normalise
+from minidat.data.imagenet import class_names, transform_for
+from minidat.data.images import MEAN, STD, Transform, read
+from minidat.models import Pyramid
+from minidat.released import official
 
 PICTURE_STAGES = 2  # the last ones with deformable blocks
 

@@ -7,12 +7,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from minidat import compiled
 from minidat.cli.flags import add_compiled, add_device, add_threads, check_compiled, new_command
-from minidat.kernels.cublas import PRECISIONS
+from minidat.data import DATASETS, load
+from minidat.data.augment import RECIPES
+from minidat.fast import numba as compiled
+from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
-from minidat.training.augment import RECIPES
-from minidat.training.data import DATASETS, load
 from minidat.training.loop import Interrupted, Run, TrainingError
 from minidat.training.settings import DEFAULTS, Settings
 
@@ -78,7 +78,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue to train, and report."""
-    from minidat import report  # draws with matplotlib, which takes a moment to import
+    from minidat.cli import console as report  # draws with matplotlib, which takes a moment to import
 
     check_compiled(arguments)
     if arguments.compiled:

@@ -8,12 +8,12 @@ from typing import Any
 
 import safetensors
 
+from minidat.data.cifar import CIFAR
+from minidat.data.shapes import Shapes
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint
 from minidat.training.checkpoint import CheckpointError
-from minidat.training.cifar import CIFAR
 from minidat.training.loop import BEST, LAST
-from minidat.training.procedural import Shapes
 from minidat.training.settings import Settings
 
 

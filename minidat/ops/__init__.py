@@ -1,10 +1,13 @@
 """Every differentiable function of minidat: its equation, its value and its hand-derived gradient."""
 
-from minidat.ops.attention import attention, self_attention
+from minidat.ops.attention import attention
 from minidat.ops.bilinear import bilinear_sample
-from minidat.ops.conv import conv2d, depthwise_conv
-from minidat.ops.deformable import deformable_attention, deformed_points, offset_network
+from minidat.ops.conv2d import conv2d
+from minidat.ops.cross_entropy import cross_entropy
+from minidat.ops.deformable_attention import deformable_attention
 from minidat.ops.deformable_conv import deformable_conv
+from minidat.ops.deformed_points import deformed_points
+from minidat.ops.depthwise_conv import depthwise_conv
 from minidat.ops.dropout import drop_path, dropout
 from minidat.ops.elementwise import (
     abs,
@@ -25,16 +28,22 @@ from minidat.ops.elementwise import (
     where,
 )
 from minidat.ops.gelu import gelu
-from minidat.ops.linear import linear, matmul
+from minidat.ops.layer_norm import layer_norm
+from minidat.ops.linear import linear
 from minidat.ops.log_position_bias import log_position_bias
+from minidat.ops.log_softmax import log_softmax
+from minidat.ops.matmul import matmul
 from minidat.ops.mlp import mlp
-from minidat.ops.movement import broadcast_to, concatenate, getitem, pad, reshape, roll, split, take, transpose
+from minidat.ops.movement import broadcast_to, concatenate, getitem, pad, reshape, roll, split, transpose
 from minidat.ops.multiscale import multiscale_deformable_attention
 from minidat.ops.neighborhood import neighborhood_attention
-from minidat.ops.normalise import cross_entropy, layer_norm, log_softmax, softmax
+from minidat.ops.offset_network import offset_network
 from minidat.ops.operators import install
 from minidat.ops.position_bias import position_bias
 from minidat.ops.reduce import max, mean, sum
+from minidat.ops.self_attention import self_attention
+from minidat.ops.softmax import softmax
+from minidat.ops.take import take
 from minidat.ops.windows import window_merge, window_partition
 
 install()

@@ -11,9 +11,9 @@ from typing import Any
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
 from minidat.ops.bilinear import bilinear_sample
-from minidat.ops.conv import output_size
+from minidat.ops.coordinates import output_size
 from minidat.ops.linear import linear
-from minidat.ops.normalise import row_dot
+from minidat.ops.sums import row_dot
 
 
 def output_shape(

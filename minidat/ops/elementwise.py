@@ -7,19 +7,9 @@ from typing import Any
 
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import Op, op
+from minidat.ops.sums import unbroadcast
 
 Array = Any
-
-
-def unbroadcast(d: Array, x: Array) -> Array | None:
-    """The gradient of broadcasting: sum d over the axes along which x was repeated. None for a Python number."""
-    if not hasattr(x, "shape"):
-        return None
-    if d.shape == x.shape:
-        return d
-    d = d.sum(axis=tuple(range(d.ndim - x.ndim)))
-    repeated = tuple(i for i, n in enumerate(x.shape) if n == 1 and d.shape[i] != 1)
-    return d.sum(axis=repeated, keepdims=True) if repeated else d
 
 
 def unary(name: str, equation: str, f: Callable, df: Callable) -> Op:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
 from minidat.ops.bilinear import bilinear_sample
+from minidat.ops.coordinates import edges_to_pixels
 
 Sizes = tuple[tuple[int, int], ...]
-
-
-def edges_to_pixels(locations: Any, size: tuple[int, int]) -> Any:
-    """loc · (H, W) − ½: locations (…, 2) in [0, 1] → pixels. 0 is the outer edge of the first pixel, 1 that of the last, so
-    the centre of pixel i is at (i + ½)/H. (DAT's −1 and 1 are the centres of the first and last pixel.)"""
-    return locations * array_module(locations).asarray(size, dtype=locations.dtype) - 0.5
 
 
 @op("b s c, b q m l k 2, b q m l k -> b q c")

@@ -2,7 +2,7 @@
 
 from minidat.autograd.engine import Tensor
 from minidat.ops import elementwise, reduce
-from minidat.ops.linear import matmul
+from minidat.ops.matmul import matmul
 from minidat.ops.movement import getitem, reshape, transpose
 
 

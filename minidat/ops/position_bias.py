@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
-from minidat.ops.bilinear import along_slope, g
+from minidat.ops.bilinear import g, g_slope
 
 
 @op("m r c, b g n 2, h, w -> b m l n")
@@ -23,30 +23,29 @@ def position_bias(table, points, rows, cols, *, cells: tuple[float, float] = (1.
     the table and the points; the grid is a constant. Raises ValueError when G does not divide M.
     """
     xp = array_module(table)
-    m, r, c = table.shape
-    b, groups, n, _ = points.shape
-    h, w = rows.shape[0], cols.shape[0]
-    if m % groups:
-        raise ValueError(f"position_bias: axis 'm' is {m} in input 0, which {groups} groups (axis 'g') do not divide")
+    (m, r, c), (b, groups, n, _), h, w = table.shape, points.shape, rows.shape[0], cols.shape[0]
+    check_head_groups(m, groups)
     rows, cols = rows.astype(points.dtype, copy=False), cols.astype(points.dtype, copy=False)
-    down = (rows - points[..., 0:1]) * cells[0] + (r - 1) / 2  # (b, g, n, h): R, as rows and columns of the table
+    down = (rows - points[..., 0:1]) * cells[0] + (r - 1) / 2  # (b, g, n, h): R, in rows and columns of the table
     right = (cols - points[..., 1:2]) * cells[1] + (c - 1) / 2  # (b, g, n, w)
     gy, gx = g(down, r), g(right, c)  # (b, g, n, h, r), (b, g, n, w, c)
-    gy2 = gy.reshape(b, groups, n * h, r)
-    by_row = table.reshape(groups, m // groups, r, c).swapaxes(1, 2).reshape(groups, r, -1)  # (g, r, m/g·c)
-    read = (gy2 @ by_row).reshape(b, groups, n, -1, c)  # (b, g, n, h·m/g, c): rows read, columns still whole
-    bias = read @ gx.swapaxes(-1, -2)  # (b, g, n, h·m/g, w)
-    bias = bias.reshape(b, groups, n, h, m // groups, w).transpose(0, 1, 4, 3, 5, 2)
+    by_group = table.reshape(groups, m // groups, r, c)  # indices g, m from here on
+    read = xp.einsum("gmrc,bgnhr->bgnmhc", by_group, gy)  # rows are read, columns still whole
+    bias = xp.einsum("bgnmhc,bgnwc->bgmhwn", read, gx)
 
     def vjp(dbias):
-        d = dbias.reshape(b, groups, m // groups, h, w, n).transpose(0, 1, 5, 3, 2, 4).reshape(b, groups, n, -1, w)
-        dread = (d @ gx).reshape(b, groups, n * h, -1)
-        dgx = d.swapaxes(-1, -2) @ read  # (b, g, n, w, c)
-        dgy = (dread @ by_row.swapaxes(-1, -2)).reshape(gy.shape)
-        dtable = (gy2.swapaxes(-1, -2) @ dread).sum(0)  # (g, r, m/g·c)
-        dtable = dtable.reshape(groups, r, m // groups, c).swapaxes(1, 2).reshape(m, r, c)
-        drow, dcol = along_slope(dgy, down).sum(-2), along_slope(dgx, right).sum(-2)  # (b, g, n, 1)
-        dpoints = xp.concatenate([drow * -cells[0], dcol * -cells[1]], -1)  # R = cells·(query − key) + centre
-        return dtable, dpoints, None, None
+        d = dbias.reshape(bias.shape)
+        dread = xp.einsum("bgmhwn,bgnwc->bgnmhc", d, gx)
+        dgx = xp.einsum("bgmhwn,bgnmhc->bgnwc", d, read)
+        dgy = xp.einsum("bgnmhc,gmrc->bgnhr", dread, by_group)
+        dtable = xp.einsum("bgnmhc,bgnhr->gmrc", dread, gy).reshape(table.shape)
+        drow, dcol = (dgy * g_slope(down, r)).sum((-2, -1)), (dgx * g_slope(right, c)).sum((-2, -1))  # (b, g, n)
+        return dtable, xp.stack([drow * -cells[0], dcol * -cells[1]], -1), None, None  # R falls as a key moves down
 
     return bias.reshape(b, m, h * w, n), vjp
+
+
+def check_head_groups(m: int, groups: int) -> None:
+    """Raises ValueError when groups of points do not divide the table's heads."""
+    if not groups or m % groups:
+        raise ValueError(f"position_bias: axis 'm' is {m} in input 0, which {groups} groups (axis 'g') do not divide")

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save as serialise
 
-from minidat.files import whole
+from minidat.files import atomic_write
 
 FORMAT = 1
 KEY = "minidat"
@@ -77,7 +77,7 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], meta: M
     kept = _plain(path, meta)
     about = {"format": FORMAT, "digest": _digest(ready, kept), "meta": kept}
     blob = serialise(ready, metadata={KEY: json.dumps(about)})
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(blob)
 
 

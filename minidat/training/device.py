@@ -17,10 +17,10 @@ import numpy as np
 
 from minidat import ops
 from minidat.autograd import Tensor, array_module, asnumpy, gradients, no_grad
-from minidat.kernels.adamw import ClippedAdamW
+from minidat.data import augment
+from minidat.data.dataset import OnDevice
+from minidat.fast.cuda.adamw import ClippedAdamW
 from minidat.models import Pyramid
-from minidat.training import augment
-from minidat.training.dataset import OnDevice
 from minidat.training.graph import Graphed
 from minidat.training.optim import AdamW, Schedule
 from minidat.training.parallel import BatchResult, batch_sums
@@ -40,7 +40,7 @@ def upload(xp: ModuleType, arrays: Sequence[np.ndarray]) -> list[Any]:
     return [there[s : s + a.nbytes].view(a.dtype).reshape(a.shape) for s, a in zip(starts, arrays)]
 
 
-class _Asked:
+class ShapeRecorder:
     """Stands for a generator, to learn which shapes a model asks it for."""
 
     def __init__(self, xp: ModuleType):
@@ -62,7 +62,7 @@ class Noise:
     def __init__(self, model: Pyramid, images: Any):
         """Runs a pass once on `images`, to learn what it asks for."""
         xp = array_module(images)
-        asked = _Asked(xp)
+        asked = ShapeRecorder(xp)
         with no_grad():
             model(Tensor(images), rng=asked)  # ty: ignore[invalid-argument-type]
         self.shapes = asked.shapes

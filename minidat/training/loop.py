@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from minidat import ops
+from minidat import data, ops
 from minidat.autograd.backend import array_module, asnumpy, to_device
-from minidat.kernels import cublas
+from minidat.data.augment import RECIPES, augment, normalise, one_hot
+from minidat.data.dataset import OnDevice
+from minidat.fast.cuda import cublas
 from minidat.models import create
-from minidat.training import checkpoint, data, log
-from minidat.training.augment import RECIPES, augment, normalise, one_hot
-from minidat.training.dataset import OnDevice
+from minidat.training import checkpoint, log
 from minidat.training.device import DeviceStep
 from minidat.training.optim import AdamW, Arena, Schedule, clip_by_norm
 from minidat.training.parallel import BatchGradient, BatchResult, Workers, available_cores, batch_sums, predict

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minidat.autograd.backend import array_module, asnumpy
-from minidat.kernels.adamw import ClippedAdamW
-from minidat.kernels.compile import can_take
+from minidat.fast.cuda.adamw import ClippedAdamW
+from minidat.fast.dispatch import on_gpu
 
 if TYPE_CHECKING:
     from minidat.autograd.engine import Tensor
@@ -159,9 +159,7 @@ class AdamW:
         self._chunks = [(piece, True) for piece in _pieces(0, end, size)]
         self._chunks += [(piece, False) for piece in _pieces(end, total, size)]
         self._scratch = xp.empty(min(size, total), dtype=arena.data.dtype)
-        self.fused = (
-            ClippedAdamW(arena.data, self.m, self.v, decayed=end, betas=betas) if can_take(arena.data) else None
-        )
+        self.fused = ClippedAdamW(arena.data, self.m, self.v, decayed=end, betas=betas) if on_gpu(arena.data) else None
 
     def clipped_step(self, grad: Array, lr: float, max_norm: float) -> float | Array:
         """`clip_by_norm`, then a step, unless the norm is not finite. Returns the norm before clipping.

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from minidat.kernels.cublas import PRECISIONS
+from minidat.data import DATASETS
+from minidat.data.augment import RECIPES
+from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models.zoo import MODELS
-from minidat.training.augment import RECIPES
-from minidat.training.data import DATASETS
 
 
 @dataclass(frozen=True)

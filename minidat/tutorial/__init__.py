@@ -1,8 +1,8 @@
 """What the chapters call: exercises are checked, hints given, the package's source and pictures shown."""
 
+from minidat.tutorial.places import stored
 from minidat.tutorial.report import check, hint, same
 from minidat.tutorial.show import COLOURS, figure, interactive, pixels, show, show_source
-from minidat.tutorial.stored import stored
 
 __all__ = [
     "COLOURS",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from minidat.tutorial.contracts import Contract, NotAttempted, Wrong
 from minidat.tutorial.diagnosis import distance
+from minidat.tutorial.places import exercise_file
 from minidat.tutorial.show import publish
 
 _hints_seen: dict[str, int] = {}
@@ -30,13 +31,14 @@ class Exercise:
 @cache
 def exercises(chapter: int) -> dict[str, Exercise]:
     """The exercises of a chapter by number, "6.2". Raises ValueError where the chapter has none."""
-    name = f"minidat.tutorial.exercises.ch{chapter:02d}"
-    try:
-        return import_module(name).EXERCISES
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ValueError(f"chapter {chapter} has no exercises") from None
+    file = exercise_file(chapter)
+    if file is None:
+        raise ValueError(f"chapter {chapter} has no exercises: there is no chapters/exercises/ch{chapter:02d}.py")
+    spec = importlib.util.spec_from_file_location(f"exercises.{file.stem}", file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.EXERCISES
 
 
 def find(number: str) -> Exercise:

@@ -41,8 +41,8 @@ def _in_notebook() -> bool:
 
 
 def show_source(*functions: Any) -> None:
-    """Show the package's own source of functions, classes or ops, as it is installed."""
-    source = "\n\n".join(textwrap.dedent(inspect.getsource(getattr(f, "raw", f))).strip() for f in functions)
+    """Show the package's own source of functions, classes or ops (as their equations are written), as it is installed."""
+    source = "\n\n".join(textwrap.dedent(inspect.getsource(getattr(f, "plain", f))).strip() for f in functions)
     publish({"text/markdown": f"```python\n{source}\n```", "text/plain": source})
 
 

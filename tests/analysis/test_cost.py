@@ -20,8 +20,9 @@ from minidat.attention import (
     SpatialReductionAttention,
     WindowAttention,
 )
-from minidat.models import MODELS, Config, StageConfig, create, official, zoo
+from minidat.models import MODELS, Config, StageConfig, create, zoo
 from minidat.models.pyramid import Stage
+from minidat.released import official
 
 RNG = np.random.default_rng(0)
 

@@ -8,7 +8,7 @@ from minidat import ops
 from minidat.attention import DeformableConv2d
 from minidat.autograd import Tensor, gradients
 from minidat.autograd.check import check_gradient
-from minidat.ops.deformable import to_pixels
+from minidat.ops.coordinates import to_pixels
 from minidat.ops.deformable_conv import output_shape, tap_points
 
 GEOMETRIES = [

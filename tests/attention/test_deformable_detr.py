@@ -9,8 +9,7 @@ from minidat.attention import DeformableSelfAttention, MultiScaleDeformableAtten
 from minidat.attention.deformable_detr import directions
 from minidat.autograd import Tensor, gradients
 from minidat.autograd.check import check_gradient
-from minidat.ops.deformable import to_pixels
-from minidat.ops.multiscale import edges_to_pixels
+from minidat.ops.coordinates import edges_to_pixels, to_pixels
 
 DIM, HEADS = 8, 4
 SIZES = ((5, 3), (2, 4))

@@ -8,7 +8,8 @@ from minidat.attention import CONVENTIONS, DeformableAttention, MultiHeadSelfAtt
 from minidat.attention.deformable import POSITIONS, grid
 from minidat.attention.window import relative_index, shift_mask
 from minidat.autograd import Tensor, gradients
-from minidat.ops.deformable import LIMITS, to_normalised, to_pixels
+from minidat.ops.coordinates import to_normalised, to_pixels
+from minidat.ops.deformed_points import LIMITS
 
 DIM, HEADS = 12, 6
 

@@ -13,7 +13,8 @@ from minidat.tutorial.report import exercises, report
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "chapters" / "src").glob("[0-9][0-9]_*.py"))
-ANSWERS = Path(__file__).parent / "answers"
+EXERCISES = ROOT / "chapters" / "exercises"
+ANSWERS = EXERCISES / "answers"
 every_chapter = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
 
@@ -80,7 +81,7 @@ def test_a_chapter_has_a_solution_explained_for_each_exercise(source):
 
 def test_every_file_of_exercises_and_of_answers_has_its_chapter():
     with_exercises = {f"ch{number(source):02d}.py" for source in SOURCES if numbered(source)}
-    for folder in (ROOT / "minidat" / "tutorial" / "exercises", ANSWERS):
+    for folder in (EXERCISES, ANSWERS):
         assert {file.name for file in folder.glob("ch*.py")} == with_exercises
 
 
@@ -98,7 +99,7 @@ def answers():
 
 @pytest.mark.parametrize("name, kind, answer", list(answers()))
 def test_an_answer_is_judged(name, kind, answer):
-    assert answer is not None, f"tests/chapters/answers has no {kind} answer to {name}"
+    assert answer is not None, f"chapters/exercises/answers has no {kind} answer to {name}"
     if kind == "right":
         assert re.match(rf"{re.escape(name)} ✓", report(name, answer))
     else:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from minidat import cli
-from minidat.models import create, official
+from minidat.models import create
+from minidat.released import official
 
 TINY = ["--epochs", "1", "--batch", "8", "--train-size", "16", "--test-size", "16", "--warmup", "0"]
 

@@ -6,8 +6,9 @@ import pytest
 from minidat import Tensor, ops
 from minidat.autograd import gradients
 from minidat.autograd.backend import asnumpy
-from minidat.models import Config, Pyramid, StageConfig, official
+from minidat.models import Config, Pyramid, StageConfig
 from minidat.models.mixers import MIXERS
+from minidat.released import official
 
 SIDE = 16
 

@@ -9,7 +9,7 @@ import standin
 import standin_cuda
 from standin_cuda import CaptureError
 
-from minidat.kernels import cublas
+from minidat.fast.cuda import cublas
 
 HOST = np.arange(6.0).reshape(2, 3)
 

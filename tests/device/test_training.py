@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minidat.autograd.backend import asnumpy
-from minidat.training.augment import RECIPES, Recipe, augment
+from minidat.data.augment import RECIPES, Recipe, augment
 from minidat.training.optim import AdamW, Arena, clip_by_norm
 
 SHAPES = {"weight": (7, 5), "bias": (5,), "table": (2, 3, 3), "scale": ()}

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minidat.models import MODELS, Pyramid, create, official
+from minidat.models import MODELS, Pyramid, create
+from minidat.released import official
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

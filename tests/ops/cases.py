@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 import minidat.attention  # noqa: F401 (its ops, should it have any, are in OPS then)
 from minidat.autograd import OPS
-from minidat.ops.conv import output_size
-from minidat.ops.deformable import LIMITS, deformed_points, offset_network
+from minidat.ops.coordinates import output_size
 from minidat.ops.deformable_conv import output_shape
+from minidat.ops.deformed_points import LIMITS, deformed_points
+from minidat.ops.offset_network import offset_network
 
 Leading = tuple[int, ...]
 Draw = tuple[list[Any], dict[str, Any]]

@@ -11,8 +11,8 @@ from ops.cases import of
 from minidat import composed, ops
 from minidat.autograd import Tensor, no_grad
 from minidat.autograd.engine import gradients
+from minidat.fast.numpy.attention import weights
 from minidat.ops import bilinear
-from minidat.ops.attention import weights
 
 HARD = [
     name

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minidat.models import Config, Pyramid, StageConfig, official
+from minidat.models import Config, Pyramid, StageConfig
+from minidat.released import official
 from minidat.training import optim
 from minidat.training.optim import AdamW, Arena, Schedule, clip_by_norm, decays
 

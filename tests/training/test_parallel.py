@@ -8,8 +8,8 @@ from threadpoolctl import threadpool_info
 
 from minidat import Tensor, ops
 from minidat.autograd import gradients, is_recording
+from minidat.data.augment import one_hot
 from minidat.models import create
-from minidat.training.augment import one_hot
 from minidat.training.optim import Arena
 from minidat.training.parallel import BatchGradient, Workers, predict
 

@@ -1,0 +1,56 @@
+"""Clipping by the gradient's norm and AdamW, on the GPU from end to end: three launches, and nothing brought to the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidat.autograd import array_module
+from minidat.fast.cuda.compile import blocks, kernels
+
+Array = Any
+THREADS = 256
+SUMS = 512  # blocks, at most, that square and sum: one more block adds up what they found
+
+
+class ClippedAdamW:
+    """One step for flat arrays θ, m and v of n numbers; see `training.optim.AdamW`. The first `decayed` numbers decay.
+
+    scalars: (4) in θ's dtype: [rate, floor, kept, max_norm] of the next step. Whoever steps fills it, before `step`:
+        rate = lr √(1 − β₂ᵗ)/(1 − β₁ᵗ), floor = ε √(1 − β₂ᵗ), kept = 1 − lr·λ, max_norm = ∞ for no clipping.
+    state: (3) float64: [the last gradient's norm, the first step at which it was not finite or −1, steps taken].
+        From such a step on θ, m and v stay as they were before it; steps are counted still.
+
+    All of them stay the same arrays for good, so a CUDA graph may hold `step`.
+    """
+
+    def __init__(self, theta: Array, m: Array, v: Array, *, decayed: int, betas: tuple[float, float]):
+        xp = array_module(theta)
+        self.theta, self.m, self.v, self.decayed, self.betas = theta, m, v, decayed, betas
+        self.scalars = xp.zeros(4, theta.dtype)
+        self.state = xp.zeros(3, xp.float64)
+        self._sums = xp.empty(min(SUMS, blocks(theta.size, THREADS)), xp.float64)
+        self._kernels = kernels("adamw.cu", theta)
+        self.restart(0)
+
+    def restart(self, steps: int) -> None:
+        """Count steps from here, and forget a norm that was not finite."""
+        self.state[...] = array_module(self.state).asarray([0.0, -1.0, float(steps)])
+
+    def step(self, grad: Array) -> None:
+        """Clip `grad`, like θ and C-contiguous, and step, as `scalars` says. `grad` itself is not changed."""
+        n, count, (b1, b2) = self.theta.size, self._sums.size, self.betas
+        self._kernels.launch("square_sums", count, THREADS, grad, n, self._sums)
+        self._kernels.launch("gradient_norm", 1, THREADS, self._sums, count, self.state)
+        constants = n, self.decayed, float(b1), float(1 - b1), float(b2), float(1 - b2)
+        arrays = self.scalars, self.state, self.theta, self.m, self.v
+        self._kernels.launch("adamw", blocks(n, THREADS), THREADS, grad, *constants, *arrays)
+
+    @property
+    def norm(self) -> Array:
+        """The last gradient's norm before clipping: an array of no axis, on the device."""
+        return self.state[0]
+
+    def bad_step(self) -> int | None:
+        """The first step at which the norm was not finite, counted from 1; None while there was none. Reads the device."""
+        step = int(self.state[1])
+        return step if step >= 0 else None

@@ -1,0 +1,47 @@
+"""Sums over rows, repeatable to the bit, and a row added to all: what biases need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidat.autograd import array_module
+from minidat.fast.cuda.compile import blocks, kernels
+
+Array = Any
+TILE = (32, 8)  # threads: columns, and rows at a time
+PARTS = 256  # at most: enough blocks to fill a GPU, few enough to be summed by one block a column tile
+ROWS = 64  # at least, in a part
+
+
+class Parts:
+    """How (rows, c) is cut for sums over its rows, in two stages: into `count` parts of `size` rows. Depends on shapes only.
+
+    grid, block: of a kernel that leaves one row of sums, (count, c), for each part.
+    """
+
+    def __init__(self, rows: int, c: int):
+        self.size = max(ROWS, blocks(rows, PARTS))
+        self.count = blocks(rows, self.size)
+        self.grid, self.block = (blocks(c, TILE[0]), self.count), TILE
+
+
+def column_sum(x: Array) -> Array:
+    """Σ_rows x[row, column] of x (rows, c), C-contiguous: (c). A matrix of many rows is summed part by part first."""
+    rows, c = x.shape
+    parts = Parts(rows, c)
+    sums = array_module(x).empty((parts.count, c), x.dtype)
+    kernels("columns.cu", x).launch("column_sums", parts.grid, parts.block, x, rows, c, parts.size, sums)
+    return sums[0] if parts.count == 1 else _last(sums)
+
+
+def _last(sums: Array) -> Array:
+    """The second stage: a part's row of sums each, all added by one block a column tile."""
+    count, c = sums.shape
+    total = array_module(sums).empty(c, sums.dtype)
+    kernels("columns.cu", sums).launch("column_sums", (blocks(c, TILE[0]), 1), TILE, sums, count, c, count, total)
+    return total
+
+
+def add_row(y: Array, b: Array) -> None:
+    """y[row, column] += b[column], in place: y (…, c) C-contiguous, b (c)."""
+    kernels("columns.cu", y).launch("add_row", blocks(y.size, 256), 256, b, y.size, b.size, y)

@@ -1,0 +1,64 @@
+"""The `.cu` files of this folder: compiled for a dtype when first used, and launched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from minidat.autograd.backend import array_module
+
+FOLDER = Path(__file__).parent
+REALS = {"float32": "float", "float64": "double"}
+WARP = 32  # threads that run in step
+
+
+def blocks(count: int, size: int) -> int:
+    """How many blocks of `size` cover `count`: ⌈count/size⌉."""
+    return -(-count // size)
+
+
+def kernels(file: str, like: Any) -> Kernels:
+    """The kernels of a `.cu` file, on the device of the array `like` and with its dtype, float32 or float64, for REAL."""
+    return _compiled(array_module(like), file, like.dtype.name)
+
+
+@cache
+def _compiled(xp: ModuleType, file: str, dtype: str) -> Kernels:
+    return Kernels(xp, file, dtype)
+
+
+class Kernels:
+    """What one `.cu` file holds, with REAL float or double. CuPy compiles anew for each device, and keeps the results on disk."""
+
+    def __init__(self, xp: ModuleType, file: str, dtype: str):
+        self.real = np.dtype(dtype).type
+        code = (FOLDER / file).read_text("utf-8")
+        self._module = xp.RawModule(code=code, options=(f"-DREAL={REALS[dtype]}",))
+        self._functions: dict[str, Callable[..., None]] = {}
+
+    def launch(self, name: str, grid: int | tuple[int, ...], block: int | tuple[int, ...], *arguments: Any) -> None:
+        """Run a kernel on `grid` blocks of `block` threads. An int becomes an `int`, a float a REAL, an array a pointer.
+
+        Raises ValueError for an array that is not C-contiguous, OverflowError for an int that 32 bits do not hold.
+        """
+        function = self._functions.get(name)
+        if function is None:
+            function = self._functions[name] = self._module.get_function(name)
+        grid, block = (size if isinstance(size, tuple) else (size,) for size in (grid, block))
+        function(grid, block, tuple(self._argument(name, i, value) for i, value in enumerate(arguments)))
+
+    def _argument(self, name: str, i: int, value: Any) -> Any:
+        if isinstance(value, int):
+            if not -(2**31) <= value < 2**31:
+                raise OverflowError(f"kernel {name!r}: argument {i} is {value}; an int has 32 bits")
+            return np.int32(value)
+        if isinstance(value, float):
+            return self.real(value)
+        if not value.flags.c_contiguous:
+            raise ValueError(f"kernel {name!r}: argument {i} of shape {value.shape} is not C-contiguous")
+        return value

@@ -1,0 +1,33 @@
+"""Convolution on the GPU: patches gathered by one kernel, their product by cuBLAS, and the sum back gathered, too."""
+
+from __future__ import annotations
+
+from minidat import ops
+from minidat.autograd import array_module
+from minidat.fast.cuda.compile import blocks, kernels
+from minidat.fast.dispatch import CUDA
+from minidat.ops.coordinates import output_size
+
+THREADS = 256
+
+
+@CUDA.implements(ops.conv2d)
+def conv2d(x, w, bias, *, stride: int = 1, padding: int = 0):
+    """y = x ∗ W + bias; see `ops.conv2d`."""
+    (b, height, width, c), (k, k2, _, d) = x.shape, w.shape
+    rows, cols = output_size(height, k, stride, padding), output_size(width, k2, stride, padding)
+    if rows < 1 or cols < 1:
+        return NotImplemented  # the plain op raises the error
+    xp, cuda = array_module(x), kernels("conv2d.cu", x)
+    sizes = height, width, c, k, k2, rows, cols, stride, padding
+    flat = xp.empty((b * rows * cols, k * k2 * c), x.dtype)
+    cuda.launch("patches", blocks(flat.size, THREADS), THREADS, x, flat, flat.size, *sizes)
+    y, linear_vjp = ops.linear.raw(flat, w.reshape(-1, d), bias)
+
+    def vjp(dy):
+        dflat, dw, dbias = linear_vjp(dy.reshape(-1, d))
+        dx = xp.empty_like(x)
+        cuda.launch("patches_vjp", blocks(x.size, THREADS), THREADS, dflat, dx, x.size, *sizes)
+        return dx, dw.reshape(w.shape), dbias
+
+    return y.reshape(b, rows, cols, d), vjp

@@ -1,0 +1,35 @@
+"""Layer norm on the GPU: one pass forward; one for dx and one for dγ and dβ backward. x̂ is computed again, not kept."""
+
+from __future__ import annotations
+
+from minidat import ops
+from minidat.autograd import array_module
+from minidat.fast.cuda.columns import Parts, column_sum
+from minidat.fast.cuda.compile import WARP, blocks, kernels
+from minidat.fast.dispatch import CUDA
+
+ROWS = 8  # of one block: a warp each
+
+
+@CUDA.implements(ops.layer_norm)
+def layer_norm(x, gamma, beta, *, eps: float = 1e-5):
+    """y = γ x̂ + β over the last axis; see `ops.layer_norm`."""
+    xp, c = array_module(x), x.shape[-1]
+    rows = x.size // c
+    y, mean, inverse_std = xp.empty_like(x), xp.empty(rows, x.dtype), xp.empty(rows, x.dtype)
+    cuda = kernels("layer_norm.cu", x)
+    by_row = blocks(rows, ROWS), ROWS * WARP
+    cuda.launch("layer_norm", *by_row, x, gamma, beta, rows, c, float(eps), y, mean, inverse_std)
+
+    def vjp(dy):
+        dy = xp.ascontiguousarray(dy)
+        dx = xp.empty_like(x)
+        cuda.launch("layer_norm_dx", *by_row, dy, x, gamma, mean, inverse_std, rows, c, dx)
+        parts = Parts(rows, c)
+        sums = xp.empty((parts.count, 2 * c), x.dtype)
+        arrays = dy, x, mean, inverse_std
+        cuda.launch("layer_norm_dgamma", parts.grid, parts.block, *arrays, rows, c, parts.size, sums)
+        total = column_sum(sums)
+        return dx, total[:c], total[c:]
+
+    return y, vjp

@@ -1,0 +1,36 @@
+"""The MLP on the GPU: bias and GELU, what stands between its products, is one kernel each way."""
+
+from __future__ import annotations
+
+from minidat import ops
+from minidat.autograd import array_module
+from minidat.fast.cuda.columns import Parts, add_row, column_sum
+from minidat.fast.cuda.compile import blocks, kernels
+from minidat.fast.cuda.cublas import product
+from minidat.fast.dispatch import CUDA
+
+THREADS = 256
+
+
+@CUDA.implements(ops.mlp)
+def mlp(x, w1, b1, w2, b2):
+    """y = GELU(x W₁ + b₁) W₂ + b₂; see `ops.mlp`. Keeps x W₁ and GELU for the gradient."""
+    xp, cuda = array_module(x), kernels("gelu.cu", x)
+    x2 = x.reshape(-1, x.shape[-1])
+    h = product(x2, w1)  # (rows, e)
+    rows, e = h.shape
+    a = xp.empty_like(h)
+    cuda.launch("bias_gelu", blocks(h.size, THREADS), THREADS, h, b1, h.size, e, a)
+    y = product(a, w2)
+    add_row(y, b2)
+
+    def vjp(dy):
+        dy2 = xp.ascontiguousarray(dy).reshape(y.shape)
+        da = product(dy2, w2.T)
+        parts = Parts(rows, e)
+        sums = xp.empty((parts.count, e), x.dtype)
+        cuda.launch("bias_gelu_dx", parts.grid, parts.block, da, h, b1, rows, e, parts.size, da, sums)
+        dx = product(da, w1.T).reshape(x.shape)
+        return dx, product(x2.T, da), column_sum(sums), product(a.T, dy2), column_sum(dy2)
+
+    return y.reshape(x.shape[:-1] + y.shape[1:]), vjp

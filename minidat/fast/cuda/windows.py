@@ -1,0 +1,49 @@
+"""Windows of a map on the GPU: one kernel, where a roll, a reshape and a copy would be three."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minidat import ops
+from minidat.autograd import array_module
+from minidat.fast.cuda.compile import blocks, kernels
+from minidat.fast.dispatch import CUDA
+
+THREADS = 256
+
+
+def _moved(name: str, x: Any, shape: tuple[int, ...], size: tuple[int, int], window: int, shift: int) -> Any:
+    """x as windows or as a map, an array of `shape`; size: (H, W) of the map."""
+    y = array_module(x).empty(shape, x.dtype)
+    cuda = kernels("windows.cu", x)
+    cuda.launch(name, blocks(x.size, THREADS), THREADS, x, y, x.size, *size, x.shape[-1], window, shift)
+    return y
+
+
+def _partition(x: Any, window: int, shift: int) -> Any:
+    b, h, w, c = x.shape
+    return _moved("window_partition", x, (b, h * w // window**2, window**2, c), (h, w), window, shift)
+
+
+def _merge(t: Any, size: tuple[int, int], window: int, shift: int) -> Any:
+    return _moved(
+        "window_merge", t, (t.size // math.prod(size) // t.shape[-1], *size, t.shape[-1]), size, window, shift
+    )
+
+
+@CUDA.implements(ops.window_partition)
+def window_partition(x, *, window: int, shift: int = 0):
+    """Cut a map, rolled by −shift, into windows; see `ops.window_partition`."""
+    xp, size = array_module(x), x.shape[1:3]
+    if any(n % window for n in size):
+        return NotImplemented  # the plain op raises the error
+    return _partition(x, window, shift), lambda dy: (_merge(xp.ascontiguousarray(dy), size, window, shift),)
+
+
+@CUDA.implements(ops.window_merge)
+def window_merge(t, *, height: int, width: int, window: int, shift: int = 0):
+    """Put windows back into a map and roll it by +shift; see `ops.window_merge`."""
+    xp = array_module(t)
+    y = _merge(t, (height, width), window, shift)
+    return y, lambda dy: (_partition(xp.ascontiguousarray(dy), window, shift),)

@@ -1,0 +1,52 @@
+"""Top-1 and top-5 accuracy, of logits and of a network on a folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minidat.autograd.backend import asnumpy, to_device
+from minidat.data.augment import normalise
+from minidat.data.dataset import DataError
+from minidat.data.imagenet import ImageFolder
+from minidat.models import Pyramid
+from minidat.training.parallel import Workers, predict
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of `count` images, how many have their class first, and among the first five."""
+
+    top1: int
+    top5: int
+    count: int
+
+    def __add__(self, other: Accuracy) -> Accuracy:
+        return Accuracy(self.top1 + other.top1, self.top5 + other.top5, self.count + other.count)
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """Of logits (B, K) and labels (B,). Among equal logits the lower class comes first."""
+    first = np.argsort(-logits, axis=1, kind="stable")[:, :5] == labels[:, None]  # (B, 5) where the label is
+    return Accuracy(int(first[:, 0].sum()), int(first.sum()), len(labels))
+
+
+def evaluate(
+    model: Pyramid, folder: ImageFolder, workers: Workers, device: str, *, batch: int, threads: int
+) -> Iterator[Accuracy]:
+    """The accuracy so far after each batch; the last one is that of the whole folder. threads: that decode images.
+
+    Raises DataError where the folder and the model differ in the number of classes, or an image cannot be read.
+    """
+    if len(folder.classes) != model.config.classes:
+        raise DataError(
+            f"imagenet: {folder.folder} has {len(folder.classes)} class folders, the model {model.config.classes} classes"
+        )
+    total = Accuracy(0, 0, 0)
+    for images, labels in folder.batches(batch, threads):
+        x: Any = to_device(normalise(images, folder.mean, folder.std), device)
+        total += accuracy(asnumpy(predict(model, x, workers)), labels)
+        yield total

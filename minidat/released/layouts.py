@@ -1,0 +1,188 @@
+"""The released checkpoints' names and layouts, and ours. The only file that knows channels first.
+
+Source: the state dicts of the released DAT v1 (tag CVPR2022) and v2 (DAT++).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minidat import nn
+from minidat.attention import (
+    DeformableAttention,
+    NeighborhoodAttention,
+    SpatialReductionAttention,
+    WindowAttention,
+)
+from minidat.autograd import Tensor
+from minidat.autograd.backend import asnumpy
+from minidat.models.blocks import ConvBlock, ConvStem
+from minidat.models.pyramid import Pyramid
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one kind of released array becomes ours, and back."""
+
+    ours: Callable[[np.ndarray], np.ndarray]
+    released: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Layout(lambda a: a, lambda a: a)
+LINEAR = Layout(lambda a: a.T, lambda a: a.T)  # (out, in) ↔ (in, out)
+POINTWISE = Layout(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])  # (out, in, 1, 1) ↔ (in, out)
+CONV = Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))  # (out, in, k, k) ↔ (k, k, in, out)
+DEPTHWISE = Layout(
+    lambda a: a[:, 0].transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1)[:, None]
+)  # (c, 1, k, k) ↔ (k, k, c)
+
+Entry = tuple[str, Tensor, Layout]
+
+
+def entries(model: Pyramid) -> Iterator[Entry]:
+    """(released name, our parameter, layout) of every parameter. Raises ValueError for a part that has no counterpart."""
+    if model.positions is not None:
+        raise ValueError("positions: the released models have no vector for each position")
+    yield from _stem(model.stem)
+    if model.widen:
+        yield from _layer(model.widen, "stages.0.proj", POINTWISE)
+    for i, stage in enumerate(model.stages):
+        for j, block in enumerate(stage.blocks):
+            yield from _block(block, f"stages.{i}", j)
+    for i, down in enumerate(model.downs):
+        yield from _conv_norm(down, f"down_projs.{i}", 0)
+    yield from _norm(model.norm, "cls_norm.norm")
+    yield from _layer(model.head, "cls_head", LINEAR)
+
+
+def _layer(layer: Any, name: str, layout: Layout) -> Iterator[Entry]:
+    yield f"{name}.weight", layer.weight, layout
+    if layer.bias is not None:
+        yield f"{name}.bias", layer.bias, SAME
+
+
+def _norm(norm: nn.LayerNorm, name: str) -> Iterator[Entry]:
+    yield f"{name}.weight", norm.gamma, SAME
+    yield f"{name}.bias", norm.beta, SAME
+
+
+def _conv_norm(part: Any, name: str, first: int) -> Iterator[Entry]:
+    yield from _layer(part.conv, f"{name}.{first}", CONV)
+    yield from _norm(part.norm, f"{name}.{first + 1}.norm")
+
+
+def _stem(stem: Any) -> Iterator[Entry]:
+    if isinstance(stem, ConvStem):
+        yield from _conv_norm(stem.first, "patch_proj", 0)
+        yield from _conv_norm(stem.second, "patch_proj", 3)  # 2 is the GELU between them
+    else:
+        yield from _conv_norm(stem, "patch_proj", 0)
+
+
+def _block(block: Any, stage: str, j: int) -> Iterator[Entry]:
+    if isinstance(block, ConvBlock):
+        yield from _norm(block.norm, f"{stage}.ln_cnvnxt.{j}.norm")
+    else:
+        yield from _norm(block.norm1, f"{stage}.layer_norms.{2 * j}.norm")
+        yield from _norm(block.norm2, f"{stage}.layer_norms.{2 * j + 1}.norm")
+    yield from _mlp(block.mlp, f"{stage}.mlps.{j}")
+    yield from _mixer(block.mixer, f"{stage}.attns.{j}")
+    for k, scale in enumerate(block.scales):
+        yield f"{stage}.layer_scales.{2 * j + k}.weight", scale.gamma, SAME
+    if block.lpu:
+        yield from _layer(block.lpu, f"{stage}.local_perception_units.{j}", DEPTHWISE)
+
+
+def _mlp(mlp: nn.MLP | nn.ConvMLP, name: str) -> Iterator[Entry]:
+    if isinstance(mlp, nn.MLP):
+        layout, names = LINEAR, ("chunk.linear1", "chunk.linear2")
+    else:
+        layout, names = POINTWISE, ("linear1.0", "linear2.0") if mlp.residual else ("linear1", "linear2")
+        yield from _layer(mlp.conv, f"{name}.dwc", DEPTHWISE)
+    yield from _layer(mlp.hidden, f"{name}.{names[0]}", layout)
+    yield from _layer(mlp.out, f"{name}.{names[1]}", layout)
+
+
+def _mixer(mixer: nn.Module, name: str) -> Iterator[Entry]:
+    for kind, named in PARTS_OF_MIXER.items():
+        if isinstance(mixer, kind):
+            return named(mixer, name)
+    raise ValueError(f"{name}: {type(mixer).__name__} has no counterpart among the released models")
+
+
+def _window(mixer: Any, name: str) -> Iterator[Entry]:
+    yield f"{name}.relative_position_bias_table", mixer.table, SAME
+    yield from _layer(mixer.qkv, f"{name}.proj_qkv", LINEAR)
+    yield from _layer(mixer.out, f"{name}.proj_out", LINEAR)
+
+
+def _neighborhood(mixer: Any, name: str) -> Iterator[Entry]:
+    yield f"{name}.rpb", mixer.table, SAME
+    yield from _layer(mixer.qkv, f"{name}.qkv", LINEAR)
+    yield from _layer(mixer.out, f"{name}.proj", LINEAR)
+
+
+def _reduction(mixer: Any, name: str) -> Iterator[Entry]:
+    yield from _layer(mixer.query, f"{name}.q", POINTWISE)
+    yield from _layer(mixer.key_value, f"{name}.kv", POINTWISE)
+    yield from _layer(mixer.out, f"{name}.proj", POINTWISE)
+    if mixer.reduction > 1:
+        yield from _layer(mixer.reduce, f"{name}.proj_ds.0", CONV)
+        yield from _norm(mixer.norm, f"{name}.proj_ds.1.norm")
+
+
+def _deformable(mixer: Any, name: str) -> Iterator[Entry]:
+    if mixer.offsets:
+        yield from _layer(mixer.depthwise, f"{name}.conv_offset.0", DEPTHWISE)
+        yield from _norm(mixer.norm, f"{name}.conv_offset.1.norm")
+        yield from _layer(mixer.pointwise, f"{name}.conv_offset.3", POINTWISE)
+    for ours, released in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
+        yield from _layer(getattr(mixer, ours), f"{name}.proj_{released}", POINTWISE)
+    if mixer.position in ("relative", "fixed"):
+        yield f"{name}.rpe_table", mixer.table, SAME
+    elif mixer.position == "depthwise":
+        yield from _layer(mixer.local, f"{name}.rpe_table", DEPTHWISE)
+    elif mixer.position == "log":
+        yield from _layer(mixer.hidden, f"{name}.rpe_table.0", LINEAR)
+        yield from _layer(mixer.spread, f"{name}.rpe_table.2", LINEAR)
+
+
+def _depthwise(mixer: Any, name: str) -> Iterator[Entry]:
+    return _layer(mixer, name, DEPTHWISE)
+
+
+PARTS_OF_MIXER: dict[type, Callable[[Any, str], Iterator[Entry]]] = {
+    WindowAttention: _window,
+    NeighborhoodAttention: _neighborhood,
+    SpatialReductionAttention: _reduction,
+    DeformableAttention: _deformable,
+    nn.DepthwiseConv2d: _depthwise,
+}
+
+
+def buffers(model: Pyramid) -> dict[str, np.ndarray]:
+    """The index and mask buffers of a released state dict."""
+    out: dict[str, np.ndarray] = {}
+    for name, mixer in mixers(model):
+        if isinstance(mixer, WindowAttention):
+            out[f"{name}.relative_position_index"] = asnumpy(mixer.index.data)
+            if mixer.mask is not None:
+                out[f"{name}.attn_mask"] = asnumpy(mixer.mask.data)[:, 0]
+    return out
+
+
+def unused(model: Pyramid) -> tuple[str, ...]:
+    """Beginnings of names that a released state dict has and no model needs: θ_offset where there are no offsets."""
+    frozen = (name for name, m in mixers(model) if isinstance(m, DeformableAttention) and not m.offsets)
+    return tuple(f"{name}.conv_offset." for name in frozen)
+
+
+def mixers(model: Pyramid) -> Iterator[tuple[str, nn.Module]]:
+    """(released name, mixer) of every block."""
+    for i, stage in enumerate(model.stages):
+        for j, block in enumerate(stage.blocks):
+            yield f"stages.{i}.attns.{j}", block.mixer

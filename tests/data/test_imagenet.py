@@ -1,0 +1,290 @@
+"""Images on disk become what a network takes; accuracy on a folder of them is counted right."""
+
+import re
+import threading
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minidat import Tensor, no_grad
+from minidat.data import imagenet
+from minidat.data.dataset import DataError
+from minidat.data.imagenet import Accuracy, ImageFolder, accuracy, class_names, evaluate, transform_for
+from minidat.data.images import MEAN, STD, Transform, read
+from minidat.models import create
+from minidat.training.parallel import Workers
+
+SMALL = Transform(32, "whole")
+
+
+def noise(height, width, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def fill(root, members):
+    """A folder root/val with images that differ: class → number of images."""
+    for k, (name, count) in enumerate(members.items()):
+        (root / "val" / name).mkdir(parents=True)
+        for i in range(count):
+            noise(40 + i, 50 + k, seed=10 * k + i).save(root / "val" / name / f"{i:02d}.png")
+    return root
+
+
+def test_the_thousand_classes():
+    lines = (imagenet.files("minidat.models") / "imagenet_classes.txt").read_text("utf-8").splitlines()
+    assert len(lines) == len(class_names()) == len(set(class_names())) == 1000
+    assert all(re.fullmatch(r"n\d{8} \S+( \S+)*", line) for line in lines)
+    ids = [line.split()[0] for line in lines]
+    assert all(a < b for a, b in pairwise(ids))
+
+
+@pytest.mark.parametrize(
+    ("label", "identity", "name"),
+    [
+        (0, "n01440764", "tench"),
+        (1, "n01443537", "goldfish"),
+        (24, "n01622779", "great grey owl"),
+        (65, "n01751748", "sea snake"),
+        (99, "n01855672", "goose"),
+        (134, "n02012849", "crane (n02012849)"),
+        (151, "n02085620", "Chihuahua"),
+        (207, "n02099601", "golden retriever"),
+        (250, "n02110185", "Siberian husky"),
+        (281, "n02123045", "tabby"),
+        (340, "n02391049", "zebra"),
+        (388, "n02510455", "giant panda"),
+        (404, "n02690373", "airliner"),
+        (463, "n02909870", "bucket"),
+        (517, "n03126707", "crane (n03126707)"),
+        (639, "n03710721", "maillot (n03710721)"),
+        (701, "n03888257", "parachute"),
+        (779, "n04146614", "school bus"),
+        (817, "n04285008", "sports car"),
+        (895, "n04552348", "warplane"),
+        (954, "n07753592", "banana"),
+        (980, "n09472597", "volcano"),
+        (999, "n15075141", "toilet tissue"),
+    ],
+)
+def test_some_classes(label, identity, name):
+    lines = (imagenet.files("minidat.models") / "imagenet_classes.txt").read_text("utf-8").splitlines()
+    assert lines[label].split()[0] == identity
+    assert class_names()[label] == name
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "protocol", "resized", "corner"),
+    [
+        (200, 301, 224, "released", (256, 256), (16, 16)),
+        (200, 301, 384, "released", (438, 438), (27, 27)),
+        (200, 301, 224, "whole", (224, 224), (0, 0)),
+        (200, 301, 224, "short-side", (256, 385), (16, 80)),  # 80.5 goes to the even number
+        (301, 200, 224, "short-side", (385, 256), (80, 16)),
+        (333, 500, 224, "short-side", (256, 384), (16, 80)),
+        (500, 333, 384, "short-side", (657, 438), (136, 27)),  # 136.5
+    ],
+)
+def test_the_protocols_step_by_step(height, width, size, protocol, resized, corner):
+    image = noise(height, width)
+    (rows, cols), (top, left) = resized, corner
+    steps = image.resize((cols, rows), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    out = Transform(size, protocol)(image)
+    assert out.shape == (size, size, 3) and out.dtype == np.uint8
+    np.testing.assert_array_equal(out, np.asarray(steps))
+
+
+def test_an_unknown_protocol_is_named():
+    with pytest.raises(ValueError, match="protocol 'crop' is unknown; choose from released, short-side, whole"):
+        Transform(224, "crop")
+
+
+def test_which_networks_take_whole_images():
+    from dataclasses import replace
+
+    small = create("dat_micro").config
+    cases = {("v1", 224): "released", ("v1", 384): "released", ("v2", 224): "released", ("v2", 384): "whole"}
+    for (convention, image), protocol in cases.items():
+        config = replace(small, convention=convention, image=image)
+        assert transform_for(config) == Transform(image, protocol)
+        assert transform_for(config, "short-side") == Transform(image, "short-side")
+
+
+GREEN = (0, 255, 1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "L", "LA", "1"])
+def test_every_kind_of_image_becomes_rgb(mode, tmp_path):
+    image = Image.new("RGB", (5, 3), GREEN).convert(mode)
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    image.save(path, **({"transparency": b"\x00\x80"} if mode == "P" else {}))
+    out = read(path)
+    assert (out.mode, out.size) == ("RGB", (5, 3))
+    grey = {"L": 150, "LA": 150, "1": None}  # 0.587 · 255; one bit is dithered
+    if grey.get(mode, 0) is not None:
+        assert np.ptp(np.asarray(out).reshape(-1, 3), 0).max() == 0
+        expected = np.full(3, grey[mode]) if mode in grey else np.array(GREEN)
+        np.testing.assert_allclose(np.asarray(out)[0, 0], expected, atol=1)
+
+
+def test_transparency_is_left_out(tmp_path):
+    Image.new("RGBA", (5, 3), (*GREEN, 0)).save(tmp_path / "clear.png")
+    assert read(tmp_path / "clear.png").getpixel((0, 0)) == GREEN
+
+
+def test_orientation_is_ignored_unless_asked_for(tmp_path):
+    image = Image.new("RGB", (5, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read(tmp_path / "turned.jpg").size == (5, 3)
+    assert read(tmp_path / "turned.jpg", upright=True).size == (3, 5)
+
+
+def damaged(path, kind):
+    if kind == "text":
+        path.write_text("no image")
+    elif kind == "cut short":
+        noise(60, 60).save(path, "JPEG")
+        path.write_bytes(path.read_bytes()[:900])
+    elif kind == "deep":
+        Image.fromarray(np.full((3, 5), 1000, np.uint16)).save(path, "PNG")
+    elif kind == "folder":
+        path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "cannot be read: No such file"),
+        ("folder", "cannot be read: Is a directory"),
+        ("text", "is no image that Pillow can read"),
+        ("cut short", "cannot be read: .*truncated"),
+        ("deep", "has pixels of mode I;16; 8 bits a channel are read"),
+    ],
+)
+def test_a_file_that_is_no_good_is_named(kind, said, tmp_path):
+    path = tmp_path / "image.jpg"
+    damaged(path, kind)
+    with pytest.raises(DataError, match=f"image.jpg: {said}"):
+        read(path)
+
+
+def test_classes_and_files_are_sorted_and_nothing_else_is_taken(tmp_path):
+    fill(tmp_path, {"n02": 2, "n10": 1, "n01": 3})
+    (tmp_path / "val" / ".cache").mkdir()
+    (tmp_path / "val" / "labels.txt").write_text("")
+    (tmp_path / "val" / "n01" / "Thumbs.db").write_text("")
+    folder = ImageFolder(tmp_path, transform=SMALL)
+    assert folder.classes == ("n01", "n02", "n10")
+    assert [f"{path.parent.name}/{path.name}" for path in folder.files] == [
+        "n01/00.png", "n01/01.png", "n01/02.png", "n02/00.png", "n02/01.png", "n10/00.png"
+    ]  # fmt: skip
+    assert folder.labels.tolist() == [0, 0, 0, 1, 1, 2]
+
+
+def test_a_part_is_spread_over_the_classes(tmp_path):
+    fill(tmp_path, {"n01": 4, "n02": 4, "n03": 4})
+    folder = ImageFolder(tmp_path, transform=SMALL, size=6)
+    assert folder.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert [path.stem for path in folder.files] == ["00", "02"] * 3
+    for size in (0, 13):
+        with pytest.raises(ValueError, match=f"size is {size}, expected 1 to the 12 images"):
+            ImageFolder(tmp_path, transform=SMALL, size=size)
+
+
+@pytest.mark.parametrize(("size", "threads"), [(1, 1), (2, 3), (3, 2), (7, 2), (50, 1)])
+def test_batches_are_all_images_in_order(size, threads, tmp_path):
+    folder = ImageFolder(fill(tmp_path, {"n01": 3, "n02": 4}), transform=SMALL)
+    batches = list(folder.batches(size, threads))
+    assert [len(images) for images, _ in batches] == [min(size, 7 - i) for i in range(0, 7, size)]
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), folder.labels)
+    images = np.concatenate([images for images, _ in batches])
+    np.testing.assert_array_equal(images, [SMALL(read(path)) for path in folder.files])
+
+
+def test_few_images_are_read_ahead_and_no_thread_is_left(tmp_path, monkeypatch):
+    folder, seen = ImageFolder(fill(tmp_path, {"n01": 9}), transform=SMALL), []
+    monkeypatch.setattr(imagenet, "read", lambda path: seen.append(path) or read(path))
+    threads = threading.active_count()
+    batches = folder.batches(1, 2)
+    assert not seen
+    next(batches)
+    end = time.monotonic() + 5
+    while len(seen) < 1 + imagenet.AHEAD and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.05)  # in which more would be read
+    assert len(seen) == 1 + imagenet.AHEAD
+    batches.close()
+    assert threading.active_count() == threads
+
+
+def test_a_damaged_image_is_named_when_its_turn_comes(tmp_path):
+    folder = ImageFolder(fill(tmp_path, {"n01": 2, "n02": 3}), transform=SMALL)
+    damaged(folder.files[3], "text")
+    batches = folder.batches(2, 1)
+    next(batches)
+    with pytest.raises(DataError, match=r"n02/01.png: is no image"):
+        next(batches)
+
+
+def test_folders_that_are_not_imagenet(tmp_path):
+    with pytest.raises(
+        DataError, match=r"nowhere does not exist; expected .*nowhere/val/nXXXXXXXX/\*.JPEG; point --data-dir"
+    ):
+        ImageFolder(tmp_path / "nowhere", transform=SMALL)
+    (tmp_path / "n01").mkdir()
+    with pytest.raises(DataError, match=r"holds n01; expected .*; point --data-dir at the folder that holds val/"):
+        ImageFolder(tmp_path, transform=SMALL)
+    (tmp_path / "val").mkdir()
+    for i in range(5):
+        (tmp_path / "val" / f"{i}.JPEG").write_text("")
+    with pytest.raises(
+        DataError, match=r"no class folders, it holds 0.JPEG, 1.JPEG, 2.JPEG and 2 more; move the images"
+    ):
+        ImageFolder(tmp_path, transform=SMALL)
+    (tmp_path / "val" / "n01").mkdir()
+    with pytest.raises(DataError, match=r"class folder .*val/n01 has no images \(.jpg"):
+        ImageFolder(tmp_path, transform=SMALL)
+
+
+def test_accuracy_counts_ranks():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((40, 11)), rng.integers(0, 11, 40)
+    top1 = top5 = 0
+    for row, label in zip(logits, labels, strict=True):
+        before = sum(value > row[label] for value in row)
+        top1, top5 = top1 + (before < 1), top5 + (before < 5)
+    assert accuracy(logits, labels) == Accuracy(top1, top5, 40)
+    assert 0 < top1 < top5 < 40
+
+
+def test_a_network_that_says_nothing_is_not_right():
+    logits = np.zeros((3, 7))
+    assert accuracy(logits, np.array([6, 1, 0])) == Accuracy(1, 2, 3)
+    assert accuracy(np.full((2, 7), np.nan), np.array([6, 5])) == Accuracy(0, 0, 2)
+
+
+def test_evaluate_is_the_network_on_normalised_images(tmp_path):
+    folder = ImageFolder(fill(tmp_path, {f"n{i:02d}": 2 for i in range(7)}), transform=SMALL)
+    model = create("dat_micro", classes=7, seed=1)
+    model.head.weight.data *= 50  # so that answers differ
+    logits = []
+    for path in folder.files:
+        pixels = np.asarray(read(path).resize((32, 32), Image.Resampling.BICUBIC)) / 255
+        with no_grad():
+            logits.append(model(Tensor(((pixels - MEAN) / STD)[None].astype(np.float32))).data[0])
+    expected = accuracy(np.stack(logits), folder.labels)
+    assert 0 < expected.top5 < 14
+    with Workers(2, 2) as workers:
+        steps = list(evaluate(model, folder, workers, "cpu", batch=5, threads=2))
+    assert [step.count for step in steps] == [5, 10, 14]
+    assert steps[-1] == expected
+
+
+def test_a_folder_with_other_classes_than_the_model_s(tmp_path):
+    folder = ImageFolder(fill(tmp_path, {"n01": 1, "n02": 1}), transform=SMALL)
+    with Workers(1, 1) as workers, pytest.raises(DataError, match="val has 2 class folders, the model 10 classes"):
+        next(evaluate(create("dat_micro"), folder, workers, "cpu", batch=1, threads=1))

@@ -1,0 +1,32 @@
+"""Sums over rows, and a row added to all."""
+
+import numpy as np
+import pytest
+
+from minidat.autograd.backend import asnumpy
+from minidat.fast.cuda.columns import PARTS, ROWS, Parts, add_row, column_sum
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("rows", [1, 7, 8, ROWS, ROWS + 1, 257, ROWS * PARTS + 1])
+@pytest.mark.parametrize("c", [1, 3, 32, 48])
+def test_column_sum(rows, c, dtype, device):
+    x = np.random.default_rng(0).standard_normal((rows, c)).astype(dtype)
+    total = column_sum(device.asarray(x))
+    assert total.dtype == dtype and total.shape == (c,)
+    tolerance = {"float64": 1e-11, "float32": 1e-5}[dtype] * rows**0.5
+    np.testing.assert_allclose(asnumpy(total), x.sum(0, dtype=np.float64), atol=tolerance)
+
+
+@pytest.mark.parametrize("rows", [1, ROWS, ROWS + 1, 10**5, 10**7])
+def test_parts_cover_the_rows_and_are_few(rows):
+    parts = Parts(rows, 33)
+    assert (parts.count - 1) * parts.size < rows <= parts.count * parts.size
+    assert parts.count <= PARTS and parts.grid == (2, parts.count)
+
+
+def test_add_row(device):
+    y, b = np.random.default_rng(0).standard_normal((5, 7, 13)), np.arange(13.0)
+    there = device.asarray(y)
+    add_row(there, device.asarray(b))
+    np.testing.assert_array_equal(asnumpy(there), y + b)

@@ -1,0 +1,73 @@
+"""The devices that tests run on, and which tests run on which.
+
+"cpu" is NumPy; "stand-in" is `standin.py`, CuPy's rules on NumPy's arithmetic; "gpu" is CuPy, where it finds a GPU.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from minidat.autograd.backend import DeviceError, device_module
+
+TESTS = Path(__file__).resolve().parents[1]
+NAMES = ("cpu", "stand-in", "gpu")
+
+EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
+    "ops/test_adjoint.py",
+    "ops/test_gradients.py",
+    "ops/test_kinks.py",
+    "ops/test_three_versions.py",
+    "attention/",
+    "autograd/test_check.py",
+    "models/test_pyramid.py",
+    "released/test_released.py",
+    "released/test_options.py",
+    "released/test_resize.py",
+)
+ABOUT_DEVICES = ("device/", "fast/cuda/", "test_benchmarks.py")  # they ask for what they need
+ON_CPU = {  # and why no device has a part in what they prove
+    "ops/test_mutants.py": "tests of the tests: finite differences see an error wherever it was made",
+    "autograd/test_shapes.py": "signature strings",
+    "autograd/test_engine.py": "graphs, memory and threads; the engine's own arithmetic is in device/test_engine.py",
+    "released/test_pth.py": "files",
+    "released/test_official.py": "names and layouts of released checkpoints, which are read on the CPU",
+    "models/test_zoo.py": "names and sizes",
+    "released/test_full_size.py": "files, and networks like those of test_released.py, only larger",
+    "fast/numba/": "loops for the CPU",
+    "data/": "files and pictures",
+    "training/": "files, threads, restarts and formulas; device/ has the steps and runs of a device, beside the CPU's",
+    "analysis/": "pictures, tables and counts, made from arrays that were brought back",
+    "chapters/": "notebooks, which are worked through in NumPy",
+    "test_cli": "text",
+    "test_predict.py": "files and pictures",
+    "test_environment.py": "packages",
+    "test_imports.py": "source text",
+    "test_readme.py": "text",
+    "test_precision.py": "rounding, emulated in NumPy",
+    "test_torch_rival.py": "PyTorch",
+}
+ON_CPU_ALONE = {  # the same for tests in files of EVERYWHERE
+    "test_indices_out_of_range_and_of_arrays_are_refused": "asking a device for its largest index would be to wait for it",
+    "test_maps_of_few_pixels_for_their_channels_are_dense_and_others_gathered": "a choice by what is fast on a CPU",
+    "test_small_maps_are_banded_where_there_are_many": "the same",
+    "test_both_formulations_of_depthwise_convolution_agree": "a formulation for the CPU",
+    "test_rows_far_below_the_largest_score_of_their_tile_keep_their_softmax": "a formulation for the CPU",
+}
+
+
+def gpu_is_there():
+    try:
+        return bool(device_module("gpu"))
+    except DeviceError:
+        return False
+
+
+HERE = [name for name in NAMES if name != "gpu" or gpu_is_there()]
+
+
+def goes_everywhere(file, test):
+    return file.relative_to(TESTS).as_posix().startswith(EVERYWHERE) and test not in ON_CPU_ALONE
+
+
+def parameters(names):
+    return [pytest.param(name, marks=pytest.mark.gpu) if name == "gpu" else name for name in names]
