@@ -27,7 +27,7 @@ from minidat.data.imagenet import ImageFolder
 from minidat.fast.cuda import cublas
 from minidat.metrics import top_k
 from minidat.released import official
-from minidat.training.loop import evaluate
+from minidat.training.evaluation import evaluate
 from minidat.training.parallel import Workers, available_cores
 from minidat.training.settings import Settings
 
