@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(message: str, code: int) -> int:
     """Print an error, and return the exit code."""
     with contextlib.suppress(OSError):
-        print(f"minidat: {printable(message)}", file=sys.stderr, flush=True)
+        lines = "\n".join(map(printable, message.split("\n")))
+        print(f"minidat: {lines}", file=sys.stderr, flush=True)
     return code
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import math
 import os
 import sys
 import time
@@ -92,7 +93,7 @@ class Terminal:
         self.out = sys.stdout if out is None else out
         self.live = self.out.isatty() and os.environ.get("TERM") != "dumb"
         self.columns = 0  # of the progress line on the screen
-        self.printed = time.perf_counter()  # when the last progress line was
+        self.printed = -math.inf  # when the last progress line was, where the output is not a terminal
 
     def line(self, text: str) -> None:
         """Print text in lines of its own, in place of the progress line."""

@@ -8,12 +8,11 @@ from typing import Any
 
 import safetensors
 
+from minidat.cli.runs import checkpoint_of, settings_of
 from minidat.data.cifar import CIFAR
 from minidat.data.shapes import Shapes
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint
-from minidat.training.checkpoint import CheckpointError
-from minidat.training.loop import BEST, LAST
 from minidat.training.settings import Settings
 
 
@@ -47,12 +46,9 @@ def is_run(path: Path) -> bool:
 def load_run(path: Path) -> TrainedRun:
     """The best checkpoint of a run's folder, its last where it has no best yet, or the checkpoint at `path` itself.
     Raises CheckpointError for one that is missing, damaged, or does not say which network it is."""
-    if path.is_dir():
-        path = path / BEST if (path / BEST).exists() else path / LAST
+    path = checkpoint_of(path)
     arrays, meta = checkpoint.load(path)
-    if "settings" not in meta:
-        raise CheckpointError(path, "it holds no settings, so there is no telling which model it is")
-    settings = Settings.from_json(meta["settings"])
+    settings = settings_of(path, meta)
     model = create(settings.model, classes=len(meta["classes"]))
     prefix = "parameters/"
     weights = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
