@@ -16,7 +16,11 @@ from minidat.fast.numba import CompiledError
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.loop import Interrupted, TrainingError
 
-FAILED, STOPPED, PIPE_CLOSED = 1, 130, 141  # exit codes, the last two as of Ctrl-C and a closed pipe; wrong usage is argparse's 2
+FAILED, STOPPED, PIPE_CLOSED = (
+    1,
+    130,
+    141,
+)  # exit codes, the last two as of Ctrl-C and a closed pipe; wrong usage is argparse's 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parser().parse_args(argv)
         code = arguments.run(arguments)
-        sys.stdout.flush()  # here, where an error is still told
-        return code
+        return _flushed() or code
     except Interrupted:
         return STOPPED
     except KeyboardInterrupt:
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CheckpointError, CompiledError, DataError, DeviceError, TrainingError, ValueError) as error:
         return _failed(str(error), FAILED)
     except OSError as error:
-        return _failed(_output_error() or _told(error), FAILED)
+        return _flushed() or _failed(_told(error), FAILED)
 
 
 def _failed(message: str, code: int) -> int:
@@ -48,20 +51,23 @@ def _failed(message: str, code: int) -> int:
     return code
 
 
-def _output_error() -> str | None:
-    """What is wrong with standard output: full or closed. Then it is given up, or Python would try again at exit."""
+def _flushed() -> int:
+    """Write out what was printed: 0, or an exit code where the output is full. Then it is given up, or Python would try again
+    at exit."""
     try:
         sys.stdout.flush()
+    except BrokenPipeError:
+        discard(sys.stdout)
+        return PIPE_CLOSED
     except OSError as error:
         discard(sys.stdout)
-        return f"standard output: {error.strerror}"
-    return None
+        return _failed(f"standard output: {error.strerror}", FAILED)
+    return 0
 
 
 def _told(error: OSError) -> str:
-    """What the system said, with the file's name where there is one."""
-    reason = error.strerror or str(error)
-    return f"{error.filename}: {reason}" if error.filename is not None else reason
+    """What the system said, with the file's name where it is known."""
+    return f"{error.filename or 'standard output, or a file'}: {error.strerror or error}"
 
 
 def parser() -> Parser:

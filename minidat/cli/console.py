@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ class Console:
         self.run, self.terminal = run, Terminal(out)
         self.pace = Pace(run.step)
         self.best = run.best
+        self.lost = False  # whether the output was found closed or full
         self.drawn: float | None = None  # when the curves were drawn last
         self.complaints: set[str] = set()  # about pictures, each made once
 
@@ -136,12 +136,16 @@ class Console:
         return True
 
     def _print(self, show: Callable[[Terminal], None]) -> None:
-        """Print something, and where the output is closed or full, nothing from now on: the run is worth more."""
+        """Print something; nothing any more once the output was found closed or full: the run is worth more."""
+        if self.lost:
+            return
         try:
             show(self.terminal)
         except (OSError, ValueError) as error:  # ValueError: the stream was closed by this process
             discard(self.terminal.out)
-            self.terminal = Terminal(open(os.devnull, "w", encoding="utf-8"))
+            self.lost = True
             with contextlib.suppress(OSError, ValueError):
                 reason = getattr(error, "strerror", None) or error
-                print(f"minidat: output lost ({reason}); the run goes on, see {self._folder}", file=sys.stderr, flush=True)
+                print(
+                    f"minidat: output lost ({reason}); the run goes on, see {self._folder}", file=sys.stderr, flush=True
+                )

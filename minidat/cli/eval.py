@@ -15,10 +15,10 @@ from minidat.cli.flags import (
     add_model,
     add_protocol,
     add_threads,
+    count_or_all,
     head_rows,
     install_compiled,
     new_command,
-    count_or_all,
 )
 from minidat.cli.terminal import Terminal, duration, plural, printable
 from minidat.cli.weights import is_run, load_run
@@ -81,7 +81,9 @@ def _run(arguments: argparse.Namespace) -> int:
     trained = load_run(arguments.run_folder)
     settings = trained.settings
     size = settings.test_size if arguments.test_size is None else _size(arguments.test_size)
-    dataset = load(settings.data, "test", data_dir=arguments.data_dir or settings.data_dir, seed=settings.seed, size=size)
+    dataset = load(
+        settings.data, "test", data_dir=arguments.data_dir or settings.data_dir, seed=settings.seed, size=size
+    )
     trained.model.to(device=arguments.device)
     progress = Progress(len(dataset))
     with (

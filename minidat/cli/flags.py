@@ -15,7 +15,6 @@ from minidat.data.images import PROTOCOLS
 from minidat.fast import numba as compiled
 from minidat.models import MODELS
 
-
 CHOICES = re.compile(r"invalid choice: (['\"])(?P<given>.*)\1 \(choose from (?P<known>.*)\)", re.DOTALL)
 
 
@@ -113,7 +112,7 @@ def head_rows(file: Path | None) -> list[int] | None:
     if file is None:
         return None
     try:
-        return [int(line) for line in file.read_text("utf-8").split()]
+        return [int(line) for line in file.read_text("utf-8-sig").split()]
     except ValueError as error:  # UnicodeDecodeError is one too
         raise ValueError(f"--head-rows {file}: must hold whole numbers, one a line ({error})") from error
 
@@ -123,5 +122,5 @@ def add_protocol(command: argparse.ArgumentParser) -> None:
         "--protocol",
         choices=PROTOCOLS,
         help="how images become squares: released resizes both sides and crops, as DAT's code does; short-side keeps the "
-        "aspect ratio and crops; whole resizes only (default: released; whole for a run)",
+        "aspect ratio and crops; whole resizes both sides (default: released)",
     )

@@ -21,7 +21,9 @@ def run_folder(named: Path) -> Path:
     folder that holds no run itself; the message then lists the runs inside."""
     if named.is_file():
         if named.name != LAST:
-            raise TrainingError(f"--resume {named}: a run continues from {LAST}; name its folder, --resume {named.parent}")
+            raise TrainingError(
+                f"--resume {named}: a run continues from {LAST}; name its folder, --resume {named.parent}"
+            )
         return named.parent
     if not named.is_dir():
         raise TrainingError(f"--resume {named}: there is no such folder")

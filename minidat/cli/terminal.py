@@ -19,7 +19,16 @@ from typing import Any, TextIO
 
 LINE_SECONDS = 10.0  # between progress lines where the output is not a terminal
 COLUMNS = 80  # where the terminal does not say how wide it is
-PLAIN = {"─": "-", "→": ">", "−": "-", "–": "-", "×": "x", "·": ".", "…": ".", "’": "'"}  # one column each: tables stay aligned
+PLAIN = {
+    "─": "-",
+    "→": ">",
+    "−": "-",
+    "–": "-",
+    "×": "x",
+    "·": ".",
+    "…": ".",
+    "’": "'",
+}  # one column each: tables stay aligned
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories: control characters, lone surrogates, line separators
 
 
@@ -30,7 +39,7 @@ def open_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (it stays open)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="minidat.plain")
 
@@ -53,9 +62,7 @@ def discard(stream: Any) -> None:
 def printable(name: str) -> str:
     r"""A name from outside (a file's, a class's) with its control characters written out, such as `\x1b`: a terminal would obey
     them."""
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in UNPRINTABLE else c for c in name
-    )
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in UNPRINTABLE else c for c in name)
 
 
 def plural(count: int, noun: str) -> str:

@@ -41,12 +41,19 @@ def add(commands: Any) -> None:
         help=f"{names} (default: {default.model}; dat_cifar for CIFAR)",
     )
     flag(
-        "--data", choices=DATASETS, help=f"data set; shapes is drawn on the fly, without files (default: {default.data})"
+        "--data",
+        choices=DATASETS,
+        help=f"data set; shapes is drawn on the fly, without files (default: {default.data})",
     )
     flag("--data-dir", help="folder with the CIFAR archive or its unpacked folder (default: data)")
     flag("--download", action="store_true", help="download the archive into --data-dir, unless it is there")
     flag("--out", type=Path, help="folder for log, curves and checkpoints (default: a new one under runs/)")
-    flag("--resume", type=Path, metavar="RUN", help="continue a run with its own settings: its folder; a folder of runs lists them")
+    flag(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="continue a run with its own settings: its folder (a folder of runs lists them)",
+    )
     per_data = "; ".join(f"{d}: {v['epochs']}" for d, v in DEFAULTS.items() if "epochs" in v)
     flag("--epochs", type=int, help=f"passes over the data (default: {default.epochs}; {per_data})")
     flag("--batch", type=int, help=f"images a step (default: {default.batch})")
