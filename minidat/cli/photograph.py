@@ -52,7 +52,7 @@ def read_photograph(path: str | os.PathLike[str]) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # of damaged metadata, which is not used
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=_known_formats()) as image:
                 image.load()
                 return _rgb(_upright(image))
     except Image.UnidentifiedImageError as error:
@@ -63,6 +63,12 @@ def read_photograph(path: str | os.PathLike[str]) -> Image.Image:
     except Exception as error:  # damaged files make Pillow's decoders raise many kinds
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"{path}: cannot be read: {reason}") from error
+
+
+def _known_formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow can read."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _upright(image: Image.Image) -> Image.Image:
