@@ -63,6 +63,9 @@ class Console:
         self.out.write(f"\r\x1b[K{text}" if self.live else text + "\n")
         self.out.flush()
 
+    def testing(self, done: int, total: int) -> None:
+        """Nothing is shown while a test runs."""
+
     def test(self, record: dict[str, Any]) -> None:
         best = "  best so far" if record["accuracy"] > self.run.best else ""
         self._print(

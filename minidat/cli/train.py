@@ -52,13 +52,20 @@ def add(commands: Any) -> None:
     flag("--minimum-lr", type=float, help=f"learning rate at the end of the cosine (default: {default.minimum_lr})")
     flag("--warmup", type=float, help=f"epochs of linear warm-up (default: {default.warmup})")
     flag("--weight-decay", type=float, help=f"AdamW's weight decay (default: {default.weight_decay})")
-    flag("--clip", type=float, help=f"largest norm of the gradient (default: {default.clip})")
+    flag("--clip", type=float, help=f"largest norm of the gradient, 0 for no clipping (default: {default.clip})")
     flag("--smoothing", type=float, help=f"label smoothing (default: {default.smoothing})")
     flag("--drop-path", type=float, help="drop path rate of the last block (default: the network's own)")
     flag("--recipe", choices=RECIPES, help=f"augmentation (default: {default.recipe}; light for CIFAR)")
     flag("--seed", type=int, help=f"of weights, data order and noise (default: {default.seed})")
     flag("--train-size", type=int, help="train on so many images (default: all)")
     flag("--test-size", type=int, help="test on so many images (default: all)")
+    flag(
+        "--validation",
+        type=float,
+        metavar="SHARE",
+        help="share of the training images held out, to choose the best epoch (default: 0, which chooses it on the test images; "
+        "0.1 for CIFAR)",
+    )
     flag("--micro", type=int, help=f"images a thread takes at a time (default: {default.micro})")
     flag(
         "--precision",
@@ -97,7 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
         settings = Settings(**DEFAULTS[arguments.data] | given)
         if arguments.download:
             load(settings.data, "train", data_dir=settings.data_dir, download=True)
-        training = Run.start(settings, arguments.out or _new_folder(settings), **place)
+        folder = arguments.out or RUNS / f"{settings.model}-{settings.data}"
+        training = Run.start(settings, folder, numbered=arguments.out is None, **place)
     console = report.Console(training)
     console.begin()
     try:
@@ -107,10 +115,3 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     console.end()
     return 0
-
-
-def _new_folder(settings: Settings) -> Path:
-    """runs/MODEL-DATA, or the first of runs/MODEL-DATA-2, -3, … that is not there."""
-    base = RUNS / f"{settings.model}-{settings.data}"
-    candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 1000))]
-    return next(folder for folder in candidates if not folder.exists())

@@ -12,9 +12,9 @@ from minidat.data.cifar import CIFAR
 from minidat.data.shapes import Shapes
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint
-from minidat.training.checkpoint import CheckpointError
-from minidat.training.loop import BEST, LAST
+from minidat.training.folder import BEST, LAST
 from minidat.training.settings import Settings
+from minidat.training.state import RunState
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,13 @@ def is_run(path: Path) -> bool:
 
 def load_run(path: Path) -> TrainedRun:
     """The best checkpoint of a run's folder, its last where it has no best yet, or the checkpoint at `path` itself.
-    Raises CheckpointError for one that is missing, damaged, or does not say which network it is."""
+    Raises CheckpointError for one that is missing, damaged, or of no run."""
     if path.is_dir():
         path = path / BEST if (path / BEST).exists() else path / LAST
     arrays, meta = checkpoint.load(path)
-    if "settings" not in meta:
-        raise CheckpointError(path, "it holds no settings, so there is no telling which model it is")
-    settings = Settings.from_json(meta["settings"])
-    model = create(settings.model, classes=len(meta["classes"]))
+    saved = RunState.from_meta(path, meta)
+    settings = saved.settings
+    model = create(settings.model, classes=len(saved.classes))
     prefix = "parameters/"
     weights = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     expected = {name: t.shape for name, t in model.parameters().items()}
