@@ -25,7 +25,7 @@ def test_train_eval_and_a_second_run(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "dat_micro" in text and "3 steps of 8 images" in text and "best test accuracy" in text
     assert {p.name for p in out.iterdir()} == {
-        "best.safetensors", "curves.png", "last.safetensors", "log.jsonl", "points.png"
+        ".lock", "best.safetensors", "curves.png", "last.safetensors", "log.jsonl", "points.png", "settings.json"
     }  # fmt: skip
     best = re.search(r"best test accuracy ([\d.]+) %", text)[1]
     assert run("eval", str(out), "--test-size", "16") == 0

@@ -15,14 +15,19 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minidat.analysis.style import DPI, GREY, INK, bare, save
 
-TRAIN, TEST = "#0072b2", "#d55e00"  # blue and vermilion: distinct for every kind of colour vision
+TRAIN, TEST, CHOSEN = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+)  # blue, vermilion, green: distinct for every kind of colour vision
+KINDS = ("train", "validation", "test")  # of records
 LARGEST = 1e9  # what is drawn at most: a loss beyond is of a run that diverged
 
 
 def curves(log: Path, out: Path) -> None:
-    """Loss and accuracy against epoch, of training batches and of the test set, as a PNG 1650 pixels wide.
+    """Loss and accuracy against epoch, of training batches and of validation or test images, as a PNG 1650 pixels wide.
 
-    log: JSON lines; used are those whose "kind" is "train" or "test", with "epoch" (may be fractional), "loss" and "accuracy"
+    log: JSON lines; used are those whose "kind" is one of `KINDS`, with "epoch" (may be fractional), "loss" and "accuracy"
     (0 … 1). Values that are missing or cannot be drawn are left out, and the picture says how many. Training batches are
     noisy: they are drawn pale, under their moving mean. Raises ValueError for a log without records.
     """
@@ -31,12 +36,17 @@ def curves(log: Path, out: Path) -> None:
     for i, key in enumerate(("loss", "accuracy")):
         axes = figure.add_axes((0.055 + 0.495 * i, 0.13, 0.385, 0.75))
         bare(axes)
-        train, test = (_series(records[kind], key) for kind in ("train", "test"))
+        train, validation, test = (_series(records[kind], key) for kind in KINDS)
         _curve(axes, *train)
-        _test_points(axes, *test, percent=key == "accuracy")
+        percent = key == "accuracy"
+        if len(validation[0]):
+            _points(axes, *validation, "validation images", TEST, percent=percent, raised=7)
+            _points(axes, *test, "test set, best epoch", CHOSEN, percent=percent, raised=-7)
+        else:
+            _points(axes, *test, "test set", TEST, percent=percent)
         axes.set_title(key.capitalize(), loc="left", color=INK, fontsize=13, fontweight="bold", pad=10)
         axes.set_xlabel("epoch", color=INK)
-        _limits(axes, *(np.concatenate(pair) for pair in zip(train, test, strict=True)), key)
+        _limits(axes, *(np.concatenate(column) for column in zip(train, validation, test, strict=True)), key)
         if axes.lines:
             axes.legend(loc="upper right" if key == "loss" else "lower right", frameon=False, labelcolor=INK)
     _left_out(figure, [record for kind in records.values() for record in kind], unreadable)
@@ -44,7 +54,7 @@ def curves(log: Path, out: Path) -> None:
 
 
 def read_log(log: Path) -> dict[str, list[dict[str, float]]]:
-    """{"train": records, "test": records} of a training log, in the log's order.
+    """{kind: records} of a training log, for each of `KINDS`, in the log's order.
 
     A record is {"epoch", "loss", "accuracy"}; a value that is missing, not finite or beyond `LARGEST` is NaN. Lines of other
     kinds and unreadable ones are left out. Raises ValueError where no record is left.
@@ -55,7 +65,7 @@ def read_log(log: Path) -> dict[str, list[dict[str, float]]]:
 def _parse(log: Path) -> tuple[dict[str, list[dict[str, float]]], int]:
     """What `read_log` returns, and the number of lines that are no JSON object; a last line that is still being written is not
     counted."""
-    records: dict[str, list[dict[str, float]]] = {"train": [], "test": []}
+    records: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     lines, unreadable = log.read_text(encoding="utf-8", errors="replace").split("\n"), 0
     for number, line in enumerate(lines, 1):
         try:
@@ -67,7 +77,7 @@ def _parse(log: Path) -> tuple[dict[str, list[dict[str, float]]], int]:
         if isinstance(kind, str) and kind in records:
             records[kind].append({key: _number(record.get(key)) for key in ("epoch", "loss", "accuracy")})
     if not any(records.values()):
-        raise ValueError(f'{log}: holds no record of kind "train" or "test" yet: nothing to draw')
+        raise ValueError(f"{log}: holds no record of training or of a test yet: nothing to draw")
     return records, unreadable
 
 
@@ -111,20 +121,22 @@ def _curve(axes: Axes, epochs: np.ndarray, values: np.ndarray) -> None:
     axes.plot(epochs, moving_mean(values, width), color=TRAIN, lw=1.8, label="training batches, moving mean")
 
 
-def _test_points(axes: Axes, epochs: np.ndarray, values: np.ndarray, *, percent: bool) -> None:
-    """The test set, and the last value beside the last point."""
+def _points(
+    axes: Axes, epochs: np.ndarray, values: np.ndarray, label: str, colour: str, *, percent: bool, raised: float = 0
+) -> None:
+    """Tests, and the last value beside the last point, `raised` typographic points above it."""
     if not len(values):
         return
     size = float(np.clip(240 / len(values), 2.5, 5))
     marks: dict[str, Any] = {"marker": "o", "ms": size, "mec": "white", "mew": size / 7}
-    axes.plot(epochs, values, color=TEST, lw=1.5, **marks, label="test set", zorder=3)
+    axes.plot(epochs, values, color=colour, lw=1.5, **marks, label=label, zorder=3)
     axes.annotate(
         f"{values[-1]:.1%}" if percent else f"{values[-1]:.2f}",
         (float(epochs[-1]), float(values[-1])),
-        xytext=(8, 0),
+        xytext=(8, raised),
         textcoords="offset points",
         va="center",
-        color=TEST,
+        color=colour,
         fontweight="bold",
         annotation_clip=False,
     )

@@ -12,13 +12,13 @@ from minidat.cli import pictures
 from minidat.cli.invocation import command_line
 from minidat.cli.pace import Pace
 from minidat.cli.terminal import Terminal, discard, duration, plural, printable
-from minidat.training.loop import Run
+from minidat.training.loop import Reporter, Run
 
 CURVES_SECONDS = 60.0  # between pictures of the curves inside an epoch
 
 
-class Console:
-    """Prints a run's progress and draws its pictures into its folder. A `Reporter` of `Run.train`.
+class Console(Reporter):
+    """Prints a run's progress and draws its pictures into its folder.
 
     Nothing that fails here ends a run: where the output is closed or full, the run goes on without it, and a picture that
     cannot be drawn is a line of text. out: where to print, standard output by default.
@@ -60,14 +60,17 @@ class Console:
         self._print(lambda terminal: terminal.progress(parts))
 
     def test(self, record: dict[str, Any]) -> None:
-        """A test of the network was logged."""
+        """A test of the network was logged: of an epoch, or, at the end, of the best one on images it was not chosen on."""
         self.pace.tested()
-        best = "  best so far" if record["accuracy"] > self.best else ""
-        self.best = max(self.best, record["accuracy"])
-        self.note(
-            f"epoch {record['epoch']}/{self.run.settings.epochs}: test accuracy {100 * record['accuracy']:.2f} %, "
-            f"loss {record['loss']:.3f}, after {duration(record['seconds'])}{best}"
-        )
+        accuracy = f"{record['kind']} accuracy {100 * record['accuracy']:.2f} %, loss {record['loss']:.3f}"
+        if "best_epoch" in record:
+            self.note(f"best epoch, {record['best_epoch']}: {accuracy}")
+        else:
+            best = "  best so far" if record["accuracy"] > self.best else ""
+            self.best = max(self.best, record["accuracy"])
+            self.note(
+                f"epoch {record['epoch']}/{self.run.settings.epochs}: {accuracy}, after {duration(record['seconds'])}{best}"
+            )
         self._draw_curves()
         self.pace.paused()
 
@@ -84,11 +87,14 @@ class Console:
 
     def end(self) -> None:
         """The run is complete and saved: the result first, then the pictures."""
-        chance = 100 / len(self.run.training.classes)
-        again = command_line("eval", self.run.folder)
+        run, chance = self.run, 100 / len(self.run.training.classes)
+        again = command_line("eval", run.folder)
+        result = f"test accuracy {100 * run.best:.2f} %, the best epoch on these images"
+        if run.validation is not None and run.test_accuracy is not None:
+            held = plural(len(run.validation), "image")
+            result = f"test accuracy {100 * run.test_accuracy:.2f} % of the best epoch, chosen on {held} held out"
         self.note(
-            f"done in {duration(self.run.seconds)}: best test accuracy {100 * self.run.best:.2f} % "
-            f"(chance is {chance:.0f} %)\n"
+            f"done in {duration(run.seconds)}: {result} (chance is {chance:.0f} %)\n"
             f"test it again      {printable(again)}"
         )
         if self._draw_curves():

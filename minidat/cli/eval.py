@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if surplus:
         raise ValueError(f"eval RUN knows its model and its data; leave out {', '.join(surplus)}")
     trained = load_run(arguments.run_folder)
-    settings = trained.settings
+    settings = trained.state.settings
     size = settings.test_size if arguments.test_size is None else _size(arguments.test_size)
     dataset = load(
         settings.data, "test", data_dir=arguments.data_dir or settings.data_dir, seed=settings.seed, size=size
@@ -98,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
             f"{trained.path}: the network's outputs are not finite (loss {loss}), so they mean nothing; its weights are damaged"
         )
     print(
-        f"{printable(str(trained.path))}: {settings.model} on {settings.data}, step {trained.meta['step']:,}\n"
+        f"{printable(str(trained.path))}: {settings.model} on {settings.data}, step {trained.state.step:,}\n"
         f"test accuracy {_share(result.correct, result.count)}, loss {loss:.4f}{_other_images(settings, size)}"
     )
     return 0

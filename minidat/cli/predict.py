@@ -161,7 +161,7 @@ def _classifier(arguments: argparse.Namespace) -> _Classifier:
             if value is not None:
                 raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
         trained = load_run(path)
-        model, (mean, std), names = trained.model, trained.colours, tuple(trained.meta["classes"])
+        model, (mean, std), names = trained.model, trained.colours, trained.state.classes
     else:
         rows = head_rows(arguments.head_rows)
         model, mean, std, names = official.from_file(path, arguments.model, rows=rows), MEAN, STD, None

@@ -9,13 +9,13 @@ from typing import Any
 
 from minidat.cli.console import Console
 from minidat.cli.flags import add_compiled, add_device, add_threads, install_compiled, new_command
-from minidat.cli.runs import run_folder, settings_of
+from minidat.cli.runs import run_folder, state_of
 from minidat.data import DATASETS, load
 from minidat.data.augment import RECIPES
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
-from minidat.training import checkpoint
-from minidat.training.loop import LAST, Interrupted, Run, TrainingError
+from minidat.training.folder import to_resume
+from minidat.training.loop import Interrupted, Run, TrainingError
 from minidat.training.settings import DEFAULTS, Settings
 
 RUNS = Path("runs")
@@ -61,13 +61,20 @@ def add(commands: Any) -> None:
     flag("--minimum-lr", type=float, help=f"learning rate at the end of the cosine (default: {default.minimum_lr})")
     flag("--warmup", type=float, help=f"epochs of linear warm-up (default: {default.warmup})")
     flag("--weight-decay", type=float, help=f"AdamW's weight decay (default: {default.weight_decay})")
-    flag("--clip", type=float, help=f"largest norm of the gradient (default: {default.clip})")
+    flag("--clip", type=float, help=f"largest norm of the gradient, 0 for no clipping (default: {default.clip})")
     flag("--smoothing", type=float, help=f"label smoothing (default: {default.smoothing})")
     flag("--drop-path", type=float, help="drop path rate of the last block (default: the network's own)")
     flag("--recipe", choices=RECIPES, help=f"augmentation (default: {default.recipe}; light for CIFAR)")
     flag("--seed", type=int, help=f"of weights, data order and noise (default: {default.seed})")
     flag("--train-size", type=int, help="train on so many images (default: all)")
     flag("--test-size", type=int, help="test on so many images (default: all)")
+    flag(
+        "--validation",
+        type=float,
+        metavar="SHARE",
+        help="share of the training images held out, to choose the best epoch (default: 0, which chooses it on the test images; "
+        "0.1 for CIFAR)",
+    )
     flag("--micro", type=int, help=f"images a thread takes at a time (default: {default.micro})")
     flag(
         "--precision",
@@ -105,18 +112,19 @@ def _start(arguments: argparse.Namespace) -> Run:
     settings = Settings(**DEFAULTS[arguments.data or Settings.data] | _given(arguments))
     if arguments.download:
         load(settings.data, "train", data_dir=settings.data_dir, download=True)
-    return Run.start(settings, arguments.out or _new_folder(settings), **_place(arguments))
+    folder = arguments.out or RUNS / f"{settings.model}-{settings.data}"
+    return Run.start(settings, folder, numbered=arguments.out is None, **_place(arguments))
 
 
 def _resume(arguments: argparse.Namespace) -> Run:
     """The run that --resume names. Raises TrainingError for a flag that asks for what the run does not have."""
     folder = run_folder(arguments.resume)
-    _, meta = checkpoint.load(folder / LAST)
-    settings = settings_of(folder / LAST, meta)
+    settings = state_of(to_resume(folder)).settings
     if arguments.out is not None:
         raise TrainingError(f"--resume continues a run in its folder, {folder}; leave out --out")
     given = _given(arguments)
-    given.pop("data_dir", None)  # the data may have moved
+    epochs = given.pop("epochs", None)
+    data_dir = given.pop("data_dir", None)  # the data may have moved
     for name, value in given.items():
         if value != getattr(settings, name):
             flag = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
@@ -125,8 +133,9 @@ def _resume(arguments: argparse.Namespace) -> Run:
                 f"leave out {flag} {value}, or start a new run"
             )
     if arguments.download:
-        load(settings.data, "train", data_dir=arguments.data_dir or settings.data_dir, download=True)
-    return Run.resume(folder, data_dir=arguments.data_dir, **_place(arguments))
+        load(settings.data, "train", data_dir=data_dir or settings.data_dir, download=True)
+    epochs = None if epochs == settings.epochs else epochs
+    return Run.resume(folder, data_dir=data_dir, epochs=epochs, **_place(arguments))
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -138,10 +147,3 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 def _place(arguments: argparse.Namespace) -> dict[str, Any]:
     """Where and how to compute, which is not a setting of the run."""
     return {"device": arguments.device, "threads": arguments.threads, "graph": not arguments.no_graph}
-
-
-def _new_folder(settings: Settings) -> Path:
-    """runs/MODEL-DATA, or the first of runs/MODEL-DATA-2, -3, … that is not there."""
-    base = RUNS / f"{settings.model}-{settings.data}"
-    candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 1000))]
-    return next(folder for folder in candidates if not folder.exists())
