@@ -36,19 +36,9 @@ def curves(log: Path, out: Path) -> None:
     for i, key in enumerate(("loss", "accuracy")):
         axes = figure.add_axes((0.055 + 0.495 * i, 0.13, 0.385, 0.75))
         bare(axes)
-        train, validation, test = (_series(records[kind], key) for kind in KINDS)
-        _curve(axes, *train)
-        percent = key == "accuracy"
-        if len(validation[0]):
-            _points(axes, *validation, "validation images", TEST, percent=percent, raised=7)
-            _points(axes, *test, "test set, best epoch", CHOSEN, percent=percent, raised=-7)
-        else:
-            _points(axes, *test, "test set", TEST, percent=percent)
         axes.set_title(key.capitalize(), loc="left", color=INK, fontsize=13, fontweight="bold", pad=10)
         axes.set_xlabel("epoch", color=INK)
-        _limits(axes, *(np.concatenate(column) for column in zip(train, validation, test, strict=True)), key)
-        if axes.lines:
-            axes.legend(loc="upper right" if key == "loss" else "lower right", frameon=False, labelcolor=INK)
+        _panel(axes, {kind: _series(records[kind], key) for kind in KINDS}, key)
     _left_out(figure, [record for kind in records.values() for record in kind], unreadable)
     save(figure, out)
 
@@ -94,12 +84,31 @@ def moving_mean(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[end] - sums[first]) / (end - first)
 
 
+def _panel(axes: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray]], key: str) -> None:
+    """One key of all kinds of record: kind → (epochs, values)."""
+    epochs, values = (np.concatenate(column) for column in zip(*series.values(), strict=True))
+    _limits(axes, epochs, values, key)
+    _curve(axes, *series["train"])
+    validation, test = series["validation"], series["test"]
+    names = [(test, "test set", TEST)]
+    if len(validation[0]):
+        names = [(validation, "validation images", TEST), (test, "test set, best epoch", CHOSEN)]
+    last = [points[1][-1] for points, _, _ in names if len(points[1])]
+    for points, label, colour in names:
+        if len(points[1]):
+            raised = 7 * np.sign(points[1][-1] - np.mean(last))  # the labels beside the last points do not meet
+            _points(axes, *points, label, colour, percent=key == "accuracy", raised=float(raised))
+    if axes.lines:
+        low = key == "accuracy" or values[-1] > 0.6 * values.max()
+        axes.legend(loc="lower right" if low else "upper right", frameon=False, labelcolor=INK)
+
+
 def _left_out(figure: Figure, records: Sequence[Mapping[str, float]], unreadable: int) -> None:
     """Say how many records miss a value, or are `unreadable` altogether."""
     count = unreadable + sum(not all(map(math.isfinite, record.values())) for record in records)
     if count:
         text = f"{count} of {unreadable + len(records)} records miss a value, or have one that cannot be drawn"
-        figure.text(0.935, 0.02, text, ha="right", va="bottom", fontsize=9, color=GREY)
+        figure.text(0.495, 0.015, text, ha="center", va="bottom", fontsize=9, color=GREY)
 
 
 def _series(records: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -122,11 +131,9 @@ def _curve(axes: Axes, epochs: np.ndarray, values: np.ndarray) -> None:
 
 
 def _points(
-    axes: Axes, epochs: np.ndarray, values: np.ndarray, label: str, colour: str, *, percent: bool, raised: float = 0
+    axes: Axes, epochs: np.ndarray, values: np.ndarray, label: str, colour: str, *, percent: bool, raised: float
 ) -> None:
     """Tests, and the last value beside the last point, `raised` typographic points above it."""
-    if not len(values):
-        return
     size = float(np.clip(240 / len(values), 2.5, 5))
     marks: dict[str, Any] = {"marker": "o", "ms": size, "mec": "white", "mew": size / 7}
     axes.plot(epochs, values, color=colour, lw=1.5, **marks, label=label, zorder=3)
