@@ -81,7 +81,7 @@ class Sitting:
         run.sums = NOTHING
         self.step.restart(NOTHING)
         if run.step % run.steps_per_epoch == 0:
-            self._save_progress()
+            self._save()
         self._tell(self.reporter.train, record)
         self.clock.new_lap()
 
