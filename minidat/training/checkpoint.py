@@ -88,15 +88,25 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     minidat, or written by a newer one.
     """
     path = Path(path)
-    try:
-        blob = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+    blob = _read(path)
     about = _about(path, _header(path, blob))
     arrays = _arrays(path, blob)
     if _digest(arrays, about["meta"]) != about["digest"]:
         raise CheckpointError(path, "damaged: its content does not have the digest that was saved with it")
     return arrays, about["meta"]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise CheckpointError(path, "cannot be read: it is a pipe or a device, not a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+    except CheckpointError:
+        raise
+    except ValueError as error:  # a zero byte in the name
+        raise CheckpointError(path, f"cannot be read: {error}") from error
 
 
 def check_names(
