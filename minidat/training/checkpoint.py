@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files that hold arrays, a dictionary of the caller's and a digest of both.
+"""Checkpoints: safetensors files that hold arrays, a dictionary of the caller's, and a digest of both.
 
 A safetensors file is the length of a header, the header (JSON: name → dtype, shape, place) and the arrays'
 bytes. Any safetensors reader reads these. The header's `__metadata__` has one entry, "minidat", the JSON text
@@ -60,9 +60,9 @@ class CheckpointError(ValueError):
 
 
 def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Write a checkpoint that is either wholly there afterwards or not at all.
+    """Write a checkpoint. The file is complete afterwards, or not there at all.
 
-    arrays: NumPy's, of the dtypes in `DTYPES`. meta: what JSON can say; it comes back as JSON has it, tuples
+    arrays: NumPy's, of the dtypes in `DTYPES`. meta: what JSON can represent; it comes back as JSON has it, tuples
     as lists and keys as strings, and NaN is refused. The file is written beside `path` as `.NAME.tmp`,
     flushed to disk and renamed, so an older file at `path` stays as it is until the new one is complete. One
     process may write a path at a time.

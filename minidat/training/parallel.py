@@ -1,8 +1,8 @@
 """One batch on all cores: its images cut into shards, one a thread, and every shard into micro-batches that stay in cache.
 
-NumPy lets go of the interpreter's lock inside its loops and products, so threads run side by side, each with its own tape
-and single-threaded BLAS. Parameters are shared and only read; gradients are added up in a fixed order, so a result is
-repeatable to the bit for a given number of threads and size of micro-batch.
+NumPy releases the interpreter's lock inside its loops and products, so threads run in parallel, each with its own tape and
+single-threaded BLAS. Parameters are shared and only read. Gradients are added in a fixed order, so a result is repeatable to
+the bit for a given number of threads and size of micro-batch.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Workers(AbstractContextManager):
 
     @classmethod
     def on(cls, device: str, threads: int | None, micro: int) -> Workers:
-        """What suits a device: `threads` (all cores by default) and micro-batches on the CPU; a GPU takes a batch whole."""
+        """The workers for a device. On the CPU: `threads` (all cores by default), which take micro-batches. On a GPU: one, which
+        takes the whole batch."""
         return cls(1, sys.maxsize) if device == "gpu" else cls(thread_count(threads), micro)
 
     def __enter__(self) -> Workers:

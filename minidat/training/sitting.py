@@ -41,22 +41,17 @@ class Sitting:
         run = self.run
         try:
             while not run.complete:
-                self._go_on()
+                if run.tested < run.step and run.step % run.steps_per_epoch == 0:
+                    self._test_epoch()
+                elif run.step == run.total:
+                    self._test_best()
+                else:
+                    self._advance()
                 if run.stop.asked and not run.complete:
                     self._save_progress()
                     raise Interrupted
         except NotFinite as error:
             raise self._not_finite(error) from error
-
-    def _go_on(self) -> None:
-        """What is next: the test of an epoch, the test of the best epoch, or a step."""
-        run = self.run
-        if run.tested < run.step and run.step % run.steps_per_epoch == 0:
-            self._test_epoch()
-        elif run.step == run.total:
-            self._test_best()
-        else:
-            self._advance()
 
     def _advance(self) -> None:
         """One step of the optimiser; then a line of the log, or a checkpoint, where it is due."""
