@@ -54,13 +54,9 @@ class Run:
         threads: int | None = None,
         graph: bool = True,
     ):
-        if device == "cpu" and settings.precision != "fp32":
-            raise TrainingError(
-                f"precision {settings.precision} is of a GPU's tensor cores, and results depend on it; "
-                "the CPU computes in fp32 (--device gpu, or leave out --precision)"
-            )
+        _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
-        self.threads = 1 if device == "gpu" else thread_count(threads)
+        self.threads = thread_count(device, threads)
         splits = load_splits(settings)
         self.training, self.validation, self.testing = splits.training, splits.validation, splits.testing
         self.whole = splits.whole
@@ -209,6 +205,14 @@ class Run:
             f"{error.filename or self.folder} cannot be written: {error.strerror or error}. "
             f"The last checkpoint is of step {self.saved_step:,} of {self.total:,}; {what}. "
             f"When the disk can be written to again, continue with --resume {self.folder}"
+        )
+
+
+def _check_precision(settings: Settings, device: str) -> None:
+    if device == "cpu" and settings.precision != "fp32":
+        raise TrainingError(
+            f"precision {settings.precision} is of a GPU's tensor cores, and results depend on it; "
+            "the CPU computes in fp32 (--device gpu, or leave out --precision)"
         )
 
 

@@ -64,6 +64,8 @@ def test_names_are_text(name):
         ({"weight_decay": -0.1}, "weight_decay is -0.1; it must not be negative"),
         ({"seed": -1}, "seed is -1; it must not be negative"),
         ({"batch": 0}, "batch is 0; it must be at least 1"),
+        ({"train_size": 10**9}, "train_size is 1000000000; it must be at most 100,000,000"),
+        ({"test_size": 2**62}, "test_size is .*; it must be at most 100,000,000"),
         ({"validation": 1.0}, "validation is 1.0; it must be at least 0 and below 1"),
         ({"drop_path": 1.0}, "drop_path is 1.0; it must be at least 0 and below 1"),
         ({"minimum_lr": 1.0}, "minimum_lr is 1.0; it must not be above lr"),
@@ -81,6 +83,7 @@ def test_settings_go_to_json_and_back():
         assert Settings.from_json(settings.to_json()) == settings
     assert replace(SHORT, clip=0.0).max_norm == math.inf and SHORT.max_norm == 5.0
     assert Settings.from_json({"lr": 1}) == Settings(lr=1)  # a whole number is a number
+    assert replace(SHORT, weight_decay=1e300).weight_decay == 1e300  # as is any that is finite
 
 
 def test_a_setting_of_a_newer_version_is_refused():
