@@ -134,7 +134,7 @@ class Console(Reporter):
         try:
             draw()
         except Exception as error:  # whatever it is: the run is worth more than its picture
-            complaint = printable(f"no {name}: {error or type(error).__name__}")
+            complaint = printable(f"no {name}: {str(error) or type(error).__name__}")
             if complaint not in self.complaints:
                 self.note(complaint)
             self.complaints.add(complaint)

@@ -103,7 +103,11 @@ def run(arguments: argparse.Namespace) -> int:
     except Interrupted:
         console.interrupted()
         raise
-    console.end()
+    try:
+        console.end()
+    except KeyboardInterrupt:
+        console.note("stopped while drawing; the run is complete and saved")
+        raise Interrupted from None
     return 0
 
 
