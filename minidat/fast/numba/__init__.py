@@ -33,8 +33,6 @@ def install(report: Callable[[str], Any] = _silent) -> None:
         ) from error
     from minidat.fast.dispatch import NUMBA
     from minidat.fast.numba import first_use
-    from minidat.fast.numba.loop import forget_stale
 
-    forget_stale()
     NUMBA.enable()
     first_use.compile_all(report)
