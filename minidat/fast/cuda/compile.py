@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,12 @@ def blocks(count: int, size: int) -> int:
     return -(-count // size)
 
 
+def source(file: str) -> str:
+    """The text of a `.cu` file, with the files that it includes in their places: NVRTC does not know this folder."""
+    text = (FOLDER / file).read_text("utf-8")
+    return re.sub(r'^#include "(.+)"$', lambda included: source(included[1]), text, flags=re.MULTILINE)
+
+
 def kernels(file: str, like: Any) -> Kernels:
     """The kernels of a `.cu` file, on the device of the array `like` and with its dtype, float32 or float64, for REAL."""
     return _compiled(array_module(like), file, like.dtype.name)
@@ -37,8 +44,7 @@ class Kernels:
 
     def __init__(self, xp: ModuleType, file: str, dtype: str):
         self.real = np.dtype(dtype).type
-        code = (FOLDER / file).read_text("utf-8")
-        self._module = xp.RawModule(code=code, options=(f"-DREAL={REALS[dtype]}",))
+        self._module = xp.RawModule(code=source(file), options=(f"-DREAL={REALS[dtype]}",))
         self._functions: dict[str, Callable[..., None]] = {}
 
     def launch(self, name: str, grid: int | tuple[int, ...], block: int | tuple[int, ...], *arguments: Any) -> None:
