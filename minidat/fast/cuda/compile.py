@@ -15,7 +15,7 @@ from minidat.autograd.backend import array_module
 
 FOLDER = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
-WARP = 32  # threads that run in step
+WARP = 32  # threads that execute together
 
 
 def blocks(count: int, size: int) -> int:
@@ -40,7 +40,8 @@ def _compiled(xp: ModuleType, file: str, dtype: str) -> Kernels:
 
 
 class Kernels:
-    """What one `.cu` file holds, with REAL float or double. CuPy compiles anew for each device, and keeps the results on disk."""
+    """The kernels of one `.cu` file, with REAL as float or double. CuPy compiles them for each device and caches the results on
+    disk."""
 
     def __init__(self, xp: ModuleType, file: str, dtype: str):
         self.real = np.dtype(dtype).type

@@ -56,11 +56,12 @@ def compiled(**options: Any) -> Callable[[Callable], Any]:
     """numba's `njit` with these options; what it compiles is kept in `CACHE`."""
 
     def decorate(function: Callable) -> Any:
-        before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(CACHE or "")
+        config: Any = numba.config
+        before, config.CACHE_DIR = config.CACHE_DIR, str(CACHE or "")
         try:
             return numba.njit(nogil=True, cache=CACHE is not None, error_model="numpy", **options)(function)
         finally:
-            numba.config.CACHE_DIR = before
+            config.CACHE_DIR = before
 
     return decorate
 
