@@ -396,8 +396,8 @@ hint("1.2")
 X_small = np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]])  # (n, k) = (2, 3)
 W_small = np.array([[1.0, 0.0], [2.0, 1.0], [0.0, 5.0]])  # (k, m) = (3, 2)
 Y_small = np.zeros((2, 2))
-for i, j, l in product(range(2), range(2), range(3)):
-    Y_small[i, j] += X_small[i, l] * W_small[l, j]
+for i, j, inner in product(range(2), range(2), range(3)):
+    Y_small[i, j] += X_small[i, inner] * W_small[inner, j]
 print(Y_small)
 same("X @ W", X_small @ W_small, Y_small)
 
@@ -630,7 +630,9 @@ leaves = Tensor(x), Tensor(W)  # new ones: .grad of the old ones would be added 
 activated = tanh_(matmul_(*leaves))
 product_ = times(activated, activated)
 if passed("1.4") and passed("1.5"):
-    backward(topological(product_), np.ones(product_.data.shape))  # L is the sum of all elements: a gradient of 1 for each
+    backward(
+        topological(product_), np.ones(product_.data.shape)
+    )  # L is the sum of all elements: a gradient of 1 for each
 same("your engine's dx", leaves[0].grad, theirs[0].grad)
 same("your engine's dW", leaves[1].grad, theirs[1].grad)
 

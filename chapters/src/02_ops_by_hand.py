@@ -646,7 +646,9 @@ slope = ops.gelu.raw(line)[1](np.ones_like(line))[0]
 derived = [0.5 * (1 + math.erf(v / math.sqrt(2))) + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi) for v in line]
 same("the package's slope, and Φ + x φ", derived, slope)
 same("yours", gelu_vjp(np.ones_like(line), line) if passed("2.6") else None, slope)
-print(f"lowest slope {slope.min():.2f} at {line[slope.argmin()]:.2f}, highest {slope.max():.2f} at {line[slope.argmax()]:.2f}")
+print(
+    f"lowest slope {slope.min():.2f} at {line[slope.argmin()]:.2f}, highest {slope.max():.2f} at {line[slope.argmax()]:.2f}"
+)
 
 # %% tags=["hide-input"]
 picture, (left, right) = figure(7, 2.7, columns=2)

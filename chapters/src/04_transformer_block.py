@@ -491,10 +491,11 @@ for gain, name_of_gain in ((1.0, "variance 1/C"), (3**-0.5, "variance 1/(3 C)"))
 # * **Without residuals the tokens become one.** Attention averages, and averages of averages of averages are all alike. Nothing
 #   of a token survives but what is added back to it. The gradient of all tokens together is not even small here; there is just
 #   nothing left that it could tell apart.
-# * **Post-norm** keeps the size, by force. The gradient soon shrinks to a fifth and less, as step 6 says, and recovers only in
-#   the first dozen branches. And here the tokens merge too: at each norm what is old loses weight against what is new.
+# * **Post-norm** keeps the size, since each norm sets it. On its way back the gradient shrinks to a seventh (the last column), as
+#   step 6 says, and grows again only near the start. And here the tokens become alike too: at each norm what is old loses weight
+#   against what is new.
 # * **Pre-norm** grows slowly, like the root of the number of branches (exercise 4.4). It is the only one of the four that has kept its tokens apart, and
-#   its gradient changes by a factor of six over 64 branches.
+#   its gradient grows by a factor of six over 64 branches.
 #
 # The table's second half has weights of a third of that variance, which is how the released models start. There those with a
 # residual differ less, and post-norm does well too. So with care, in the start or in a slow warm-up of the learning rate,
@@ -729,7 +730,8 @@ else:
     print("when 4.5 is done, it says here how deep a deep network really is")
 
 # %% [markdown]
-# Few ways are long. As long as its branches do little, a deep residual network learns like many shallow ones.
+# Nearly all of the gradient has come through few of the branches. As long as its branches do little, a deep residual network
+# learns like many shallow ones.
 
 # %% [markdown]
 # ### Exercise 4.6: what is in a block (fill in)

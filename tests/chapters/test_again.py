@@ -49,7 +49,10 @@ def test_every_cell_can_be_run_again_at_the_end_from_the_last_to_the_first(sourc
 def test_a_chapter_runs_to_its_end_with_answers_that_are_half_done(source):
     text = source.read_text("utf-8")
     half_done, count = re.subn(
-        r'^check\("([\d.]+)", (\w+)\)$', r'\2 = lambda *inputs: ("half", None)\ncheck("\1", \2)', text, flags=re.MULTILINE
+        r'^check\("([\d.]+)", (\w+)\)$',
+        r'\2 = lambda *inputs: ("half", None)\ncheck("\1", \2)',
+        text,
+        flags=re.MULTILINE,
     )
     session, told = Session(), ""
     for i, cell in enumerate(code_cells(half_done)):
