@@ -215,7 +215,7 @@ same("the points of the first map above", points, moved[0])
 # code.
 #
 # Where something is said about the paper, it is said where it comes from: *the paper's text*; *the released code*, which has
-# two versions and departs from the text in places; or *measured here*, and then a cell near it does it.
+# two versions and departs from the text in places; or *measured here*, and then a cell near it prints the number.
 #
 # ## How exercises work
 #
@@ -254,7 +254,7 @@ for answer in (not_written, swapped, crashing):
 #
 # ## Exercise 0.1: softmax (fill in)
 #
-# Turn scores into weights: $p_{ij}=e^{s_{ij}}\big/\sum_le^{s_{il}}$. Each row then adds up to 1. One thing to mind: $e^{800}$
+# Turn scores $S$ into weights: $\sigma(S)_{ij}=e^{S_{ij}}\big/\sum_le^{S_{il}}$. Each row then adds up to 1. One thing to mind: $e^{800}$
 # is too large for a computer. Nothing changes if the same number is subtracted from all scores of a row; so subtract the
 # largest.
 
@@ -274,7 +274,7 @@ check("0.1", softmax)
 hint("0.1")
 
 # %% [markdown] tags=["solution"]
-# $e^{s-c}/\sum e^{s-c}=e^{-c}e^s/(e^{-c}\sum e^s)$: the factor cancels. `keepdims=True` keeps the summed axis with length 1, so
+# With any number $c$ for a row, $e^{S_{ij}-c}\big/\sum_le^{S_{il}-c}=e^{-c}e^{S_{ij}}\big/\big(e^{-c}\sum_le^{S_{il}}\big)$: the factor cancels. `keepdims=True` keeps the summed axis with length 1, so
 # that the division is done row by row; without it NumPy would divide column by column, or complain.
 
 # %% [markdown]

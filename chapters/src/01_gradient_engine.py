@@ -40,15 +40,15 @@ L = s * s
 print(f"c = {c}, s = {s}, L = {L}")
 
 # %% [markdown]
-# How should $a$ and $b$ be changed, so that $L$ becomes smaller? For each of the five numbers $v$ we look for
-# $\mathrm dv=\partial L/\partial v$: by how much $L$ grows, for each unit that $v$ grows, when everything that is computed from
-# $v$ follows. We begin at the end, and go back one operation at a time.
+# How should $a$ and $b$ be changed, so that $L$ becomes smaller? For each number, take $a$, we look for
+# $\mathrm da=\partial L/\partial a$: how fast $L$ grows when $a$ grows, and everything that is computed from $a$ follows. If $a$
+# grows by a small amount, $L$ grows by $\mathrm da$ times that amount. We begin at the end, and go back one operation at a time.
 #
 # * $\mathrm dL=1$: if $L$ grows by something, it grows by just that.
 # * $L=s^2$ has the slope $2s$. So $\mathrm ds=2s\cdot\mathrm dL=-8$.
 # * $s=a+c$ passes a change of either on as it is. So $\mathrm dc=\mathrm ds=-8$; and $a$ gets $-8$ too, **from this use** of it.
-# * $c=a\,b$: when $b$ grows by 1, $c$ grows by $a$. So $\mathrm db=a\,\mathrm dc=-16$. When $a$ grows by 1, $c$ grows by $b$, so
-#   $a$ gets $b\,\mathrm dc=24$ **from this use**.
+# * $c=a\,b$: when $b$ grows, $c$ grows $a$ times as much. So $\mathrm db=a\,\mathrm dc=-16$. When $a$ grows, $c$ grows $b$ times as
+#   much. So $a$ gets $b\,\mathrm dc=24$ **from this use**.
 # * $a$ is used twice. When it moves, it moves $L$ in both ways at once, so the two are added: $\mathrm da=-8+24=16$.
 
 # %%
@@ -458,8 +458,9 @@ hint("1.3")
 # ## The package's own source
 #
 # `ops.matmul` allows more axes in front, which are carried along; `unbroadcast` is the subject of chapter 02 and does nothing
-# here. The line in the middle is yours. The line with `@op` names the axes, and makes two functions of this one:
-# `ops.matmul.raw` is what you see, arrays in, value and vjp out; `ops.matmul` itself works on Tensors, which come next.
+# here. The line in the middle is yours. The line with `@op` names the axes, and makes three functions of this one.
+# `ops.matmul.plain` is exactly what you see: arrays in, value and vjp out. `ops.matmul.raw` computes the same numbers, for some
+# ops by a faster form (chapter 16); this is the one to use. `ops.matmul` itself works on Tensors, which come next.
 
 # %%
 show_source(ops.matmul)
@@ -467,7 +468,7 @@ show_source(ops.matmul)
 # %%
 rng = np.random.default_rng(0)
 X_random, W_random, dY_random = rng.standard_normal((4, 3)), rng.standard_normal((3, 5)), rng.standard_normal((4, 5))
-_, vjp_random = ops.matmul.raw(X_random, W_random)
+_, vjp_random = ops.matmul.plain(X_random, W_random)
 dX_random, dW_random = vjp_random(dY_random)
 same("dX, and step 3 as it stands", np.einsum("ij,lj->il", dY_random, W_random), dX_random)
 same("dW, and step 4 as it stands", np.einsum("il,ij->lj", X_random, dY_random), dW_random)
@@ -478,7 +479,7 @@ same("your dW", yours[1], dW_random)
 # %% [markdown]
 # ## The tape: chaining by hand, then by machine
 #
-# Here is the graph of the first picture. Forward we call the ops one after the other and keep their vjps; backward we call
+# Here is the graph of the picture with arrays. Forward we call the ops one after the other and keep their vjps; backward we call
 # the vjps in the opposite order, each with what the one before gave.
 
 # %%
@@ -629,10 +630,8 @@ same("the package's dW, and ours chained by hand", dW, theirs[1].grad)
 leaves = Tensor(x), Tensor(W)  # new ones: .grad of the old ones would be added to
 activated = tanh_(matmul_(*leaves))
 product_ = times(activated, activated)
-if passed("1.4") and passed("1.5"):
-    backward(
-        topological(product_), np.ones(product_.data.shape)
-    )  # L is the sum of all elements: a gradient of 1 for each
+if passed("1.4") and passed("1.5"):  # L is the sum of all elements: a gradient of 1 for each
+    backward(topological(product_), np.ones(product_.data.shape))
 same("your engine's dx", leaves[0].grad, theirs[0].grad)
 same("your engine's dW", leaves[1].grad, theirs[1].grad)
 
@@ -651,7 +650,7 @@ same("your engine's dW", leaves[1].grad, theirs[1].grad)
 # \underbrace{J^{\top}\mathrm dy}_{\text{the vjp}},\,v\rangle .$$
 #
 # One random direction $v$ tests all inputs at once, for the price of two runs. If a single element of the vjp is off, a
-# random $v$ sees it: the chance that its errors cancel is nil.
+# random $v$ sees it: that several errors cancel each other exactly does not happen.
 #
 # How small should $\varepsilon$ be? Too large, and the curve is not straight. Too small, and two nearly equal numbers are
 # subtracted, which leaves rounding noise. Let us look.
@@ -675,7 +674,7 @@ single = [
 ]
 at = abs((weighted(x + 1e-6 * v) - weighted(x - 1e-6 * v)) / 2e-6 - exact) / abs(exact)
 print(f"correct digits with a step of 1e-6: {-np.log10(at):.0f}")
-print(f"in 32 bits, with the luckiest of all steps: {-np.log10(np.sort(single)[3]):.0f}")
+print(f"in 32 bits, with one of the best of all these steps: {-np.log10(np.sort(single)[3]):.0f}")
 
 # %% tags=["hide-input"]
 picture, axes = figure(6.4, 3.4)

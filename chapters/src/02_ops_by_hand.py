@@ -222,7 +222,7 @@ hint("2.2")
 # first: `x.swapaxes(-1, -2) @ dy` is one matrix *for each image*, and one would still have to sum them.
 
 # %% [markdown]
-# The package's own does the same. `column_sum` is the sum over the rows. It is written as the product of a row of ones with the
+# The package's own does the same (`.plain` is the function as it is shown, chapter 01). `column_sum` is the sum over the rows. It is written as the product of a row of ones with the
 # matrix, $\mathrm db_j=\sum_r1\cdot\mathrm dY_{rj}$: the same sum. (Why: chapter 16.)
 
 # %%
@@ -230,7 +230,7 @@ show_source(ops.linear, column_sum)
 
 # %%
 x, W, b, dy = (rng.standard_normal(shape) for shape in ((2, 4, 3), (3, 5), (5,), (2, 4, 5)))
-_, vjp = ops.linear.raw(x, W, b)
+_, vjp = ops.linear.plain(x, W, b)
 theirs = vjp(dy)
 derived = np.einsum("mnj,ij->mni", dy, W), np.einsum("mni,mnj->ij", x, dy), np.einsum("mnj->j", dy)
 yours = linear_vjp(dy, x, W, b) if passed("2.2") else (None, None, None)
@@ -273,7 +273,7 @@ print("each row adds up to zero:", abs(J_softmax.sum(1)).max() < 1e-15)
 # first. So only *differences* within $\mathrm dy$ count:
 
 # %%
-_, vjp = ops.softmax.raw(scores)
+_, vjp = ops.softmax.plain(scores)  # exactly what is shown below; .raw may compute it in a faster way
 dy = np.array([1.0, -1.0, 0.5, 2.0])
 print("dy       ", dy, "→", vjp(dy)[0])
 print("dy + 100 ", dy + 100, "→", vjp(dy + 100)[0])
@@ -354,7 +354,7 @@ for m, k in product(range(2), range(3)):
     shares[m] -= targets[m, k] * (logits[m, k] - math.log(sum(math.exp(score) for score in logits[m])))
 print("of the first image, which is fairly right:", shares[0].round(4))
 print("of the second, which guesses among three: ", shares[1].round(4), "= ln 3")
-same("their mean, and the package's", shares.sum() / 2, ops.cross_entropy.raw(logits, targets)[0])
+same("their mean, and the package's", shares.sum() / 2, ops.cross_entropy.plain(logits, targets)[0])
 
 # %% [markdown]
 # **Derivation.** With $\ell=\ln y$ we have $L=-\frac1B\sum t_{mk}\,\ell_{mk}$, so what arrives at the log-softmax is
@@ -396,7 +396,7 @@ show_source(ops.cross_entropy)
 # %%
 said = np.array([[1.5, 0.2, 2.1, -0.6, 0.4]])
 truth = np.eye(5)[[0]]
-_, vjp = ops.cross_entropy.raw(said, truth)
+_, vjp = ops.cross_entropy.plain(said, truth)
 push = -vjp(1.0)[0][0]
 same("the push, and t − y", push, (truth - ops.softmax.raw(said)[0])[0])
 
@@ -541,7 +541,7 @@ show_source(ops.layer_norm, row_sum, row_dot)
 # %%
 tokens, dy = rng.standard_normal((3, 5)), rng.standard_normal((3, 5))
 gamma, beta = rng.standard_normal(5), rng.standard_normal(5)
-y, vjp = ops.layer_norm.raw(tokens, gamma, beta)
+y, vjp = ops.layer_norm.plain(tokens, gamma, beta)
 dx, dgamma, dbeta = vjp(dy)
 same("the value, and the loops", layer_norm_loops(tokens, gamma, beta), y)
 
@@ -642,7 +642,7 @@ show_source(ops.gelu)
 
 # %%
 line = np.linspace(-4, 4, 401)
-slope = ops.gelu.raw(line)[1](np.ones_like(line))[0]
+slope = ops.gelu.plain(line)[1](np.ones_like(line))[0]
 derived = [0.5 * (1 + math.erf(v / math.sqrt(2))) + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi) for v in line]
 same("the package's slope, and Φ + x φ", derived, slope)
 same("yours", gelu_vjp(np.ones_like(line), line) if passed("2.6") else None, slope)
@@ -807,7 +807,7 @@ same("sum, mean, largest", [total, total / 3, largest], [x_columns.sum(0), x_col
 # %%
 dy_columns = np.array([10.0, 1.0])
 for op in (ops.sum, ops.mean, ops.max):
-    print(f"{op.name:5}", op.raw(x_columns, axis=0)[1](dy_columns)[0].tolist())
+    print(f"{op.name:5}", op.raw(x_columns, axis=0)[1](dy_columns)[0].round(3).tolist())
 print("two equal ones:", ops.max.raw(np.array([2.0, 2.0, 1.0]))[1](np.array(1.0))[0])
 
 # %% [markdown]
@@ -818,10 +818,10 @@ show_source(ops.sum, ops.mean, ops.max)
 
 # %%
 x, dy = rng.standard_normal((4, 3)), rng.standard_normal(3)
-same("sum:  dx = dy, repeated", np.repeat(dy[None], 4, axis=0), ops.sum.raw(x, axis=0)[1](dy)[0])
-same("mean: dx = dy / N, repeated", np.repeat(dy[None] / 4, 4, axis=0), ops.mean.raw(x, axis=0)[1](dy)[0])
+same("sum:  dx = dy, repeated", np.repeat(dy[None], 4, axis=0), ops.sum.plain(x, axis=0)[1](dy)[0])
+same("mean: dx = dy / N, repeated", np.repeat(dy[None] / 4, 4, axis=0), ops.mean.plain(x, axis=0)[1](dy)[0])
 winner = np.arange(4)[:, None] == x.argmax(0)  # (N, C): [n = n*_c]
-same("max:  dx = [n = n*] dy", winner * dy, ops.max.raw(x, axis=0)[1](dy)[0])
+same("max:  dx = [n = n*] dy", winner * dy, ops.max.plain(x, axis=0)[1](dy)[0])
 
 # %% [markdown]
 # ## Exercise 2.9: how far the largest stands out (derive)
@@ -923,13 +923,13 @@ dy = rng.standard_normal((6, 3))
 derived = np.zeros((5, 3))
 for i, j in product(range(6), range(5)):
     derived[j] += (picked[i] == j) * dy[i]
-same("index: the box", derived, ops.take.raw(x, indices=picked, axis=0)[1](dy)[0])
+same("index: the box", derived, ops.take.plain(x, indices=picked, axis=0)[1](dy)[0])
 d_joined = rng.standard_normal((7, 3))
-dx, dz = ops.concatenate.raw(x, z, axis=0)[1](d_joined)
+dx, dz = ops.concatenate.plain(x, z, axis=0)[1](d_joined)
 same("join: the upper part", d_joined[:5], dx)
 same("join: the lower part", d_joined[5:], dz)
 d_cut = rng.standard_normal((2, 3))
-same("slice: zeros around", np.pad(d_cut, ((1, 2), (0, 0))), ops.getitem.raw(x, index=slice(1, 3))[1](d_cut)[0])
+same("slice: zeros around", np.pad(d_cut, ((1, 2), (0, 0))), ops.getitem.plain(x, index=slice(1, 3))[1](d_cut)[0])
 
 # %% [markdown]
 # ## Exercise 2.10: the vjp of an index (fill in)
@@ -1030,7 +1030,8 @@ print("means of its windows\n", conv_loops(ramp, means)[..., 0])
 # $$\mathrm dx_{hwc}=\sum_{\substack{i,p\\2i+p-1=h}}\;\sum_{\substack{j,q\\2j+q-1=w}}\;\sum_oW_{pqco}\,\mathrm dy_{ijo}.$$
 #
 # Solve $2i+p-1=h$. If $h$ is even, $p$ must be 1: one window. If $h$ is odd, $p$ is 0 or 2: two windows, $i=(h+1)/2$ and
-# $i=(h-1)/2$. The same holds for columns. So a pixel gets one, two or four gradients. Here are the numbers, counted by the vjp
+# $i=(h-1)/2$. The same holds for columns. So a pixel gets one, two or four gradients (fewer in the last row
+# and column, where the next window is missing). Here are the numbers, counted by the vjp
 # itself: with all taps 1, and a cotangent of ones, each reading brings a 1 back. (For once ones are what we want.)
 
 # %%
@@ -1098,7 +1099,7 @@ show_source(ops.conv2d, padded, cropped, shifted)
 # %%
 x, W = rng.standard_normal((6, 8, 2)), rng.standard_normal((3, 3, 2, 5))
 dy = rng.standard_normal((3, 4, 5))
-y, vjp = ops.conv2d.raw(x[None], W, None, stride=2, padding=1)
+y, vjp = ops.conv2d.plain(x[None], W, None, stride=2, padding=1)
 dx, dW, _ = vjp(dy[None])
 same("the value, and the loops", conv_loops(x, W), y[0])
 step2, step3 = np.zeros(W.shape), np.zeros(x.shape)
@@ -1113,7 +1114,7 @@ same("dx, and step 3", step3, dx[0])
 yours = conv_vjp(dy, x, W) if passed("2.12") else (None, None)
 same("your dx", yours[0], dx[0])
 same("your dW", yours[1], dW)
-error = check_adjoint(ops.conv2d.raw, [x[None], W, None], 0, rng=rng, stride=2, padding=1)
+error = check_adjoint(ops.conv2d.plain, [x[None], W, None], 0, rng=rng, stride=2, padding=1)
 print("it is linear in x, and ⟨dy, conv(x)⟩ = ⟨dx, x⟩ to twelve digits:", error < 1e-12)
 
 # %% [markdown]
@@ -1133,7 +1134,7 @@ same(
 # %% [markdown]
 # **Two channels.** What does layer norm say of two channels? The circle of the first picture shrinks to two points:
 # $\hat x=(1,-1)$ or $(-1,1)$. It can say which is larger, nothing else; and what can only jump has no slope. With *one* channel
-# it always says 0.
+# it always says 0. (The $\varepsilon$ rounds the jump off a little, so the gradient below is not quite 0.)
 
 # %%
 y, vjp = ops.layer_norm.raw(pair, np.ones(2), np.zeros(2))

@@ -264,8 +264,8 @@ show(
 #
 # $$\mathrm dq_{ia}=\lambda\sum_j\mathrm dS_{ij}\,k_{ja},\qquad\qquad\mathrm dk_{ja}=\lambda\sum_i\mathrm dS_{ij}\,q_{ia}.$$
 #
-# A query moves towards the keys whose scores should rise, and away from those whose should fall. The keys do the same with the
-# queries.
+# In a step downhill, which is against the gradient, a query moves towards the keys whose scores should rise, and away from those
+# whose scores should fall. The keys do the same with the queries.
 
 # %% [markdown]
 # **Step 8: matrices.** A sum over the *last* index of the one and the *first* of the other is a plain product; else a transpose
@@ -349,7 +349,7 @@ show_source(softmax_vjp, ops.attention)
 # %%
 N, Ns, d, Cv = 4, 6, 3, 5
 q, k, v, dZ = (rng.standard_normal(shape) for shape in ((N, d), (Ns, d), (Ns, Cv), (N, Cv)))
-Z, vjp = ops.attention.raw(q, k, v, None, None, scale=d**-0.5)
+Z, vjp = ops.attention.plain(q, k, v, None, None, scale=d**-0.5)
 dq, dk, dv, _, _ = vjp(dZ)
 same("the value, and the loops", attention_loops(q, k, v, d**-0.5), Z)
 
@@ -541,7 +541,7 @@ show(
 # two values. It is not quite lost: it learns to let the *weights* depend a little on the colours, which gives it a second
 # number. That helps a little, and the loss shows how little.
 #
-# Does it always end so well? The same from eight other starts. The loss is the mean of the last twenty steps; beside it stands
+# Does it always end so well? The same from eight starts. The loss is the mean of the last twenty steps; beside it stands
 # how much each of the two heads listens to A and to B in the image above.
 
 # %%
@@ -592,9 +592,9 @@ same("shuffled tokens give shuffled outputs", mhsa(tokens[order], *matrices, M),
 
 # %%
 arrays = [rng.standard_normal(shape) for shape in ((2, 4, 3), (2, 6, 3), (2, 6, 5))]
-error = check_gradient(ops.attention.raw, [*arrays, rng.standard_normal((4, 6)), None], rng=rng, scale=0.5)
+error = check_gradient(ops.attention.plain, [*arrays, rng.standard_normal((4, 6)), None], rng=rng, scale=0.5)
 print("ops.attention passes:", error < 1e-6)
-error = check_gradient(ops.self_attention.raw, [rng.standard_normal((2, 5, 24)), None, None], rng=rng, heads=4)
+error = check_gradient(ops.self_attention.plain, [rng.standard_normal((2, 5, 24)), None, None], rng=rng, heads=4)
 print("ops.self_attention passes:", error < 1e-6)
 
 # %% [markdown]
@@ -606,7 +606,7 @@ for side in (7, 14, 28, 56):
     print(f"{side:2} × {side:<2}  {n:5} tokens  {n * n:>10,} weights a head, {n * n * 4 / 2**20:6.2f} MiB in float32")
 
 # %% [markdown]
-# Twice the side is four times the tokens and sixteen times the weights. Everything that came after ViT, DAT too, is an answer
+# Twice the side is four times the tokens and sixteen times the weights. Much of what came after ViT, DAT too, is an answer
 # to this: which of these weights can we do without? (Chapter 05, and chapter 11 for the counting.)
 
 # %% [markdown]

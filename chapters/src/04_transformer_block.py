@@ -8,8 +8,8 @@
 # attention is in them. What matters in them is a plus sign and the place of a norm. We derive what both do to a gradient, watch
 # it in stacks that are deep, and in the end put blocks together to a vision Transformer that learns to tell shapes apart.
 #
-# You need chapters 02 (layer norm, GELU) and 03 (attention). It takes about an hour and a
-# half with the exercises.
+# You need chapters 02 (layer norm, GELU) and 03 (attention). It takes about an hour and a half with the
+# exercises.
 
 # %%
 import json
@@ -386,7 +386,7 @@ show_source(ops.mlp)
 # %%
 x, dy = rng.standard_normal((6, 4)), rng.standard_normal((6, 4))
 b1, b2 = rng.standard_normal(16), rng.standard_normal(4)
-y, vjp = ops.mlp.raw(x, W1, b1, W2, b2)
+y, vjp = ops.mlp.plain(x, W1, b1, W2, b2)
 theirs = vjp(dy)
 
 g, gelu_vjp = ops.gelu.raw(x @ W1 + b1)
@@ -494,8 +494,8 @@ for gain, name_of_gain in ((1.0, "variance 1/C"), (3**-0.5, "variance 1/(3 C)"))
 # * **Post-norm** keeps the size, since each norm sets it. On its way back the gradient shrinks to a seventh (the last column), as
 #   step 6 says, and grows again only near the start. And here the tokens become alike too: at each norm what is old loses weight
 #   against what is new.
-# * **Pre-norm** grows slowly, like the root of the number of branches (exercise 4.4). It is the only one of the four that has kept its tokens apart, and
-#   its gradient grows by a factor of six over 64 branches.
+# * **Pre-norm** grows slowly, like the root of the number of branches (exercise 4.4). It is the only one of the four that has
+#   kept its tokens apart, and its gradient grows by a factor of six over 64 branches.
 #
 # The table's second half has weights of a third of that variance, which is how the released models start. There those with a
 # residual differ less, and post-norm does well too. So with care, in the start or in a slow warm-up of the learning rate,
@@ -730,8 +730,7 @@ else:
     print("when 4.5 is done, it says here how deep a deep network really is")
 
 # %% [markdown]
-# Nearly all of the gradient has come through few of the branches. As long as its branches do little, a deep residual network
-# learns like many shallow ones.
+# So as long as its branches do little, a deep residual network learns like many shallow ones.
 
 # %% [markdown]
 # ### Exercise 4.6: what is in a block (fill in)
@@ -777,7 +776,7 @@ same("parameters of the package's block", counted, sum(weight.data.size for weig
 # Deep networks are often trained with *drop path*: in each step, and for each image of the batch by itself, a branch is left
 # out with probability $r$; where it is kept it is divided by $1-r$, so that the expected value stays. (All released models do
 # this; the rate grows from 0 in the first block to its largest in the last one.) Write
-# $y_b=x_b+\frac{\text{keep}_b}{1-r}\,f(x)_b$ as an op; $b$ counts the images.
+# $y_m=x_m+\frac{\text{keep}_m}{1-r}\,f(x)_m$ as an op; $m$ counts the images.
 
 
 # %%
