@@ -2,7 +2,7 @@
 
 from minidat import analysis  # noqa: F401 (it removes a matplotlib backend that is not installed)
 from minidat.tutorial.places import stored
-from minidat.tutorial.report import check, hint, same
+from minidat.tutorial.report import check, hint, passed, same
 from minidat.tutorial.show import COLOURS, figure, interactive, pixels, show, show_source
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "figure",
     "hint",
     "interactive",
+    "passed",
     "pixels",
     "same",
     "show",
