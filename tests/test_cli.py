@@ -77,7 +77,10 @@ def test_eval_tests_on_as_many_images_as_the_run_or_says_so(trained, capsys):
     assert " of 2,000), loss" in capsys.readouterr().out
 
 
-def test_eval_says_how_far_it_is(trained, capsys):
+def test_eval_says_how_far_it_is(trained, capsys, monkeypatch):
+    run("eval", str(trained))
+    assert "images/s" not in capsys.readouterr().out  # it was done at once
+    monkeypatch.setattr("minidat.cli.terminal.LINE_SECONDS", 0.0)
     run("eval", str(trained), "--test-size", "501")
     assert re.match(r"500/501 images  [\d.,]+ images/s  0:00 left\n", capsys.readouterr().out)
 
