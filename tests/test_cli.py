@@ -62,7 +62,7 @@ def test_a_finished_run_ends_well_whatever_there_is_to_draw(model, test_size, tm
     for command in (["train", model, *size, "--test-size", str(test_size), "--out"], ["train", "--resume"]):
         assert run(*command, str(out)) == 0
         captured = capsys.readouterr()
-        assert re.search(r"^done in .* accuracy [\d.]+ %.*\ntest it again ", captured.out, re.MULTILINE)
+        assert re.search(r"^done in .* accuracy [\d.]+ %.*\nepoch .*\ntest it again ", captured.out, re.MULTILINE)
         assert (f"no picture: {model} has no deformable block" in captured.out) != deformable
         assert captured.err == ""
     assert (out / "points.png").exists() == deformable
