@@ -62,7 +62,9 @@ class OtherKey:
 
 def kind_of(value: Any) -> str:
     """What a value is, in a word for a message."""
-    return value.name if isinstance(value, Inert) else value.kind if isinstance(value, OtherKey) else type(value).__name__
+    return (
+        value.name if isinstance(value, Inert) else value.kind if isinstance(value, OtherKey) else type(value).__name__
+    )
 
 
 def shown(text: str) -> str:
@@ -183,7 +185,7 @@ class Machine:
 def _key(key: Any) -> str | int | OtherKey:
     if type(key) is bytes and len(key) <= LONGEST_KEY:  # a string of Python 2
         key = key.decode("latin-1")
-    if type(key) is str and len(key) <= LONGEST_KEY or type(key) is int and -LARGEST_KEY <= key < LARGEST_KEY:
+    if (type(key) is str and len(key) <= LONGEST_KEY) or (type(key) is int and -LARGEST_KEY <= key < LARGEST_KEY):
         return key
     return OtherKey(f"long {type(key).__name__}" if type(key) in (str, bytes, int) else kind_of(key))
 

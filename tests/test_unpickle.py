@@ -1,5 +1,6 @@
 """Pickles are read as Python reads them where they hold plain values, and their cost is bounded where they mean harm."""
 
+import contextlib
 import io
 import pickle
 import time
@@ -13,7 +14,12 @@ from minidat import unpickle
 from minidat.unpickle import Inert, Machine, Name, OtherKey, PickleError, shown
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20) | st.binary(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20)
+    | st.binary(max_size=20),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.tuples(inner)
@@ -29,7 +35,7 @@ plain = st.recursive(
 def test_plain_values_come_back(value, protocol):
     """bytes of protocols below 3 are calls, which the base class refuses."""
     program = pickle.dumps(value, protocol)
-    if protocol < 3 and b"_codecs" in program or b"__builtin__" in program:
+    if (protocol < 3 and b"_codecs" in program) or b"__builtin__" in program:
         with pytest.raises(PickleError):
             Machine(program).load()
     else:
@@ -188,10 +194,8 @@ def test_cost_is_bounded(kind):
     program = b"\x80\x02" + COSTLY[kind] + b"."
     tracemalloc.start()
     begun = time.perf_counter()
-    try:
+    with contextlib.suppress(PickleError):
         Lenient(program).load()
-    except PickleError:
-        pass
     seconds, (_, peak) = time.perf_counter() - begun, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 300 * len(program) + 10**6

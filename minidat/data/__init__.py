@@ -58,9 +58,7 @@ def load(
     return Part(whole, 0, left) if split == "train" else Part(whole, left, len(whole))
 
 
-def _whole(
-    name: str, split: str, data_dir: str | Path | None, seed: int, size: int | None, download: bool
-) -> Dataset:
+def _whole(name: str, split: str, data_dir: str | Path | None, seed: int, size: int | None, download: bool) -> Dataset:
     """All images of "train", with those for validation, or of "test"."""
     if name == "shapes":
         return Shapes(split, seed=seed, size=size)

@@ -49,13 +49,17 @@ class PickledArray:
 
     def __str__(self) -> str:
         fits = isinstance(self.shape, tuple) and len(self.shape) <= MOST_AXES and all(map(_is_size, self.shape))
-        return f"{self.dtype} {self.shape}" if fits and isinstance(self.dtype, PickledDtype) else "an unreadable array"
+        if not fits or not isinstance(self.dtype, PickledDtype):
+            return "an unreadable array"
+        short = str(self.dtype) == "uint8" and not self._is_whole()
+        return f"{self.dtype} {self.shape}" + (", whose bytes are not as many" if short else "")
+
+    def _is_whole(self) -> bool:
+        return isinstance(self.data, bytes) and len(self.data) == math.prod(self.shape)
 
     def matrix(self, rows: int, columns: int) -> np.ndarray | None:
         """As uint8 (rows, columns), without a copy where it is in C order; None where it is something else."""
-        if str(self) != f"uint8 {(rows, columns)}" or not isinstance(self.data, bytes):
-            return None
-        if len(self.data) != math.prod((rows, columns)):
+        if str(self) != f"uint8 {(rows, columns)}":
             return None
         flat = np.frombuffer(self.data, np.uint8)
         return flat.reshape(columns, rows).T if self.fortran is True else flat.reshape(rows, columns)
@@ -81,7 +85,9 @@ class CifarPickle(Machine):
                 return PickledArray(shape, dtype, order == "F", data)
             case Name("_codecs", "encode"), (str(text), "latin1"):  # bytes in pickle protocol 2
                 return text.encode("latin-1")
-        raise PickleError(f"it calls {function if isinstance(function, Name) else kind_of(function)} with unexpected arguments")
+        raise PickleError(
+            f"it calls {function if isinstance(function, Name) else kind_of(function)} with unexpected arguments"
+        )
 
     def build(self, thing: Any, state: Any) -> None:
         match thing, state:

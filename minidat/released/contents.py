@@ -23,7 +23,8 @@ OTHER_FILES = (
 
 
 def kind_of_weights(path: str | os.PathLike[str]) -> str:
-    """"pth" or "safetensors". Raises WeightsError, saying what the file is, for any other and for one that cannot be read."""
+    """The kind of file: "pth" or "safetensors". Raises WeightsError, saying what the file is, for any other and for one that
+    cannot be read."""
     path = Path(path)
     try:
         with open_regular(path) as file:

@@ -159,7 +159,11 @@ def load(model: Pyramid, state: Mapping[str, np.ndarray]) -> None:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "nothing"
+    return (
+        ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        if names
+        else "nothing"
+    )
 
 
 def to_official(model: Pyramid, grads: bool = False) -> dict[str, np.ndarray]:

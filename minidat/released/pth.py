@@ -19,10 +19,10 @@ from typing import BinaryIO
 import numpy as np
 
 from minidat.files import open_regular
-from minidat.released.small_floats import from_bfloat16
 from minidat.released.contents import refuse_other_files
 from minidat.released.errors import WeightsError
 from minidat.released.pth_pickle import LARGEST_INT, STORAGES, CheckpointPickle, Storage, StoredTensor
+from minidat.released.small_floats import from_bfloat16
 from minidat.released.state_dict import find_state, names_of
 from minidat.unpickle import PickleError
 

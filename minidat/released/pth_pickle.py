@@ -80,7 +80,11 @@ class CheckpointPickle(Machine):
     def name(self, name: Name) -> Any:
         full = f"{name.module}.{name.name}"
         known = (TENSOR, *PARAMETERS, ORDERED_DICT)
-        if full in known or name.name in INERT.get(name.module, ()) or (name.module == "torch" and name.name in STORAGES):
+        if (
+            full in known
+            or name.name in INERT.get(name.module, ())
+            or (name.module == "torch" and name.name in STORAGES)
+        ):
             return name
         raise PickleError(
             f"it refers to {name}, which is not among the names that are read, and nothing of it was called. If you trust "
@@ -91,7 +95,9 @@ class CheckpointPickle(Machine):
         if not isinstance(function, Name):
             return super().call(function, arguments)
         full = f"{function.module}.{function.name}"
-        if full == ORDERED_DICT and not arguments:  # its items follow, and its attributes, such as `_metadata`, are dropped
+        if (
+            full == ORDERED_DICT and not arguments
+        ):  # its items follow, and its attributes, such as `_metadata`, are dropped
             return {}
         if full == TENSOR and len(arguments) >= 4:
             return StoredTensor(*arguments[:4])
@@ -103,6 +109,8 @@ class CheckpointPickle(Machine):
 
     def persistent(self, identity: Any) -> Storage:
         match identity:
-            case ("storage", Name("torch", kind), str(key), _, int(count)) if kind in STORAGES and 0 <= count <= LARGEST_INT:
+            case ("storage", Name("torch", kind), str(key), _, int(count)) if (
+                kind in STORAGES and 0 <= count <= LARGEST_INT
+            ):
                 return Storage(kind, key, count)
         raise PickleError(f"it refers to a {kind_of(identity)} that is not a storage")

@@ -25,7 +25,6 @@ LOCAL_HEADER = 30  # bytes, before a member's name
 ALIGNMENT = 64  # bytes: where PyTorch has every record start
 
 
-
 def write_pth(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], *, key: str | None = "model") -> None:
     """Write {key: state dict}, or with key None the bare state dict, for torch.load(path, weights_only=True).
 

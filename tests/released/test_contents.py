@@ -84,7 +84,10 @@ def write_raw(path, entries):
 
 def test_types_that_numpy_has_stay(tmp_path):
     kinds = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
-    arrays = {kind: np.array([[0, 1, 100]], kind) for kind in kinds} | {"empty": np.zeros((0, 3)), "scalar": np.array(2.5)}
+    arrays = {kind: np.array([[0, 1, 100]], kind) for kind in kinds} | {
+        "empty": np.zeros((0, 3)),
+        "scalar": np.array(2.5),
+    }
     save_file(arrays, tmp_path / "w")
     found = read_weights(tmp_path / "w")
     assert found.keys() == arrays.keys()

@@ -269,7 +269,11 @@ def test_a_key_picks_the_averaged_weights(narrow, tmp_path):
     averaged = plain | {"cls_head.bias": plain["cls_head.bias"] + 1}
     for name, state in (("model", plain), ("model_ema", averaged)):
         write_pth(tmp_path / f"{name}.pth", state, key=name)
-    for key, file, expected in ((None, "model", plain), ("model", "model", plain), ("model_ema", "model_ema", averaged)):
+    for key, file, expected in (
+        (None, "model", plain),
+        ("model", "model", plain),
+        ("model_ema", "model_ema", averaged),
+    ):
         model = official.from_file(tmp_path / f"{file}.pth", key=key)
         np.testing.assert_array_equal(model.head.bias.data, expected["cls_head.bias"])
 

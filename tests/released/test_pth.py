@@ -147,7 +147,9 @@ def test_what_is_written_comes_back(path, key):
 def test_under_another_key(path):
     write_pth(path, ARRAYS, key="network")
     assert_same(read_pth(path, "network"), ARRAYS)
-    assert "none under 'model', 'state_dict', 'module', 'model_ema', 'state_dict_ema', 'ema', and of its" in refusal(path)
+    assert "none under 'model', 'state_dict', 'module', 'model_ema', 'state_dict_ema', 'ema', and of its" in refusal(
+        path
+    )
     assert "not tensors are 'network'. Say which key has it" in refusal(path)
 
 
