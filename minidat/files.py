@@ -43,7 +43,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file to read its bytes. Raises OSError, with the reason as its `strerror`, for one that is missing, and at once
     for a folder, a pipe or a device, from which reading might never end, and for a name that no file can have."""
     try:
-        file = open(path, "rb", opener=_without_waiting)
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
     except ValueError as error:  # a zero byte in the name
         raise OSError(errno.EINVAL, f"no file has such a name ({error})", os.fspath(path)) from error
     mode = os.fstat(file.fileno()).st_mode

@@ -332,4 +332,4 @@ ACTIONS: dict[int, Callable[[Machine], Any]] = {
         b"Q": lambda m: m.push(m.persistent(m.stack.pop())),
     }.items()
 }
-"""Instruction → what it does. Left out, and so refused: INST and OBJ of protocol 0, EXT1 to EXT4, and buffers outside the file."""
+"""Instruction → what it does. Left out, and so refused: INST and OBJ of protocol 0, EXT1 to EXT4, and external buffers."""

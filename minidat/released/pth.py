@@ -144,7 +144,7 @@ def _arrays(archive: Archive, state: Mapping[str, StoredTensor]) -> dict[str, np
 
 
 def _check(path: Path, name: str, stored: StoredTensor) -> int:
-    """The bytes that a tensor takes, none of its axes counted as empty. Raises WeightsError where it is not inside its storage."""
+    """The bytes that a tensor takes, no axis counted as empty. Raises WeightsError for one that is not inside its storage."""
     storage, offset, size, stride = stored
     if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
         raise WeightsError(path, f"damaged: tensor {name!r} is not storage, offset, size, stride")

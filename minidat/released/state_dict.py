@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from minidat.released.errors import WeightsError
 from minidat.unpickle import kind_of
 
 KEYS = ("model", "state_dict", "module", "model_ema", "state_dict_ema", "ema")
-"""Where the state dict is looked for, in this order. The averaged weights of the last three are taken where there are no others."""
+"""Where the state dict is looked for, in this order. The last three hold averaged weights, taken where there are no others."""
 
 WRAPPERS = ("module.", "_orig_mod.", "backbone.", "model.", "net.")
 """What is taken off names that all begin with it: DistributedDataParallel, torch.compile, detectors, training frameworks."""
@@ -46,8 +47,8 @@ def find_state(path: Path, content: object, key: str | None, tensor: type) -> di
     others = [name for name, value in found.items() if not (isinstance(name, str) and isinstance(value, tensor))]
     if others and not trail:
         searched = ", ".join(map(repr, KEYS))
-        reason = f"no state dict in it: none under {searched}, and of its keys, {names_of(found)}, not tensors are {names_of(others)}"
-        raise WeightsError(path, f"{reason}. Say which key has it")
+        reason = f"no state dict in it: none under {searched}, and of its keys, {names_of(found)}, not tensors are"
+        raise WeightsError(path, f"{reason} {names_of(others)}. Say which key has it")
     if others:
         reason = f"its {where} is not a state dict, names and tensors alone: not tensors are {names_of(others)}"
         raise WeightsError(path, reason)
@@ -73,8 +74,7 @@ def without_wrappers(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     backbone = {full: name.removeprefix("backbone.") for full, name in names.items() if name.startswith("backbone.")}
     names = backbone or names
     if len(set(names.values())) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names.values() if name in seen or seen.add(name))
+        twice, _ = Counter(names.values()).most_common(1)[0]
         raise WeightsError(path, f"{twice!r} is in it twice, under names that differ in what wraps them")
     return {name: state[full] for full, name in names.items()}
 
