@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minidat.data import images, imagenet
+from minidat.data import imagenet, images
 from minidat.data.dataset import DataError
 from minidat.data.imagenet import ImageFolder, class_names, transform_for
 from minidat.data.images import Transform, read

@@ -39,7 +39,9 @@ def test_accuracy_counts_ranks():
 def test_a_network_that_says_nothing_is_not_right():
     logits = np.zeros((3, 7))
     assert accuracy(logits, np.array([6, 1, 0])) == Accuracy(1, 2, 3)
-    assert accuracy(np.full((2, 7), np.nan), np.array([6, 5])) == Accuracy(0, 0, 2)
+    assert accuracy(np.full((2, 7), np.nan), np.array([0, 5])) == Accuracy(0, 0, 2)
+    one = np.array([[0.0, 1, np.nan], [0, 1, np.inf]])
+    assert accuracy(one, np.array([1, 2])) == Accuracy(1, 1, 2)
 
 
 def test_evaluate_is_the_network_on_normalised_images(tmp_path):
