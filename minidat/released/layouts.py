@@ -178,7 +178,7 @@ def buffers(model: Pyramid) -> dict[str, np.ndarray]:
 
 
 def unused(model: Pyramid) -> tuple[str, ...]:
-    """Beginnings of names that a released state dict has and no model needs: θ_offset where there are no offsets."""
+    """Prefixes of names that a released state dict may have and the model does not use: θ_offset where offsets are off."""
     frozen = (name for name, m in mixers(model) if isinstance(m, DeformableAttention) and not m.offsets)
     return tuple(f"{name}.conv_offset." for name in frozen)
 

@@ -178,8 +178,8 @@ def to_official(model: Pyramid, grads: bool = False) -> dict[str, np.ndarray]:
 
 
 def points(record: Mapping[tuple[int, int], Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """ "stage.block" → (positions, references), each (B, G, H_G, W_G, 2), normalised (row, col), as the released model
-    returns them, from the record of a forward pass."""
+    """Where the deformable blocks read: "stage.block" → (positions, references), each (B, G, H_G, W_G, 2), normalised (row, col),
+    as the released model returns them. record: of a forward pass."""
     out = {}
     for (stage, block), entry in record.items():
         pixels = asnumpy(entry["points"])

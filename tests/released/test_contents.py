@@ -3,11 +3,13 @@
 import json
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from minidat.cli.weights import is_run
 from minidat.released.contents import kind_of_weights
 from minidat.released.errors import WeightsError
 from minidat.released.official import read_weights
@@ -61,6 +63,7 @@ def test_a_pipe_a_device_and_a_folder_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert "it is a pipe, a device or a socket, not a regular file" in refusal(tmp_path / "pipe")
     assert "not a regular file" in refusal("/dev/zero")
+    assert not is_run(tmp_path / "pipe") and not is_run(Path(f"{tmp_path}/a\0b"))
     assert "cannot be read: Is a directory" in refusal(tmp_path)
 
 
