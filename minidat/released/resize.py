@@ -13,7 +13,8 @@ from typing import Any
 from minidat.autograd.backend import array_module
 
 A = -0.75
-"""The slope of the kernel at 1, PyTorch's choice. With Keys' own value, −½, a plane would stay a plane; with this one it is bent a little."""
+"""The slope of the kernel at 1, PyTorch's choice. With Keys' own value, −½, a plane would stay a plane; with this one it is
+bent a little."""
 
 
 def kernel(t):
