@@ -27,9 +27,20 @@ from minidat.training.optim import Arena
 T = TypeVar("T")
 
 
+MOST_THREADS = 256
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_count(threads: int | None) -> int:
+    """The CPU threads that a user asks for, all cores where none are named. Raises ValueError outside 1 … 256."""
+    count = available_cores() if threads is None else threads
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"threads is {count}; it must be from 1 to {MOST_THREADS}")
+    return count
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,9 @@ class BatchResult:
 
     def __add__(self, other: BatchResult) -> BatchResult:
         return BatchResult(self.loss + other.loss, self.correct + other.correct, self.count + other.count)
+
+
+NOTHING = BatchResult(0.0, 0, 0)
 
 
 class Workers(AbstractContextManager):
@@ -60,7 +74,7 @@ class Workers(AbstractContextManager):
     @classmethod
     def on(cls, device: str, threads: int | None, micro: int) -> Workers:
         """What suits a device: `threads` (all cores by default) and micro-batches on the CPU; a GPU takes a batch whole."""
-        return cls(1, sys.maxsize) if device == "gpu" else cls(threads or available_cores(), micro)
+        return cls(1, sys.maxsize) if device == "gpu" else cls(thread_count(threads), micro)
 
     def __enter__(self) -> Workers:
         keep_freed_memory()
@@ -104,7 +118,7 @@ class BatchGradient:
         def work(shard: int, pieces: list[slice]) -> BatchResult:
             grad = self.buffers[shard]
             grad[...] = 0
-            total = BatchResult(0.0, 0, 0)
+            total = NOTHING
             for piece in pieces:
                 logits = self.model(Tensor(images[piece]), rng=generator(piece.start))
                 loss = ops.cross_entropy(logits, targets[piece], smoothing=smoothing)

@@ -10,12 +10,12 @@ import standin_cuda
 from minidat.autograd.backend import asnumpy
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
-from minidat.training import loop
-from minidat.training.device import DeviceStep
+from minidat.training import checkpoint, loop, sitting
 from minidat.training.graph import Graphed
-from minidat.training.loop import LAST, LOG, Interrupted, Run, TrainingError
+from minidat.training.loop import LAST, LOG, Interrupted, Reporter, Run, TrainingError
 from minidat.training.optim import AdamW
 from minidat.training.settings import Settings
+from minidat.training.step import DeviceStep
 
 SMALL = Settings(
     "dat_micro",
@@ -36,7 +36,7 @@ SMALL = Settings(
 TIMES = ("seconds", "images_per_second")
 
 
-class Watcher:
+class Watcher(Reporter):
     """A reporter that keeps what it is told, and how often the device was read and written by then."""
 
     def __init__(self):
@@ -57,7 +57,7 @@ def tiny(monkeypatch):
     """In place of `dat_micro`: windows, shifted or not, and deformed points, on maps of 4×4 and 2×2."""
     made = stages((8, 16), (2, 4), ("LS", "D"), window=2, groups=(1, 2), kernel=3)
     monkeypatch.setitem(MODELS, "dat_micro", lambda: Config(32, 8, 10, made, drop_path=0.3))
-    monkeypatch.setattr(loop, "LOG_EVERY", 4)
+    monkeypatch.setattr(sitting, "LOG_EVERY", 4)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_graph_changes_nothing(tmp_path, graphs):
     class Stopper(Watcher):
         def train(self, record):
             super().train(record)
-            first.stop.asked = record["step"] == 8
+            first.stop.asked = record["step"] == 10
 
         test = Watcher.train
 
@@ -128,12 +128,12 @@ def test_a_graph_changes_nothing(tmp_path, graphs):
     with pytest.raises(Interrupted):
         first.train(Stopper())
     second = Run.resume(tmp_path / "stopped", device="gpu")
-    assert second.step == 8
+    assert second.step == 10
     second.stop.asked = True
     with pytest.raises(Interrupted):
         second.train(Watcher())
     third = Run.resume(tmp_path / "stopped", device="gpu")
-    assert third.step == 9
+    assert third.step == 11
     third.train(Watcher())
     assert len(graphs) == 3 and None not in graphs
     assert_same(third, plain)
@@ -184,7 +184,7 @@ def test_a_gradient_that_is_not_finite_stops_all_updates_and_the_run_at_its_next
         run.train(watcher)
     assert [r["step"] for r in watcher.records] == [4] and run.step == 8
     np.testing.assert_array_equal(asnumpy(run.arena.data), broken[0])
-    assert not (tmp_path / LAST).exists()
+    assert checkpoint.load(tmp_path / LAST)[1]["step"] == 0
 
 
 @pytest.mark.usefixtures("device", "kernels")

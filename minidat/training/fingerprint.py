@@ -1,0 +1,43 @@
+"""What a data set is, in one line, so that a run is not continued on another one."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from minidat.data import Dataset
+from minidat.data.dataset import InMemory
+
+PIECE = 1000  # images
+DRAWN = 256  # images
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Name, number of images and classes, and a digest of images and labels in their order.
+
+    Of a data set in memory the digest is of every image. A drawn one has no files that could change: the digest is of 256
+    images, evenly spread, which tells another seed and another way of drawing.
+    """
+    count = len(dataset)
+    spread = np.arange(count) if isinstance(dataset, InMemory) else np.unique(np.linspace(0, count - 1, DRAWN).round())
+    digest = hashlib.blake2b(digest_size=16)
+    for start in range(0, len(spread), PIECE):
+        images, labels = dataset.batch(spread[start : start + PIECE].astype(np.int64))
+        digest.update(images.tobytes())
+        digest.update(labels.astype("<i8").tobytes())
+    return f"{_size(dataset)}, digest {digest.hexdigest()}"
+
+
+def is_same(saved: str, dataset: Dataset) -> bool:
+    """Whether a saved fingerprint is this data set's. Older runs have one with a mark of the first 16 images."""
+    return saved == (_marked(dataset) if ", mark " in saved else fingerprint(dataset))
+
+
+def _marked(dataset: Dataset) -> str:
+    images, labels = dataset.batch(np.arange(min(len(dataset), 16)))
+    return f"{_size(dataset)}, mark {int(images.astype(np.int64).sum()) * 1000 + int(labels.sum())}"
+
+
+def _size(dataset: Dataset) -> str:
+    return f"{dataset.name}: {len(dataset)} images, {len(dataset.classes)} classes"
