@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from minidat.data.dataset import DataError
 from minidat.files import open_regular
@@ -68,18 +68,16 @@ def _opened(file: object) -> Image.Image:
         return Image.open(file, formats=_formats())  # type: ignore[arg-type]
 
 
-def read(path: str | os.PathLike[str], *, upright: bool = False) -> Image.Image:
-    """The image in RGB: grey, palette and CMYK are converted, transparency is dropped.
+def read(path: str | os.PathLike[str]) -> Image.Image:
+    """The image in RGB: grey, palette and CMYK are converted, transparency is dropped, EXIF orientation is ignored.
 
-    upright: turn it as its EXIF orientation says. torchvision's ImageFolder, with which the published accuracies were
-    measured, does not, and neither does this by default. Raises DataError as `open_image` does, and for more than 8 bits a
-    channel.
+    So does torchvision's ImageFolder, with which the published accuracies were measured. Raises DataError as `open_image`
+    does, and for more than 8 bits a channel.
     """
     with open_image(path) as image:
         if image.mode.startswith(DEEP):
             raise DataError(f"{path}: has pixels of mode {image.mode}; 8 bits a channel are read")
-        turned = ImageOps.exif_transpose(image) if upright else image
-        clear = turned.convert("RGBA") if "transparency" in turned.info else turned
+        clear = image.convert("RGBA") if "transparency" in image.info else image
         return clear.convert("RGB")
 
 

@@ -35,6 +35,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "released/test_contents.py": "files",
     "released/test_state_dict.py": "names",
     "test_unpickle.py": "files",
+    "test_weights_flags.py": "files and pictures",
     "metrics/": "counts, of arrays that were brought back",
     "released/test_official.py": "names and layouts of released checkpoints, which are read on the CPU",
     "models/test_zoo.py": "names and sizes",
