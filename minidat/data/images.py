@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -60,12 +61,12 @@ def open_image(path: str | os.PathLike[str]) -> Generator[Image.Image]:
         raise DataError(f"{path}: cannot be read: {reason}") from error
 
 
-def _opened(file: object) -> Image.Image:
+def _opened(file: BinaryIO) -> Image.Image:
     """`Image.open` without warnings, of which one comes before `MOST_PIXELS` is looked at and others are of metadata. The
     lock: `catch_warnings` is not for several threads at a time."""
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Image.open(file, formats=_formats())  # type: ignore[arg-type]
+        return Image.open(file, formats=_formats())
 
 
 def read(path: str | os.PathLike[str]) -> Image.Image:
