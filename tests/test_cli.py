@@ -109,7 +109,9 @@ print("drawn")
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
     for order in (code, code.replace("import minidat.tutorial\n", "")):
-        ended = subprocess.run([sys.executable, "-c", order], env=environment, capture_output=True, text=True, timeout=60)
+        ended = subprocess.run(
+            [sys.executable, "-c", order], env=environment, capture_output=True, text=True, timeout=60
+        )
         assert ended.stdout == "drawn\n", ended.stderr
 
 

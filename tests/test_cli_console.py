@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -68,7 +69,7 @@ def test_curves_are_drawn_from_the_first_record_on_then_once_a_minute(run, clock
         told.train(record(run, "train", step))
         seen.append(drawn(run.folder))
     assert None not in seen
-    assert [a != b for a, b in zip(seen, seen[1:])] == [False, False, True, False, True]
+    assert [a != b for a, b in pairwise(seen)] == [False, False, True, False, True]
     told.test(record(run, "test", 6))
     assert drawn(run.folder) != seen[-1]
 
@@ -137,7 +138,9 @@ def test_the_end_says_on_which_images_the_epoch_was_chosen(run):
     assert "done in 1:03: test accuracy 40.00 % of the best epoch, chosen on 1,500 images held out" in out.getvalue()
 
 
-@pytest.mark.parametrize("error", [ValueError("records is empty"), OSError(28, "No space left", "a.png"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [ValueError("records is empty"), OSError(28, "No space left", "a.png"), MemoryError()]
+)
 def test_a_picture_that_cannot_be_drawn_is_a_line_said_once(error, run, monkeypatch):
     def fail(_):
         raise error
@@ -161,11 +164,11 @@ def test_a_lost_output_is_said_once_and_the_run_goes_on(how, run, capsys):
     if how == "full":
         if not os.path.exists("/dev/full"):
             pytest.skip("no /dev/full")
-        out = open("/dev/full", "w")
+        out = open("/dev/full", "w")  # noqa: SIM115
     else:
         ours, theirs = os.pipe()
         os.close(ours)
-        out = open(theirs, "w")
+        out = open(theirs, "w")  # noqa: SIM115
         if how == "closed stream":
             with pytest.raises(BrokenPipeError):
                 out.write("x")

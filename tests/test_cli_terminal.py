@@ -27,7 +27,7 @@ def tty(monkeypatch):
     ours, theirs = pty.openpty()
 
     class Tty:
-        out = open(theirs, "w", encoding="utf-8")
+        out = open(theirs, "w", encoding="utf-8")  # noqa: SIM115
 
         @staticmethod
         def resize(columns):
@@ -138,7 +138,7 @@ def test_numbers_as_people_write_them():
 
 def test_what_is_left_of_a_full_output_is_discarded():
     ours, theirs = os.pipe()
-    out = open(theirs, "w", encoding="utf-8")
+    out = open(theirs, "w", encoding="utf-8")  # noqa: SIM115
     os.close(ours)
     out.write("lost")
     discard(out)

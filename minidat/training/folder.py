@@ -30,16 +30,15 @@ def check_free(folder: Path) -> None:
 def claimed(folder: Path, *, numbered: bool) -> Generator[tuple[Path, Lock]]:
     """A free folder for a new run, and its lock, held. Two processes never get the same one.
 
-    numbered: take the first of FOLDER, FOLDER-2, FOLDER-3, … that does not exist. Where the block raises, the lock is
-    released, and a folder that was made for it is removed again with the files of `folder.py`. Raises TrainingError where
+    numbered: take the first of FOLDER, FOLDER-2, FOLDER-3, … that does not exist. Where the block raises, the files
+    of a run are removed again, and the folder where it was made for them; the lock is released. Raises TrainingError where
     the folder holds a run, or is in use.
     """
     folder, made = _numbered(folder) if numbered else _made(folder)
     with contextlib.ExitStack() as undo:
         lock = undo.enter_context(Lock(folder))
-        if made:
-            undo.callback(_remove, folder)  # while the lock is held
         check_free(folder)
+        undo.callback(_remove, folder, made)  # while the lock is held
         yield folder, lock
         undo.pop_all()
 
@@ -79,9 +78,10 @@ def _numbered(base: Path) -> tuple[Path, bool]:
     raise AssertionError  # count() has no end
 
 
-def _remove(folder: Path) -> None:
-    """Remove a run's first files, and the folder where nothing else is in it."""
+def _remove(folder: Path, made: bool) -> None:
+    """Remove the first files of a run that could not start, and its folder where it was made for them."""
     with contextlib.suppress(OSError):
         for name in (LAST, LOG, SETTINGS, LOCK):
             (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
+        if made:
+            folder.rmdir()

@@ -54,13 +54,9 @@ class Run:
         threads: int | None = None,
         graph: bool = True,
     ):
-        if device == "cpu" and settings.precision != "fp32":
-            raise TrainingError(
-                f"precision {settings.precision} is of a GPU's tensor cores, and results depend on it; "
-                "the CPU computes in fp32 (--device gpu, or leave out --precision)"
-            )
+        _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
-        self.threads = 1 if device == "gpu" else thread_count(threads)
+        self.threads = thread_count(device, threads)
         splits = load_splits(settings)
         self.training, self.validation, self.testing = splits.training, splits.validation, splits.testing
         self.whole = splits.whole
@@ -70,8 +66,7 @@ class Run:
         self.model = _model(settings, self.training)
         self.model.to(device=device)
         self.optimiser = AdamW(Arena(self.model.parameters()), weight_decay=settings.weight_decay)
-        warmup = round(settings.warmup * self.steps_per_epoch)
-        self.schedule = Schedule(settings.lr, self.total, warmup, minimum=settings.minimum_lr)
+        self.schedule = _schedule(settings, self.steps_per_epoch)
         self.environment = environment(device, self.threads)
         self.step = self.tested = 0  # steps taken, and how many when images were tested last
         self.best, self.test_accuracy = -1.0, None
@@ -132,8 +127,8 @@ class Run:
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted, after saving, when the user asks to stop, and TrainingError, which says what
         is lost, when the loss or the gradient is not finite or a file cannot be written."""
-        for note in self.notes:
-            reporter.note(note)
+        while self.notes:
+            reporter.note(self.notes.pop(0))
         workers = Workers.on(self.device, self.threads, self.settings.micro)
         with self.lock, self.stop, cublas.precision(self.settings.precision), workers, self._step(reporter) as step:
             Sitting(self, step, workers, reporter).work()
@@ -204,11 +199,20 @@ class Run:
     def cannot_write(self, error: OSError) -> TrainingError:
         """What to raise where a file of the run cannot be written."""
         lost = self.step - self.saved_step
-        what = f"the {lost:,} steps since are lost" if lost else "no step is lost"
+        since = "the step since is lost" if lost == 1 else f"the {lost:,} steps since are lost"
+        what = since if lost else "no step is lost"
         return TrainingError(
             f"{error.filename or self.folder} cannot be written: {error.strerror or error}. "
             f"The last checkpoint is of step {self.saved_step:,} of {self.total:,}; {what}. "
             f"When the disk can be written to again, continue with --resume {self.folder}"
+        )
+
+
+def _check_precision(settings: Settings, device: str) -> None:
+    if device == "cpu" and settings.precision != "fp32":
+        raise TrainingError(
+            f"precision {settings.precision} is of a GPU's tensor cores, and results depend on it; "
+            "the CPU computes in fp32 (--device gpu, or leave out --precision)"
         )
 
 
@@ -221,6 +225,12 @@ def _model(settings: Settings, training: Dataset) -> Pyramid:
             f"data {settings.data} has {training.image_size}"
         )
     return model
+
+
+def _schedule(settings: Settings, steps_per_epoch: int) -> Schedule:
+    """The learning rate at each step, of settings that count epochs."""
+    total, warmup = settings.epochs * steps_per_epoch, round(settings.warmup * steps_per_epoch)
+    return Schedule(settings.lr, total, warmup, minimum=settings.minimum_lr)
 
 
 def _longer(settings: Settings, epochs: int, folder: Path) -> Settings:

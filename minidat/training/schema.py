@@ -78,7 +78,7 @@ def _is(hint: type, value: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and abs(value) < 2**63
     if hint is float:
-        return isinstance(value, float | int) and abs(value) < 2**63 and math.isfinite(value)
+        return _is(int, value) or (isinstance(value, float) and math.isfinite(value))
     return isinstance(value, hint)
 
 

@@ -13,6 +13,8 @@ from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models.zoo import MODELS
 from minidat.training import schema
 
+MOST_IMAGES = 100_000_000  # an epoch's order lies in memory
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -56,6 +58,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name in ("train_size", "test_size"):
+            if (getattr(self, name) or 0) > MOST_IMAGES:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at most {MOST_IMAGES:,}")
         for name in ("smoothing", "drop_path", "validation"):
             if not 0 <= (getattr(self, name) or 0.0) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")

@@ -39,29 +39,29 @@ class Sitting:
     def work(self) -> None:
         """Raises Interrupted, after saving, when the user asks to stop; else as `Run.train`."""
         run = self.run
-        while not run.complete:
-            if run.tested < run.step and run.step % run.steps_per_epoch == 0:
-                self._test_epoch()
-            elif run.step == run.total:
-                self._test_best()
-            else:
-                self._advance()
-            if run.stop.asked and not run.complete:
-                self._save_progress()
-                raise Interrupted
+        try:
+            while not run.complete:
+                if run.tested < run.step and run.step % run.steps_per_epoch == 0:
+                    self._test_epoch()
+                elif run.step == run.total:
+                    self._test_best()
+                else:
+                    self._advance()
+                if run.stop.asked and not run.complete:
+                    self._save_progress()
+                    raise Interrupted
+        except NotFinite as error:
+            raise self._not_finite(error) from error
 
     def _advance(self) -> None:
         """One step of the optimiser; then a line of the log, or a checkpoint, where it is due."""
         run = self.run
-        try:
-            self.step.advance(run.step, run.order(run.step))
-            run.step += 1
-            if self._log_is_due():
-                self._log_training()
-            elif self.clock.seconds - self.saved_at > SAVE_SECONDS:
-                self._save_progress()
-        except NotFinite as error:
-            raise self._not_finite(error) from error
+        self.step.advance(run.step, run.order(run.step))
+        run.step += 1
+        if self._log_is_due():
+            self._log_training()
+        elif self.clock.seconds - self.saved_at > SAVE_SECONDS:
+            self._save_progress()
 
     def _log_is_due(self) -> bool:
         run = self.run
@@ -81,7 +81,7 @@ class Sitting:
         run.sums = NOTHING
         self.step.restart(NOTHING)
         if run.step % run.steps_per_epoch == 0:
-            self._save_progress()
+            self._save()
         self._tell(self.reporter.train, record)
         self.clock.new_lap()
 

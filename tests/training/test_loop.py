@@ -16,6 +16,7 @@ from minidat.training.checkpoint import CheckpointError
 from minidat.training.loop import BEST, LAST, LOG, Interrupted, Reporter, Run, TrainingError
 from minidat.training.parallel import BatchResult
 from minidat.training.settings import Settings
+from minidat.training.step import HostStep, NotFinite
 
 SMALL = Settings(
     epochs=2,
@@ -167,6 +168,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     with pytest.raises(TrainingError, match=r"step 1: the loss is nan.*checkpoint is of step 0.*lower --lr"):
         run.train(Quiet())
     assert (tmp_path / LAST).read_bytes() == before
+
+
+def test_a_step_that_is_not_finite_is_told_also_where_the_user_stops_the_run(tmp_path, monkeypatch):
+    """As on a GPU, where the host learns of it only when it reads."""
+
+    def read(self):
+        raise NotFinite(1, float("nan"), float("inf"))
+
+    monkeypatch.setattr(HostStep, "read", read)
+    run = Run.start(SMALL, tmp_path, threads=1)
+    run.stop.asked = True
+    with pytest.raises(TrainingError, match="step 1: the loss is nan and the gradient's norm inf: not finite"):
+        run.train(Quiet())
+    assert checkpoint.load(tmp_path / LAST)[1]["step"] == 0
 
 
 def test_what_a_run_refuses(tmp_path):
