@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "minidat"
 
 ROOMS = [
     "files",
+    "unpickle",
     "autograd",
     "ops",
     "fast",

@@ -40,7 +40,7 @@ def weights(monkeypatch):
     class Weights:
         given, asked, rows = {}, [], None
 
-    def from_file(path, name=None, *, classes=None, image=None, rows=None):
+    def from_file(path, name=None, *, classes=None, image=None, rows=None, key=None):
         Weights.asked.append((path.name, name))
         Weights.rows = rows
         if not path.exists():
@@ -245,7 +245,7 @@ def test_of_a_stage_the_last_block_is_drawn(monkeypatch, weights, figures):
         StageConfig(16, 2, ("D",), kernel=3),
     )
     model = Pyramid(Config(32, 4, 10, stages), np.random.default_rng(0))
-    monkeypatch.setattr(official, "from_file", lambda path, name=None, rows=None: model, raising=False)
+    monkeypatch.setattr(official, "from_file", lambda path, name=None, rows=None, key=None: model, raising=False)
     assert run("predict", "cat.png", "--weights", "dat.pth") == 0
     stated = [text.get_text() for text in figures[0].texts if text.get_text().startswith("Stage")]
     assert stated == ["Stage 2, block 2", "Stage 3, block 1"]
@@ -253,7 +253,7 @@ def test_of_a_stage_the_last_block_is_drawn(monkeypatch, weights, figures):
 
 def test_a_network_without_points_has_no_picture(monkeypatch, weights, capsys, place):
     model = Pyramid(Config(32, 4, 10, (StageConfig(16, 1, ("L",), window=4),)), np.random.default_rng(0))
-    monkeypatch.setattr(official, "from_file", lambda path, name=None, rows=None: model, raising=False)
+    monkeypatch.setattr(official, "from_file", lambda path, name=None, rows=None, key=None: model, raising=False)
     assert run("predict", "cat.png", "--weights", "dat.pth") == 0
     assert "no picture: the network has no deformable block" in capsys.readouterr().out
     assert not (place / "cat-points.png").exists()
