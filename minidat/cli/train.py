@@ -9,12 +9,12 @@ from typing import Any
 
 from minidat.cli.console import Console
 from minidat.cli.flags import add_compiled, add_device, add_threads, install_compiled, new_command
-from minidat.cli.runs import run_folder, state_of
+from minidat.cli.runs import checkpoint_in, run_folder, state_of
 from minidat.data import DATASETS, load
 from minidat.data.augment import RECIPES
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
-from minidat.training.folder import to_resume
+from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Interrupted, Run, TrainingError
 from minidat.training.settings import DEFAULTS, Settings
 
@@ -123,7 +123,7 @@ def _start(arguments: argparse.Namespace) -> Run:
 def _resume(arguments: argparse.Namespace) -> Run:
     """The run that --resume names. Raises TrainingError for a flag that asks for what the run does not have."""
     folder = run_folder(arguments.resume)
-    settings = state_of(to_resume(folder)).settings
+    settings = state_of(checkpoint_in(folder, LAST, BEST)).settings
     if arguments.out is not None:
         raise TrainingError(f"--resume continues a run in its folder, {folder}; leave out --out")
     given = _given(arguments)
