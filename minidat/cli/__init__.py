@@ -74,8 +74,7 @@ def parser() -> Parser:
     """All commands and flags, each with its help."""
     top = Parser(prog="minidat", description="The Deformable Attention Transformer, from scratch on NumPy and CuPy.")
     top.add_argument("--version", action="version", version=f"minidat {__version__}")
-    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for command in (train, eval, predict, info, figure, bench, chapters):
-    for command in (train, eval, predict, info, figure, bench):
         command.add(commands)
     return top
