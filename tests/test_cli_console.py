@@ -125,17 +125,19 @@ def test_the_end_tells_the_result_before_it_draws(run, monkeypatch):
     monkeypatch.setattr(pictures, "draw_curves", lambda folder: out.write("[drawn]\n"))
     Console(run, out).end()
     lines = out.getvalue().splitlines()
-    assert lines[0] == "done in 1:03: test accuracy 42.60 %, the best epoch on these images (chance is 10 %)"
-    assert lines[1].startswith("test it again ")
-    assert lines[2:4] == ["[drawn]", f"curves             {run.folder}/curves.png"]
-    assert lines[4] == "deformable points  no picture: dat_micro has no deformable block"
+    assert lines[0] == "done in 1:03: test accuracy 42.60 % (chance is 10 %)"
+    assert lines[1] == "epoch              the best of 2 on the test images"
+    assert lines[2].startswith("test it again ")
+    assert lines[3:5] == ["[drawn]", f"curves             {run.folder}/curves.png"]
+    assert lines[5] == "deformable points  no picture: dat_micro has no deformable block"
 
 
 def test_the_end_says_on_which_images_the_epoch_was_chosen(run):
     out = io.StringIO()
     run.best, run.test_accuracy, run.validation = 0.6, 0.4, range(1500)
     Console(run, out).end()
-    assert "done in 1:03: test accuracy 40.00 % of the best epoch, chosen on 1,500 images held out" in out.getvalue()
+    assert "done in 1:03: test accuracy 40.00 % (" in out.getvalue()
+    assert "epoch              the best of 2 on 1,500 images held out from training\n" in out.getvalue()
 
 
 @pytest.mark.parametrize(

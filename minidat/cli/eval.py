@@ -106,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         settings.data, "test", data_dir=arguments.data_dir or settings.data_dir, seed=settings.seed, size=size
     )
     trained.model.to(device=arguments.device)
-    progress = Progress(len(dataset))
+    progress = Progress()
     with (
         Workers.on(arguments.device, arguments.threads, settings.micro) as workers,
         cublas.precision(settings.precision),
@@ -152,7 +152,7 @@ def _weights(arguments: argparse.Namespace) -> int:
     folder = ImageFolder(arguments.data_dir, transform=transform, size=size, skip_damaged=skip)
     model.to(device=device)
     cores = arguments.threads or available_cores()
-    progress = Progress(len(folder))
+    progress = Progress()
     with Workers(1, batch) if device == "gpu" else Workers(cores, MICRO) as workers:
         for so_far in top_k.evaluate(model, folder, workers, device, batch=batch, threads=cores):
             progress(so_far.count, len(folder), f"top-1 {100 * so_far.top1 / so_far.count:.2f} %")
@@ -173,8 +173,9 @@ def _share(correct: int, count: int) -> str:
 class Progress:
     """How far a test is: the images so far, their accuracy where it is known, speed and the time left."""
 
-    def __init__(self, total: int):
-        self.total, self.terminal, self.begun = total, Terminal(), time.perf_counter()
+    def __init__(self) -> None:
+        self.terminal = Terminal()
+        self.begun = self.terminal.printed = time.perf_counter()  # no line before the first ten seconds are over
 
     def __call__(self, done: int, total: int, accuracy: str = "") -> None:
         pace = (time.perf_counter() - self.begun) / done  # seconds an image
