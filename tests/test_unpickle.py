@@ -78,6 +78,11 @@ def test_shared_objects_stay_shared_and_may_hold_themselves():
         (b"(U\x01aK\x01d.", {"a": 1}),
         (b"]p5\nK\x01ag5\n0.", [1]),
         (b"\x96\x02" + bytes(7) + b"ab.", b"ab"),
+        (b"J\xfe\xff\xff\xff.", -2),
+        (b"\x8a\x01\xfe.", -2),
+        (b"\x8b\x01\0\0\0\xfe.", -2),
+        (b"M\xfe\xff.", 65534),
+        (b"](K\x05\x94K\x06\x94h\x00h\x01e.", [5, 6, 5, 6]),
     ],
 )
 def test_older_instructions(program, value):

@@ -49,13 +49,12 @@ def open_image(path: str | os.PathLike[str]) -> Generator[Image.Image]:
         with open_regular(path) as file, _opened(file) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
-                pixels, most = width * height / 1e6, MOST_PIXELS // 1_000_000
-                raise DataError(f"{path}: has {pixels:.0f} million pixels; images of up to {most} million are read")
+                raise DataError(f"{path}: has {width * height:,} pixels, more than {MOST_PIXELS:,}; make it smaller first")
             yield image
     except DataError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{path}: is no image that Pillow can read as {', '.join(_formats())}") from error
+        raise DataError(f"{path}: is no image that can be read ({', '.join(_formats())})") from error
     except Exception as error:  # a damaged file can make Pillow's decoders raise anything
         reason = " ".join(str(getattr(error, "strerror", None) or error or "").split()) or type(error).__name__
         raise DataError(f"{path}: cannot be read: {reason}") from error

@@ -162,7 +162,7 @@ def damaged(path, kind):
     [
         ("missing", "cannot be read: No such file"),
         ("folder", "cannot be read: Is a directory"),
-        ("text", "is no image that Pillow can read"),
+        ("text", "is no image that can be read"),
         ("cut short", "cannot be read: .*truncated"),
         ("deep", "has pixels of mode I;16; 8 bits a channel are read"),
     ],
@@ -183,7 +183,7 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path):
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 3\n%%EndComments\n(x) print\n%%EOF\n")
     with Image.open(path) as image:
         assert image.format == "EPS"
-    with pytest.raises(DataError, match=r"image.jpg: is no image that Pillow can read as JPEG, PNG, .*WEBP"):
+    with pytest.raises(DataError, match=r"image.jpg: is no image that can be read \(JPEG, PNG, .*WEBP"):
         read(path)
 
 
@@ -238,7 +238,7 @@ def test_images_of_too_many_pixels_are_refused_before_they_are_decoded(form, wid
     with pytest.raises(DataError) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path}: ")
-    assert re.search(r"has \d+ million pixels; images of up to 50 million are read|exceeds limit", str(caught.value))
+    assert re.search(r"has [\d,]+ pixels, more than 50,000,000; make it smaller first|exceeds limit", str(caught.value))
 
 
 def test_as_many_pixels_as_are_read(tmp_path, monkeypatch):
@@ -246,7 +246,7 @@ def test_as_many_pixels_as_are_read(tmp_path, monkeypatch):
     noise(6, 8).save(tmp_path / "a.png")
     noise(7, 7).save(tmp_path / "b.png")
     assert read(tmp_path / "a.png").size == (8, 6)
-    with pytest.raises(DataError, match=r"b.png: has 0 million pixels"):
+    with pytest.raises(DataError, match=r"b.png: has 49 pixels, more than 48"):
         read(tmp_path / "b.png")
 
 
