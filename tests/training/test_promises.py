@@ -19,7 +19,7 @@ from minidat.training.loop import BEST, LAST, LOG, Interrupted, Reporter, Run
 from minidat.training.order import Order
 from minidat.training.parallel import BatchResult, Workers
 from minidat.training.settings import Settings
-from minidat.training.step import HostStep
+from minidat.training.step import DeviceStep, HostStep
 
 SHORT = Settings(epochs=2, batch=4, train_size=14, test_size=5, micro=2, lr=1e-3, warmup=0.5)
 
@@ -193,6 +193,12 @@ def test_the_optimiser_steps_at_the_schedule_s_rate(tmp_path):
         moved = np.abs(grad) > 1e-4
     assert moved.mean() > 0.3
     np.testing.assert_allclose((run.arena.data - before)[moved], -0.01 * np.sign(grad[moved]), rtol=2e-3)
+
+
+def test_a_step_on_a_gpu_needs_the_optimiser_s_kernels(tmp_path):
+    run = Run.start(SHORT, tmp_path / "run", threads=1)
+    with pytest.raises(ValueError, match="the optimiser has no kernels"):
+        DeviceStep(SHORT, run.training, run.model, run.optimiser, run.schedule, graph=False, note=print)
 
 
 @pytest.mark.parametrize(("clip", "norm"), [(0.0, None), (0.5, 0.5)])
