@@ -436,3 +436,15 @@ def test_a_longer_run_s_settings_change_from_the_start_only_the_schedule(tmp_pat
     for epochs in (2, 3):
         with pytest.raises(loop.TrainingError, match=f"--epochs {epochs}: .* is a run of 3 epochs"):
             Run.resume(tmp_path / "run", epochs=epochs)
+
+
+def test_a_longer_run_tests_its_best_epoch_again_at_its_new_end(tmp_path):
+    settings = replace(SHORT, validation=0.3, batch=5)
+    trained(tmp_path / "run", settings)
+    longer, listener = Run.resume(tmp_path / "run", epochs=3, threads=1), Listener()
+    assert longer.test_accuracy is None
+    longer.train(listener)
+    assert [record["kind"] for record in listener.records] == ["train", "validation", "test"]
+    assert longer.test_accuracy == listener.records[-1]["accuracy"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "test"] == [4, 6]  # the first result is kept
