@@ -1,9 +1,11 @@
-"""Files that are complete or not there at all, and errors that name their file."""
+"""Files that are complete or not there at all, errors that name their file, and no waiting for pipes."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
@@ -49,3 +51,22 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read its bytes. Raises OSError, with the reason as its `strerror`, for one that is missing, and at once
+    for a folder, a pipe or a device, from which reading might never end, and for a name that no file can have."""
+    try:
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller closes it)
+    except ValueError as error:  # a zero byte in the name
+        raise OSError(errno.EINVAL, f"no file has such a name ({error})", os.fspath(path)) from error
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is a pipe, a device or a socket, not a regular file", os.fspath(path))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opening a pipe that nobody writes to would otherwise wait."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -15,6 +15,7 @@ from PIL import Image
 from minidat import cli
 from minidat.analysis.backend import drop_missing_backend
 from minidat.autograd import OPS
+from minidat.data import shapes
 from minidat.fast.dispatch import NUMBA
 from minidat.training import checkpoint
 
@@ -61,23 +62,27 @@ def test_a_finished_run_ends_well_whatever_there_is_to_draw(model, test_size, tm
     for command in (["train", model, *size, "--test-size", str(test_size), "--out"], ["train", "--resume"]):
         assert run(*command, str(out)) == 0
         captured = capsys.readouterr()
-        assert re.search(r"^done in .* accuracy [\d.]+ %.*\ntest it again ", captured.out, re.MULTILINE)
+        assert re.search(r"^done in .* accuracy [\d.]+ %.*\nepoch .*\ntest it again ", captured.out, re.MULTILINE)
         assert (f"no picture: {model} has no deformable block" in captured.out) != deformable
         assert captured.err == ""
     assert (out / "points.png").exists() == deformable
 
 
-def test_eval_tests_on_as_many_images_as_the_run_or_says_so(trained, capsys):
+def test_eval_tests_on_as_many_images_as_the_run_or_says_so(trained, capsys, monkeypatch):
     for given, count, other in (([], 5, False), (["--test-size", "5"], 5, False), (["--test-size", "9"], 9, True)):
         assert run("eval", str(trained), *given) == 0
         text = capsys.readouterr().out
         assert f" of {count}), loss" in text
         assert ("The run itself was tested on the first 5 test images" in text) == other
+    monkeypatch.setitem(shapes.SIZES, "test", 12)
     assert run("eval", str(trained), "--test-size", "all") == 0
-    assert " of 2,000), loss" in capsys.readouterr().out
+    assert " of 12), loss" in capsys.readouterr().out
 
 
-def test_eval_says_how_far_it_is(trained, capsys):
+def test_eval_says_how_far_it_is(trained, capsys, monkeypatch):
+    run("eval", str(trained))
+    assert "images/s" not in capsys.readouterr().out  # it was done at once
+    monkeypatch.setattr("minidat.cli.terminal.LINE_SECONDS", 0.0)
     run("eval", str(trained), "--test-size", "501")
     assert re.match(r"500/501 images  [\d.,]+ images/s  0:00 left\n", capsys.readouterr().out)
 
@@ -109,7 +114,9 @@ print("drawn")
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
     for order in (code, code.replace("import minidat.tutorial\n", "")):
-        ended = subprocess.run([sys.executable, "-c", order], env=environment, capture_output=True, text=True, timeout=60)
+        ended = subprocess.run(
+            [sys.executable, "-c", order], env=environment, capture_output=True, text=True, timeout=60
+        )
         assert ended.stdout == "drawn\n", ended.stderr
 
 

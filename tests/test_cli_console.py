@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -68,7 +69,7 @@ def test_curves_are_drawn_from_the_first_record_on_then_once_a_minute(run, clock
         told.train(record(run, "train", step))
         seen.append(drawn(run.folder))
     assert None not in seen
-    assert [a != b for a, b in zip(seen, seen[1:])] == [False, False, True, False, True]
+    assert [a != b for a, b in pairwise(seen)] == [False, False, True, False, True]
     told.test(record(run, "test", 6))
     assert drawn(run.folder) != seen[-1]
 
@@ -124,20 +125,24 @@ def test_the_end_tells_the_result_before_it_draws(run, monkeypatch):
     monkeypatch.setattr(pictures, "draw_curves", lambda folder: out.write("[drawn]\n"))
     Console(run, out).end()
     lines = out.getvalue().splitlines()
-    assert lines[0] == "done in 1:03: test accuracy 42.60 %, the best epoch on these images (chance is 10 %)"
-    assert lines[1].startswith("test it again ")
-    assert lines[2:4] == ["[drawn]", f"curves             {run.folder}/curves.png"]
-    assert lines[4] == "deformable points  no picture: dat_micro has no deformable block"
+    assert lines[0] == "done in 1:03: test accuracy 42.60 % (chance is 10 %)"
+    assert lines[1] == "epoch              the best of 2 on the test images"
+    assert lines[2].startswith("test it again ")
+    assert lines[3:5] == ["[drawn]", f"curves             {run.folder}/curves.png"]
+    assert lines[5] == "deformable points  no picture: dat_micro has no deformable block"
 
 
 def test_the_end_says_on_which_images_the_epoch_was_chosen(run):
     out = io.StringIO()
     run.best, run.test_accuracy, run.validation = 0.6, 0.4, range(1500)
     Console(run, out).end()
-    assert "done in 1:03: test accuracy 40.00 % of the best epoch, chosen on 1,500 images held out" in out.getvalue()
+    assert "done in 1:03: test accuracy 40.00 % (" in out.getvalue()
+    assert "epoch              the best of 2 on 1,500 images held out from training\n" in out.getvalue()
 
 
-@pytest.mark.parametrize("error", [ValueError("records is empty"), OSError(28, "No space left", "a.png"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [ValueError("records is empty"), OSError(28, "No space left", "a.png"), MemoryError()]
+)
 def test_a_picture_that_cannot_be_drawn_is_a_line_said_once(error, run, monkeypatch):
     def fail(_):
         raise error
@@ -161,11 +166,11 @@ def test_a_lost_output_is_said_once_and_the_run_goes_on(how, run, capsys):
     if how == "full":
         if not os.path.exists("/dev/full"):
             pytest.skip("no /dev/full")
-        out = open("/dev/full", "w")
+        out = open("/dev/full", "w")  # noqa: SIM115
     else:
         ours, theirs = os.pipe()
         os.close(ours)
-        out = open(theirs, "w")
+        out = open(theirs, "w")  # noqa: SIM115
         if how == "closed stream":
             with pytest.raises(BrokenPipeError):
                 out.write("x")

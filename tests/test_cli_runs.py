@@ -98,7 +98,9 @@ def test_a_finished_run_goes_on(tmp_path, capsys):
 
 def test_info_tells_a_runs_settings(runs, capsys):
     lines = said(capsys, "info", runs / "new", code=0).splitlines()
-    rows = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith(("*", "best", "test a", "time")))
+    rows = dict(
+        line.split(maxsplit=1) for line in lines if line and not line.startswith(("*", "best", "test a", "time"))
+    )
     assert rows["checkpoint"] == f"{runs / 'new' / LAST}, step 1, epoch 1.00 of 1"
     assert rows["lr"] == "0.001 *" and rows["warmup"] == "0.0 *" and rows["weight-decay"] == "0.05"
     assert rows["model"] == "dat_micro" and rows["drop-path"] == "not set"

@@ -27,7 +27,7 @@ def tty(monkeypatch):
     ours, theirs = pty.openpty()
 
     class Tty:
-        out = open(theirs, "w", encoding="utf-8")
+        out = open(theirs, "w", encoding="utf-8")  # noqa: SIM115
 
         @staticmethod
         def resize(columns):
@@ -80,7 +80,7 @@ def test_fit_fits(parts, columns):
 
 def test_a_progress_line_is_one_line_as_wide_as_the_terminal_is_now(tty):
     terminal, seen = Terminal(tty.out), ""
-    for columns in (80, 80, 25, 25, 80):
+    for columns in (80, 47, 25, 25, 80):  # the whole line has 47 columns, and the last one stays free
         tty.resize(columns)
         terminal.progress(PARTS)
         new = tty.written()
@@ -138,7 +138,7 @@ def test_numbers_as_people_write_them():
 
 def test_what_is_left_of_a_full_output_is_discarded():
     ours, theirs = os.pipe()
-    out = open(theirs, "w", encoding="utf-8")
+    out = open(theirs, "w", encoding="utf-8")  # noqa: SIM115
     os.close(ours)
     out.write("lost")
     discard(out)
@@ -173,6 +173,8 @@ def test_speed_and_time_left_are_of_training_alone(paced):
     assert pace.seconds_per_step() == 0.5
     clock.now += 60.0
     pace.tested()
+    train(10, 5.0)
+    assert pace.seconds_per_step() == 0.5
     clock.now += 7.0
     pace.paused()
     train(10, 5.0)

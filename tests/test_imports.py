@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "minidat"
 
 ROOMS = [
     "files",
+    "unpickle",
     "autograd",
     "ops",
     "fast",
@@ -27,6 +28,7 @@ ROOMS = [
     "analysis",
     "tutorial",
     "cli",
+    "__main__",
 ]
 LAZILY = {("training", "analysis")}  # inside a function: a run draws its curves, if it gets that far
 CUPY_FILES = {"autograd/backend.py"}

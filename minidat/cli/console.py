@@ -89,12 +89,12 @@ class Console(Reporter):
         """The run is complete and saved: the result first, then the pictures."""
         run, chance = self.run, 100 / len(self.run.training.classes)
         again = command_line("eval", run.folder)
-        result = f"test accuracy {100 * run.best:.2f} %, the best epoch on these images"
+        accuracy, images = run.best, "the test images"
         if run.validation is not None and run.test_accuracy is not None:
-            held = plural(len(run.validation), "image")
-            result = f"test accuracy {100 * run.test_accuracy:.2f} % of the best epoch, chosen on {held} held out"
+            accuracy, images = run.test_accuracy, f"{plural(len(run.validation), 'image')} held out from training"
         self.note(
-            f"done in {duration(run.seconds)}: {result} (chance is {chance:.0f} %)\n"
+            f"done in {duration(run.seconds)}: test accuracy {100 * accuracy:.2f} % (chance is {chance:.0f} %)\n"
+            f"epoch              the best of {run.settings.epochs} on {images}\n"
             f"test it again      {printable(again)}"
         )
         if self._draw_curves():

@@ -12,6 +12,7 @@ from minidat.cli.flags import (
     add_compiled,
     add_device,
     add_head_rows,
+    add_key,
     add_model,
     add_protocol,
     add_threads,
@@ -33,7 +34,15 @@ from minidat.training.settings import Settings
 
 BATCH = 64  # images of 224 pixels that are decoded and tested at a time
 MICRO = 4  # of these, what a CPU thread takes at a time
-OF_WEIGHTS = ("model", "head_rows", "data", "protocol", "batch")  # flags that only weights without a run need
+OF_WEIGHTS = (
+    "model",
+    "head_rows",
+    "data",
+    "protocol",
+    "batch",
+    "key",
+    "skip_damaged",
+)  # flags that only weights without a run need
 
 
 def add(commands: Any) -> None:
@@ -47,13 +56,25 @@ def add(commands: Any) -> None:
     )
     flag = command.add_argument
     flag("run_folder", nargs="?", type=Path, metavar="RUN", help="folder of a run, or one of its checkpoints")
-    flag("--weights", type=Path, metavar="FILE", help="released weights to test instead: a .pth or .safetensors file")
+    flag(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="weights with the released names to test instead: a file of PyTorch or safetensors",
+    )
     add_model(command)
     add_head_rows(command)
+    add_key(command)
     flag("--data", choices=("imagenet",), help="what to test --weights on (default: imagenet)")
     flag("--data-dir", help="folder with the data (default: the run's); of ImageNet the one that holds val/")
     add_protocol(command)
     flag("--batch", type=int, help=f"images that --weights are tested on at a time (default: {BATCH})")
+    flag(
+        "--skip-damaged",
+        action="store_true",
+        default=None,
+        help="go on without images that cannot be read, and name them at the end",
+    )
     flag(
         "--test-size",
         type=count_or_all,
@@ -85,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         settings.data, "test", data_dir=arguments.data_dir or settings.data_dir, seed=settings.seed, size=size
     )
     trained.model.to(device=arguments.device)
-    progress = Progress(len(dataset))
+    progress = Progress()
     with (
         Workers.on(arguments.device, arguments.threads, settings.micro) as workers,
         cublas.precision(settings.precision),
@@ -125,12 +146,13 @@ def _weights(arguments: argparse.Namespace) -> int:
         raise ValueError("--weights needs --data-dir: the ImageNet folder that holds val/nXXXXXXXX/*.JPEG")
     if batch < 1:
         raise ValueError(f"batch is {batch}; it must be at least 1")
-    model = official.from_file(path, arguments.model, rows=head_rows(arguments.head_rows))
+    model = official.from_file(path, arguments.model, rows=head_rows(arguments.head_rows), key=arguments.key)
     transform = imagenet.transform_for(model.config, arguments.protocol or "released")
-    folder = ImageFolder(arguments.data_dir, transform=transform, size=_size(arguments.test_size))
+    size, skip = _size(arguments.test_size), bool(arguments.skip_damaged)
+    folder = ImageFolder(arguments.data_dir, transform=transform, size=size, skip_damaged=skip)
     model.to(device=device)
     cores = arguments.threads or available_cores()
-    progress = Progress(len(folder))
+    progress = Progress()
     with Workers(1, batch) if device == "gpu" else Workers(cores, MICRO) as workers:
         for so_far in top_k.evaluate(model, folder, workers, device, batch=batch, threads=cores):
             progress(so_far.count, len(folder), f"top-1 {100 * so_far.top1 / so_far.count:.2f} %")
@@ -139,6 +161,8 @@ def _weights(arguments: argparse.Namespace) -> int:
         f"{printable(str(path))} on {printable(str(folder.folder))}, {model.config.image} pixels, protocol {transform.protocol}\n"
         f"top-1 {_share(so_far.top1, so_far.count)}, top-5 {_share(so_far.top5, so_far.count)}"
     )
+    for image in folder.damaged:
+        print(f"left out: {printable(image)}")
     return 0
 
 
@@ -149,8 +173,9 @@ def _share(correct: int, count: int) -> str:
 class Progress:
     """How far a test is: the images so far, their accuracy where it is known, speed and the time left."""
 
-    def __init__(self, total: int):
-        self.total, self.terminal, self.begun = total, Terminal(), time.perf_counter()
+    def __init__(self) -> None:
+        self.terminal = Terminal()
+        self.begun = self.terminal.printed = time.perf_counter()  # no line before the first ten seconds are over
 
     def __call__(self, done: int, total: int, accuracy: str = "") -> None:
         pace = (time.perf_counter() - self.begun) / done  # seconds an image

@@ -14,6 +14,7 @@ from minidat.cli.terminal import printable
 from minidat.data.images import PROTOCOLS
 from minidat.fast import numba as compiled
 from minidat.models import MODELS
+from minidat.released.state_dict import KEYS
 
 CHOICES = re.compile(r"invalid choice: (['\"])(?P<given>.*)\1 \(choose from (?P<known>.*)\)", re.DOTALL)
 
@@ -95,6 +96,14 @@ def add_model(command: argparse.ArgumentParser) -> None:
     names = ", ".join(MODELS)
     command.add_argument(
         "--model", metavar="NAME", choices=MODELS, help=f"{names} (default: found out from the weights)"
+    )
+
+
+def add_key(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--key",
+        metavar="NAME",
+        help=f"where in a PyTorch file the weights are, such as model_ema (default: the first of {', '.join(KEYS)})",
     )
 
 

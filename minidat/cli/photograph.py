@@ -9,24 +9,12 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from minidat.data.dataset import DataError
+from minidat.data.images import open_image
 
-FORMATS = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-    "PPM",
-    "AVIF",
-)  # no EPS: Pillow would run it as a program
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,36 +33,17 @@ def read_photograph(path: str | os.PathLike[str]) -> Image.Image:
 
     Raises DataError, naming the file, for one that is missing, no image, damaged, or too large.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is no regular file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)  # of damaged metadata, which is not used
-            with Image.open(path, formats=_known_formats()) as image:
-                image.load()
-                return _rgb(_upright(image))
-    except Image.UnidentifiedImageError as error:
-        raise DataError(f"{path}: is no image that can be read ({', '.join(FORMATS)})") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise DataError(f"{path}: has more than {limit} million pixels; make it smaller first") from error
-    except Exception as error:  # damaged files make Pillow's decoders raise many kinds
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{path}: cannot be read: {reason}") from error
-
-
-def _known_formats() -> list[str]:
-    """Those of `FORMATS` that this Pillow can read."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    with open_image(path) as image:
+        image.load()
+        return _rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """The image as its EXIF orientation says; as it is where EXIF is missing or damaged."""
     try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION))  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged metadata
+            turn = TURNS.get(image.getexif().get(ORIENTATION))  # type: ignore[arg-type]
     except Exception:  # EXIF is written by many programs, and Pillow raises what it stumbles on
         return image
     return image if turn is None else image.transpose(turn)

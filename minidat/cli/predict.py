@@ -16,14 +16,14 @@ from PIL import Image
 from minidat import ops
 from minidat.autograd import Tensor, no_grad
 from minidat.autograd.backend import asnumpy, to_device
-from minidat.cli.flags import add_device, add_head_rows, add_model, head_rows, new_command
-from minidat.cli.photograph import FORMATS, Letterbox, read_photograph
+from minidat.cli.flags import add_device, add_head_rows, add_key, add_model, head_rows, new_command
+from minidat.cli.photograph import Letterbox, read_photograph
 from minidat.cli.terminal import printable
 from minidat.cli.weights import is_run, load_run
 from minidat.data.augment import normalise
 from minidat.data.dataset import DataError
 from minidat.data.imagenet import class_names, transform_for
-from minidat.data.images import MEAN, PROTOCOLS, STD, SUFFIXES
+from minidat.data.images import FORMATS, MEAN, PROTOCOLS, STD, SUFFIXES
 from minidat.metrics.top_k import check_finite
 from minidat.models import Pyramid
 from minidat.released import official
@@ -51,10 +51,11 @@ def add(commands: Any) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="released weights (.pth or .safetensors), or the folder of a run of `minidat train`",
+        help="weights with the released names (a file of PyTorch or safetensors), or the folder of a run of `minidat train`",
     )
     add_model(command)
     add_head_rows(command)
+    add_key(command)
     flag("--top", type=int, default=5, help="how many classes to print")
     flag(
         "--out",
@@ -157,14 +158,23 @@ def _classifier(arguments: argparse.Namespace) -> _Classifier:
     """The network of a run or of released weights, with its way to take images."""
     path, protocol = arguments.weights, arguments.protocol
     if is_run(path):
-        for flag, value in (("--model", arguments.model), ("--head-rows", arguments.head_rows)):
+        for flag, value in (
+            ("--model", arguments.model),
+            ("--head-rows", arguments.head_rows),
+            ("--key", arguments.key),
+        ):
             if value is not None:
                 raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
         trained = load_run(path)
         model, (mean, std), names = trained.model, trained.colours, trained.state.classes
     else:
         rows = head_rows(arguments.head_rows)
-        model, mean, std, names = official.from_file(path, arguments.model, rows=rows), MEAN, STD, None
+        model, mean, std, names = (
+            official.from_file(path, arguments.model, rows=rows, key=arguments.key),
+            MEAN,
+            STD,
+            None,
+        )
     side = model.config.image
     transform = Letterbox(side, mean) if protocol == LETTERBOX else transform_for(model.config, protocol)
     return _Classifier(model, transform, mean, std, _names(model.config.classes, arguments.classes, names))

@@ -34,6 +34,8 @@ def is_run(path: Path) -> bool:
     """Whether this is a run's folder, or one of its checkpoints."""
     if path.is_dir():
         return True
+    if not path.is_file():  # opening a pipe would wait for somebody who writes to it
+        return False
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return checkpoint.KEY in (file.metadata() or {})

@@ -29,8 +29,10 @@ class Accuracy:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
-    """Of logits (B, K) and labels (B,). Among equal logits the lower class comes first."""
+    """Of logits (B, K) and labels (B,). Among equal logits the lower class comes first. Logits with a NaN rank nothing: such an
+    image counts as wrong."""
     first = np.argsort(-logits, axis=1, kind="stable")[:, :5] == labels[:, None]  # (B, 5) where the label is
+    first &= ~np.isnan(logits).any(1, keepdims=True)
     return Accuracy(int(first[:, 0].sum()), int(first.sum()), len(labels))
 
 
