@@ -27,8 +27,8 @@ def add(commands: Any) -> None:
         commands,
         "train",
         "train a network",
-        "Train a network. Without arguments: a small DAT on the built-in data set, in about a minute and a half. Ctrl-C saves a "
-        "checkpoint, and --resume continues from it.",
+        "Train a network. Without arguments: a small DAT on the built-in data set, about a minute and a half on two cores. "
+        "Ctrl-C saves a checkpoint, and --resume continues from it.",
     )
     default = Settings()
     flag = command.add_argument
@@ -79,13 +79,13 @@ def add(commands: Any) -> None:
     flag(
         "--precision",
         choices=PRECISIONS,
-        help=f"what a GPU rounds the factors of products to; weights and sums stay fp32 (default: {default.precision})",
+        help=f"of the factors of matrix products on a GPU; weights and sums stay fp32 (default: {default.precision})",
     )
     add_device(command)
     flag(
         "--no-graph",
         action="store_true",
-        help="on a GPU: launch every kernel by itself; the results are the same, later",
+        help="on a GPU: launch every kernel by itself, not as one CUDA graph; slower, with the same results",
     )
     add_threads(command)
     add_compiled(command)
