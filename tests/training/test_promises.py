@@ -256,6 +256,25 @@ def test_the_speed_is_of_the_steps_since_the_last_record_without_tests(tmp_path,
     assert [r["seconds"] for r in listener.records] == [6.0, 106.0, 112.0, 212.0]
 
 
+def test_inside_an_epoch_a_checkpoint_is_written_every_30_seconds(tmp_path, monkeypatch):
+    """Steps of 20 seconds: after every second one, at the epoch's end, and after its test."""
+    now, saved = [0.0], []
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def advance(self, number, indices, plain=HostStep.advance):
+        now[0] += 20.0
+        plain(self, number, indices)
+
+    def save(self, name, plain=Run.save):
+        plain(self, name)
+        saved.append((name, self.step))
+
+    monkeypatch.setattr(HostStep, "advance", advance)
+    monkeypatch.setattr(Run, "save", save)
+    trained(tmp_path / "run", replace(SHORT, epochs=1, train_size=36))
+    assert saved == [*((LAST, step) for step in (0, 2, 4, 6, 8, 9)), (BEST, 9), (LAST, 9)]
+
+
 # The best epoch
 
 
