@@ -179,6 +179,8 @@ def test_a_bare_command_prints_help(arguments, said, capsys):
         (["train", "dat_tiny"], "model dat_tiny takes images of 224 pixels, data shapes has 32"),
         (["train", "--compiled", "--device", "gpu"], "--compiled is for the CPU, and --device is gpu"),
         (["eval", "run", "--compiled", "--device", "gpu"], "--compiled is for the CPU, and --device is gpu"),
+        (["train", "--threads", "100000"], "threads is 100000; it must be from 1 to 256"),
+        (["train", "--clip", "inf"], "clip is inf; it must be a finite number"),
         (["train", "--precision", "tf32"], "precision tf32 is of a GPU's tensor cores"),
         (["train", "--resume", "nowhere"], "--resume nowhere: there is no such folder or file"),
         (["train", "--resume", "."], r"\. holds no run: there is no last.safetensors in it"),

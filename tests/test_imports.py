@@ -63,9 +63,9 @@ def imports(file, source):
 
 
 def room(file):
-    """The room of a path inside minidat; None for minidat/__init__.py."""
+    """The room of a path inside minidat; None for minidat/__init__.py and minidat/__main__.py, which stand above all rooms."""
     first = Path(file).parts[0].removesuffix(".py")
-    return None if first == "__init__" else first
+    return None if first in ("__init__", "__main__") else first
 
 
 def target(module):

@@ -29,7 +29,7 @@ from minidat.fast.cuda import cublas
 from minidat.metrics import top_k
 from minidat.released import official
 from minidat.training.evaluation import evaluate
-from minidat.training.parallel import Workers, available_cores
+from minidat.training.parallel import Workers, thread_count
 from minidat.training.settings import Settings
 
 BATCH = 64  # images of 224 pixels that are decoded and tested at a time
@@ -144,7 +144,7 @@ def _weights(arguments: argparse.Namespace) -> int:
     size, skip = _size(arguments.test_size), bool(arguments.skip_damaged)
     folder = ImageFolder(arguments.data_dir, transform=transform, size=size, skip_damaged=skip)
     model.to(device=device)
-    cores = arguments.threads or available_cores()
+    cores = thread_count("cpu", arguments.threads)
     progress = Progress()
     with Workers(1, batch) if device == "gpu" else Workers(cores, MICRO) as workers:
         for so_far in top_k.evaluate(model, folder, workers, device, batch=batch, threads=cores):

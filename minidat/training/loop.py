@@ -18,7 +18,7 @@ from minidat.training import checkpoint, log, state
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.environment import changes, environment
 from minidat.training.errors import Interrupted, TrainingError
-from minidat.training.fingerprint import fingerprint, is_same
+from minidat.training.fingerprint import fingerprint, old_fingerprint
 from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_settings
 from minidat.training.lock import Lock
 from minidat.training.optim import AdamW, Arena, Schedule
@@ -170,12 +170,12 @@ class Run:
 
     def _restore(self, path: Path, arrays: dict[str, Any], saved: RunState) -> None:
         """Take over a checkpoint, and drop what the log says of later steps."""
-        if not is_same(saved.data, self.whole):
-            raise TrainingError(f"{path}: the run was on {saved.data}, the data here is {fingerprint(self.whole)}")
+        self.data = fingerprint(self.whole)
+        if saved.data not in (self.data, old_fingerprint(self.whole)):
+            raise TrainingError(f"{path}: the run was on {saved.data}, the data here is {self.data}")
         if saved.step > self.total:
             raise CheckpointError(path, f"it has taken {saved.step} steps; its run has {self.total}")
         state.restore(self.optimiser, arrays, saved.adamw_t, path, self.device)
-        self.data = fingerprint(self.whole)
         self.step = self.saved_step = saved.step
         self.best, self.seconds, self.sums = saved.best, saved.seconds, BatchResult(*saved.meter)
         ends = saved.step // self.steps_per_epoch * self.steps_per_epoch

@@ -133,7 +133,7 @@ class AdamW:
     θ ← (1 − lr·λ) θ − lr · m̂/(√v̂ + ε)        λ = weight_decay inside `arena.decayed`, 0 elsewhere
 
     m, v: flat arrays like `arena.data`. t: the number of steps taken. Defaults are those DAT was trained
-    with. Raises ValueError for β outside [0, 1), ε ≤ 0 or λ < 0.
+    with. Raises ValueError for β outside [0, 1), ε ≤ 0, λ < 0, and where one is not finite.
 
     fused: the same as three kernels, for arrays on a GPU; None on the CPU. `clipped_step` uses them. A CUDA graph replays
     `fused.step`; before each launch, the host copies `scalars()` to `fused.scalars`.
@@ -149,8 +149,10 @@ class AdamW:
     ):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"adamw: betas are {betas}; both must be in [0, 1)")
-        if not eps > 0 or not weight_decay >= 0:
-            raise ValueError(f"adamw: eps is {eps} and weight_decay {weight_decay}; they must be > 0 and >= 0")
+        if not 0 < eps < math.inf or not 0 <= weight_decay < math.inf:
+            raise ValueError(
+                f"adamw: eps is {eps} and weight_decay {weight_decay}; they must be > 0 and >= 0, and finite"
+            )
         self.arena, self.betas, self.eps, self.weight_decay = arena, betas, eps, weight_decay
         xp = array_module(arena.data)
         self.m, self.v, self.t = xp.zeros_like(arena.data), xp.zeros_like(arena.data), 0

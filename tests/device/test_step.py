@@ -153,6 +153,21 @@ def test_a_run_agrees_with_the_cpu_and_goes_on_there(graph, device, tmp_path):
     np.testing.assert_allclose(asnumpy(forth.arena.data), back.arena.data, atol=1e-3)
 
 
+@pytest.mark.usefixtures("device", "kernels")
+def test_held_out_images_and_the_test_of_the_best_epoch_agree_with_the_cpu(tmp_path):
+    """The best epoch's parameters are put where the graph has them, and the last ones come back."""
+    settings = replace(SMALL, validation=0.25)
+    here, seen_here = trained(tmp_path / "here", settings, threads=1)
+    there, seen_there = trained(tmp_path / "there", settings, device="gpu")
+    assert [r["kind"] for r in seen_there.records if r["kind"] != "train"] == ["validation", "validation", "test"]
+    assert_close(seen_there, seen_here)
+    assert there.test_accuracy == here.test_accuracy and there.best == here.best
+    np.testing.assert_allclose(asnumpy(there.arena.data), here.arena.data, atol=1e-3)
+    saved = checkpoint.load(tmp_path / "there" / LAST)[0]
+    for name, tensor in there.model.parameters().items():
+        np.testing.assert_array_equal(asnumpy(tensor.data), saved[f"parameters/{name}"])
+
+
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("device", ["stand-in"], indirect=True)
 def test_the_host_sends_once_a_step_and_reads_once_a_line(device, tmp_path):

@@ -19,7 +19,7 @@ from minidat.training.loop import BEST, LAST, LOG, Interrupted, Reporter, Run
 from minidat.training.order import Order
 from minidat.training.parallel import BatchResult, Workers
 from minidat.training.settings import Settings
-from minidat.training.step import HostStep
+from minidat.training.step import DeviceStep, HostStep
 
 SHORT = Settings(epochs=2, batch=4, train_size=14, test_size=5, micro=2, lr=1e-3, warmup=0.5)
 
@@ -195,6 +195,12 @@ def test_the_optimiser_steps_at_the_schedule_s_rate(tmp_path):
     np.testing.assert_allclose((run.arena.data - before)[moved], -0.01 * np.sign(grad[moved]), rtol=2e-3)
 
 
+def test_a_step_on_a_gpu_needs_the_optimiser_s_kernels(tmp_path):
+    run = Run.start(SHORT, tmp_path / "run", threads=1)
+    with pytest.raises(ValueError, match="the optimiser has no kernels"):
+        DeviceStep(SHORT, run.training, run.model, run.optimiser, run.schedule, graph=False, note=print)
+
+
 @pytest.mark.parametrize(("clip", "norm"), [(0.0, None), (0.5, 0.5)])
 def test_clipping_limits_the_norm_and_0_turns_it_off(tmp_path, clip, norm):
     settings = replace(SHORT, clip=clip)
@@ -248,6 +254,25 @@ def test_the_speed_is_of_the_steps_since_the_last_record_without_tests(tmp_path,
     _, listener = trained(tmp_path / "run")
     assert [r["images_per_second"] for r in listener.records if r["kind"] == "train"] == [2.0, 2.0]
     assert [r["seconds"] for r in listener.records] == [6.0, 106.0, 112.0, 212.0]
+
+
+def test_inside_an_epoch_a_checkpoint_is_written_every_30_seconds(tmp_path, monkeypatch):
+    """Steps of 20 seconds: after every second one, at the epoch's end, and after its test."""
+    now, saved = [0.0], []
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def advance(self, number, indices, plain=HostStep.advance):
+        now[0] += 20.0
+        plain(self, number, indices)
+
+    def save(self, name, plain=Run.save):
+        plain(self, name)
+        saved.append((name, self.step))
+
+    monkeypatch.setattr(HostStep, "advance", advance)
+    monkeypatch.setattr(Run, "save", save)
+    trained(tmp_path / "run", replace(SHORT, epochs=1, train_size=36))
+    assert saved == [*((LAST, step) for step in (0, 2, 4, 6, 8, 9)), (BEST, 9), (LAST, 9)]
 
 
 # The best epoch
@@ -430,3 +455,15 @@ def test_a_longer_run_s_settings_change_from_the_start_only_the_schedule(tmp_pat
     for epochs in (2, 3):
         with pytest.raises(loop.TrainingError, match=f"--epochs {epochs}: .* is a run of 3 epochs"):
             Run.resume(tmp_path / "run", epochs=epochs)
+
+
+def test_a_longer_run_tests_its_best_epoch_again_at_its_new_end(tmp_path):
+    settings = replace(SHORT, validation=0.3, batch=5)
+    trained(tmp_path / "run", settings)
+    longer, listener = Run.resume(tmp_path / "run", epochs=3, threads=1), Listener()
+    assert longer.test_accuracy is None
+    longer.train(listener)
+    assert [record["kind"] for record in listener.records] == ["train", "validation", "test"]
+    assert longer.test_accuracy == listener.records[-1]["accuracy"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "test"] == [4, 6]  # the first result is kept
