@@ -181,14 +181,15 @@ def test_a_bare_command_prints_help(arguments, said, capsys):
         (["eval", "run", "--compiled", "--device", "gpu"], "--compiled is for the CPU, and --device is gpu"),
         (["train", "--precision", "tf32"], "precision tf32 is of a GPU's tensor cores"),
         (["train", "--resume", "nowhere"], "--resume nowhere: there is no such folder or file"),
-        (["train", "--resume", "."], r"--resume \.: holds no run: no last.safetensors in it"),
+        (["train", "--resume", "."], r"\. holds no run: there is no last.safetensors in it"),
+        (["eval", "."], r"\. holds no run: there is no last.safetensors in it"),
         (["train", "--out", "file"], "file: File exists|file: Not a directory"),
         (["eval", "nowhere"], "checkpoint nowhere: cannot be read"),
         (["eval", "a\x1b[31mb"], r"checkpoint a\\x1b\[31mb: cannot be read"),
         (["info", "dat_tinny"], r"dat_tinny is no model and no run; did you mean dat_tiny\b"),
         (["info", "resnet"], "resnet is no model and no run; models: dat_tiny, "),
         (["info", ".", "--detail", "--image", "32"], "leave out --image, --detail"),
-        (["info", "."], "last.safetensors: cannot be read"),
+        (["info", "."], r"\. holds no run: there is no last.safetensors in it"),
     ],
 )
 def test_bad_input_is_one_line_and_no_traceback(arguments, said, capsys, tmp_path, monkeypatch):

@@ -44,12 +44,21 @@ def said(capsys, *arguments, code=1):
     return captured.out if code == 0 else captured.err
 
 
-def test_a_folder_of_runs_is_listed_the_latest_first(runs, capsys):
-    lines = said(capsys, "train", "--resume", runs).splitlines()
-    assert lines[0] == f"minidat: --resume {runs}: holds 2 runs; name one of them, the latest first:"
+@pytest.mark.parametrize("command", [["train", "--resume"], ["eval"], ["info"], ["predict", "a.png", "--weights"]])
+def test_a_folder_of_runs_is_listed_the_latest_first(command, runs, capsys):
+    lines = said(capsys, *command, runs).splitlines()
+    assert lines[0] == f"minidat: {runs} holds 2 runs; name one of them, the latest first:"
     assert re.fullmatch(rf"  {runs}/new  dat_micro on shapes, step 1, epoch 1\.00 of 1, best [\d.]+ %", lines[1])
     assert lines[2].startswith(f"  {runs}/old  dat_micro on shapes, step 2, epoch 1.00 of 1")
     assert len(lines) == 3
+
+
+def test_a_run_without_its_last_checkpoint_goes_on_from_its_best(tmp_path, capsys):
+    """A full disk may have left it so."""
+    folder = train(tmp_path / "run")
+    (folder / LAST).unlink()
+    assert f"{BEST}, step 2" in said(capsys, "info", folder, code=0)
+    assert "done in" in said(capsys, "train", "--resume", folder, code=0)
 
 
 def test_a_damaged_run_is_listed_with_what_is_wrong(runs, capsys, tmp_path):

@@ -325,7 +325,7 @@ PREDICT, EVAL = ("predict", "cat.png", "--weights", "dat.pth"), ("eval", "--weig
         (("predict", "nowhere.png", "--weights", "dat.pth"), "nowhere.png: cannot be read: No such file"),
         (("predict", "text.jpg", "--weights", "dat.pth"), "text.jpg: is no image that can be read"),
         (("predict", "cat.png", "--weights", "no.pth"), "no.pth: No such file or directory"),
-        (("predict", "cat.png", "--weights", "."), "last.safetensors: cannot be read: No such file"),
+        (("predict", "cat.png", "--weights", "."), r"\. holds no run: there is no last.safetensors in it"),
         ((*PREDICT, "--top", 0), "top is 0; it must be at least 1"),
         ((*PREDICT, "--classes", "text.jpg"), "--classes text.jpg: has 2 names, the model 10 classes"),
         ((*PREDICT, "--classes", "dog.png"), "--classes dog.png: is not a text file in UTF-8"),

@@ -6,6 +6,7 @@ open.
 
 from __future__ import annotations
 
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def save(figure: Figure, out: Path) -> None:
     """Write the figure as a PNG: complete, or not at all. Raises OSError where the file cannot be written, naming it."""
     FigureCanvasAgg(figure)
     content = BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})  # the same bytes from every version
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks: boxes
+        figure.savefig(content, format="png", metadata={"Software": None})  # the same bytes from every version
     try:
         with atomic_write(out) as file:
             file.write(content.getbuffer())

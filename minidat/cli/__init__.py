@@ -16,11 +16,8 @@ from minidat.fast.numba import CompiledError
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.loop import Interrupted, TrainingError
 
-FAILED, STOPPED, PIPE_CLOSED = (
-    1,
-    130,
-    141,
-)  # exit codes, the last two as of Ctrl-C and a closed pipe; wrong usage is argparse's 2
+# Exit codes; those of Ctrl-C and of a closed pipe as shells have them. Wrong usage is argparse's 2.
+FAILED, STOPPED, PIPE_CLOSED = 1, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CheckpointError, CompiledError, DataError, DeviceError, TrainingError, ValueError) as error:
         return _failed(str(error), FAILED)
     except OSError as error:
-        return _flushed() or _failed(_told(error), FAILED)
+        return _flushed() or _failed(_reason(error), FAILED)
 
 
 def _failed(message: str, code: int) -> int:
@@ -52,8 +49,8 @@ def _failed(message: str, code: int) -> int:
 
 
 def _flushed() -> int:
-    """Write out what was printed: 0, or an exit code where the output is full. Then it is given up, or Python would try again
-    at exit."""
+    """Write out what was printed. Returns 0, or the exit code where the output is closed or full; the rest is discarded then,
+    since Python would try to write it again at exit."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -65,7 +62,7 @@ def _flushed() -> int:
     return 0
 
 
-def _told(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     """What the system said, with the file's name where it is known."""
     return f"{error.filename or 'standard output, or a file'}: {error.strerror or error}"
 

@@ -34,15 +34,8 @@ from minidat.training.settings import Settings
 
 BATCH = 64  # images of 224 pixels that are decoded and tested at a time
 MICRO = 4  # of these, what a CPU thread takes at a time
-OF_WEIGHTS = (
-    "model",
-    "head_rows",
-    "data",
-    "protocol",
-    "batch",
-    "key",
-    "skip_damaged",
-)  # flags that only weights without a run need
+OF_WEIGHTS = ("model", "head_rows", "data", "protocol", "batch", "key", "skip_damaged")
+"""Flags that only weights without a run need."""
 
 
 def add(commands: Any) -> None:

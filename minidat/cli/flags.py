@@ -95,7 +95,7 @@ def install_compiled(arguments: argparse.Namespace) -> None:
 def add_model(command: argparse.ArgumentParser) -> None:
     names = ", ".join(MODELS)
     command.add_argument(
-        "--model", metavar="NAME", choices=MODELS, help=f"{names} (default: found out from the weights)"
+        "--model", metavar="NAME", choices=MODELS, help=f"{names} (default: recognised from the weights)"
     )
 
 
@@ -112,7 +112,8 @@ def add_head_rows(command: argparse.ArgumentParser) -> None:
         "--head-rows",
         type=Path,
         metavar="FILE",
-        help="take a head with more classes: the row of each class in it, one number a line, such as the 1,000 of ImageNet-22k's",
+        help="for weights with more classes than are wanted: the row of each wanted class in their head, one number a line, "
+        "such as the 1,000 of ImageNet-22k's",
     )
 
 

@@ -18,31 +18,39 @@ LISTED = 10  # runs that an error names, the latest first
 
 def run_folder(named: Path) -> Path:
     """The folder of the run to continue. named: it, or its last checkpoint. Raises CheckpointError for another file, and
-    TrainingError for a folder that holds no run itself; the message then lists the runs inside."""
+    TrainingError as `checkpoint_in`."""
     if not named.exists():
         raise TrainingError(f"--resume {named}: there is no such folder or file")
-    if to_resume(named).exists():
-        return named if named.is_dir() else named.parent
-    found = runs_in(named)
+    to_resume(named)  # refuses another file
+    return checkpoint_in(named, LAST, BEST).parent
+
+
+def checkpoint_in(named: Path, *names: str) -> Path:
+    """The first of the checkpoints `names` that the folder `named` has; `named` itself where it is no folder. Raises
+    TrainingError for a folder without one; the message lists the runs in the folders inside."""
+    if not named.is_dir():
+        return named
+    for name in names:
+        if (named / name).exists():
+            return named / name
+    raise TrainingError(_listing(named))
+
+
+def _listing(folder: Path) -> str:
+    """That a folder is no run, and which runs are inside."""
+    found = runs_in(folder)
     if not found:
-        raise TrainingError(f"--resume {named}: holds no run: no {LAST} in it, nor in a folder inside")
-    lines = [f"--resume {named}: holds {plural(len(found), 'run')}; name one of them, the latest first:"]
-    lines += [f"  {folder}  {summary(folder)}" for folder in found[:LISTED]]
+        return f"{folder} holds no run: there is no {LAST} in it, nor in a folder inside"
+    lines = [f"{folder} holds {plural(len(found), 'run')}; name one of them, the latest first:"]
+    lines += [f"  {run}  {summary(run)}" for run in found[:LISTED]]
     lines += [f"  and {len(found) - LISTED} older"] if len(found) > LISTED else []
-    raise TrainingError("\n".join(lines))
+    return "\n".join(lines)
 
 
 def runs_in(folder: Path) -> list[Path]:
     """The folders inside `folder` that hold a run, the one that was saved last first."""
     found = [path.parent for path in folder.glob(f"*/{LAST}")]
     return sorted(found, key=lambda run: (run / LAST).stat().st_mtime, reverse=True)
-
-
-def checkpoint_of(named: Path) -> Path:
-    """The best checkpoint of a run's folder, its last where there is no best yet, or the checkpoint itself."""
-    if named.is_dir():
-        return named / BEST if (named / BEST).exists() else named / LAST
-    return named
 
 
 def state_of(path: Path) -> RunState:
@@ -63,7 +71,7 @@ def summary(folder: Path) -> str:
 
 def describe(named: Path) -> str:
     """What `minidat info RUN` prints: where the run stands, and all its settings."""
-    path = named / LAST if named.is_dir() else named
+    path = checkpoint_in(named, LAST, BEST)
     state = state_of(path)
     settings, default = state.settings.to_json(), Settings(**DEFAULTS[state.settings.data])
     rows = [

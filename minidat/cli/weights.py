@@ -7,11 +7,12 @@ from pathlib import Path
 
 import safetensors
 
-from minidat.cli.runs import checkpoint_of
+from minidat.cli.runs import checkpoint_in
 from minidat.data.cifar import CIFAR
 from minidat.data.shapes import Shapes
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint
+from minidat.training.folder import BEST, LAST
 from minidat.training.state import RunState
 
 
@@ -45,8 +46,8 @@ def is_run(path: Path) -> bool:
 
 def load_run(named: Path) -> TrainedRun:
     """The best checkpoint of a run's folder, its last where it has no best yet, or the checkpoint that is named.
-    Raises CheckpointError for one that is missing, damaged, or of no run."""
-    path = checkpoint_of(named)
+    Raises CheckpointError for one that is missing, damaged, or of no run, TrainingError for a folder without one."""
+    path = checkpoint_in(named, BEST, LAST)
     arrays, meta = checkpoint.load(path)
     state = RunState.from_meta(path, meta)
     model = create(state.settings.model, classes=len(state.classes))

@@ -268,13 +268,13 @@ def test_titles_say_right_and_wrong_without_colour(tmp_path, figures):
     assert titles == ["cat → cat ✓", "dog → cat ✗", "dog → dog ✓"]
 
 
-def test_names_of_classes_are_no_formulas(tmp_path, figures):
+def test_names_of_classes_are_no_formulas_and_may_be_in_any_script(tmp_path, figures):
     images = np.zeros((1, 10, 10, 3), np.uint8)
-    names = ("a$x_{", "b$")
+    names = ("a$x_{", "猫$")
     points_figure.points_figure(
         images, {(0, 1): block()}, tmp_path / "a.png", classes=names, labels=[0], predictions=[1]
     )
-    assert figures[0].axes[0].texts[0].get_text() == "a$x_{ → b$ ✗"
+    assert figures[0].axes[0].texts[0].get_text() == "a$x_{ → 猫$ ✗"
 
 
 def test_rows_are_in_the_order_of_the_blocks(tmp_path, figures):
