@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ from minidat.released.state_dict import find_state, names_of
 from minidat.unpickle import PickleError
 
 FLOOR, TIMES = 2**28, 4  # memory that a state dict may ask for: this many bytes, or so many times the file's
+LARGEST_DIRECTORY = 20_000_000  # bytes of a zip's list of members, some 100 for each
+LONGEST_END = 2**16 + 200  # bytes at a zip's end in which it says where that list is
 LARGEST_PICKLE = 100_000_000  # bytes; a training checkpoint of DAT-B has less than 1,000,000
 
 UNREADABLE = (zipfile.BadZipFile, EOFError, OSError, OverflowError, RuntimeError, ValueError, struct.error)
@@ -108,10 +111,29 @@ def _open_zip(path: Path, file: BinaryIO) -> zipfile.ZipFile:
     refuse_other_files(path, start, "a zip archive, as .pth files are")
     if not start.startswith(b"PK"):
         raise WeightsError(path, f"not a zip archive, as .pth files are: it starts with {start[:8]!r}")
+    size = _directory_size(file)
+    if size > LARGEST_DIRECTORY:
+        raise WeightsError(path, f"its zip lists members in {size:,} bytes, expected {LARGEST_DIRECTORY:,} at most")
     try:
         return zipfile.ZipFile(file)
     except UNREADABLE as error:
         raise WeightsError(path, f"cut short or damaged: {error}") from error
+
+
+def _directory_size(file: BinaryIO) -> int:
+    """Bytes of the zip's list of members, which `zipfile` reads at once, by the record at the file's end; 0 where there is none.
+
+    Fields: size at byte 12 of the record; in a zip of more than 4 GB it is 2**32 − 1, and the size at byte 40 of another record.
+    """
+    end = file.seek(0, os.SEEK_END)
+    start = file.seek(max(end - LONGEST_END, 0))
+    tail = file.read(end - start)
+    places = [m.start() for m in re.finditer(b"PK\x05\x06", tail) if m.start() + 22 <= len(tail)]
+    sizes = [int.from_bytes(tail[at + 12 : at + 16], "little") for at in places]
+    if 2**32 - 1 in sizes:
+        large = [m.start() for m in re.finditer(b"PK\x06\x06", tail)]
+        sizes = [int.from_bytes(tail[at + 40 : at + 48], "little") for at in large]
+    return max(sizes, default=0)
 
 
 def _content(archive: Archive) -> object:

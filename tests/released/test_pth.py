@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import pickletools
+import re
 import struct
 import zipfile
 
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from minidat.released import pth
 from minidat.released.errors import WeightsError
 from minidat.released.pth import read_pth
 from minidat.released.pth_write import WRITTEN, write_pth
@@ -494,8 +496,6 @@ def test_keys_of_other_types_are_named_and_do_not_hide_a_state_dict(path):
 
 
 def test_a_long_pickle_is_refused(path, monkeypatch):
-    from minidat.released import pth
-
     monkeypatch.setattr(pth, "LARGEST_PICKLE", 300)
     assert read_pth(craft(path, {"x": tensor()}))
     assert "expected 300 at most" in refusal(craft(path, {"x" * 400: tensor()}))
@@ -585,6 +585,18 @@ def test_a_member_that_claims_more_than_there_is(path, sizes, message):
     struct.pack_into("<II", blob, central(blob, "archive/data/0") + 20, *sizes)
     path.write_bytes(blob)
     assert message in refusal(path)
+
+
+def test_a_zip_of_very_many_members_is_not_listed(path, monkeypatch):
+    monkeypatch.setattr(pth, "LARGEST_DIRECTORY", 3000)
+    many = {f"data/{i}": b"" for i in range(60)}
+    craft(path, {"x": tensor()}, {"data/0": SIX, **{name: b"" for name in list(many)[1:20]}})
+    assert list(read_pth(path)) == ["x"]
+    craft(path, {"x": tensor()}, {**many, "data/0": SIX})
+    assert re.search(r"its zip lists members in [34],\d+ bytes, expected 3,000 at most", refusal(path))
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)  # the same in the form for large files
+    craft(path, {"x": tensor()}, {**many, "data/0": SIX})
+    assert re.search(r"its zip lists members in [3-9],\d+ bytes", refusal(path))
 
 
 def test_altered_bytes(path):
