@@ -25,7 +25,7 @@ from minidat.released.errors import WeightsError
 from minidat.released.pth_pickle import LARGEST_INT, STORAGES, CheckpointPickle, Storage, StoredTensor
 from minidat.released.small_floats import from_bfloat16
 from minidat.released.state_dict import find_state, names_of
-from minidat.unpickle import PickleError
+from minidat.unpickle import PickleError, quoted, shown
 
 FLOOR, TIMES = 2**28, 4  # memory that a state dict may ask for: this many bytes, or so many times the file's
 LARGEST_DIRECTORY = 20_000_000  # bytes of a zip's list of members, some 100 for each
@@ -67,10 +67,10 @@ class Archive:
         for member in members:
             if member.compress_type != zipfile.ZIP_STORED:
                 advice = "PyTorch stores members as they are: zip it again, uncompressed"
-                raise WeightsError(self.path, f"member {member.filename!r} is compressed; {advice}")
+                raise WeightsError(self.path, f"member {quoted(member.filename)} is compressed; {advice}")
             if member.file_size != member.compress_size:
                 sizes = f"{member.file_size} bytes, stored in {member.compress_size}"
-                raise WeightsError(self.path, f"damaged: member {member.filename!r} claims {sizes}")
+                raise WeightsError(self.path, f"damaged: member {quoted(member.filename)} claims {sizes}")
         claimed = sum(member.file_size for member in members)
         if claimed > self.size:
             raise WeightsError(self.path, f"damaged: its members claim {claimed} bytes, the file has {self.size}")
@@ -80,9 +80,9 @@ class Archive:
         try:
             return self.zip.read(f"{self.root}/{name}")
         except KeyError:
-            raise WeightsError(self.path, f"damaged: the record {f'{self.root}/{name}'!r} is missing") from None
+            raise WeightsError(self.path, f"damaged: the record {quoted(f'{self.root}/{name}')} is missing") from None
         except UNREADABLE as error:
-            reason = f"damaged: the record {f'{self.root}/{name}'!r} cannot be read: {error!r}"
+            reason = f"damaged: the record {quoted(f'{self.root}/{name}')} cannot be read: {shown(repr(error), 200)}"
             raise WeightsError(self.path, reason) from error
 
 
@@ -117,7 +117,7 @@ def _open_zip(path: Path, file: BinaryIO) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except UNREADABLE as error:
-        raise WeightsError(path, f"cut short or damaged: {error}") from error
+        raise WeightsError(path, f"cut short or damaged: {shown(str(error), 200)}") from error
 
 
 def _directory_size(file: BinaryIO) -> int:
@@ -169,15 +169,19 @@ def _check(path: Path, name: str, stored: StoredTensor) -> int:
     """The bytes that a tensor takes, no axis counted as empty. Raises WeightsError for one that is not inside its storage."""
     storage, offset, size, stride = stored
     if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
-        raise WeightsError(path, f"damaged: tensor {name!r} is not storage, offset, size, stride")
+        raise WeightsError(path, f"damaged: tensor {quoted(name)} is not storage, offset, size, stride")
     if len(size) != len(stride) or len(size) > 64:
-        raise WeightsError(path, f"damaged: tensor {name!r} has {len(size)} axes and {len(stride)} strides")
+        raise WeightsError(path, f"damaged: tensor {quoted(name)} has {len(size)} axes and {len(stride)} strides")
     if any(type(n) is not int or not 0 <= n <= LARGEST_INT for n in (offset, *size, *stride)):
-        raise WeightsError(path, f"damaged: tensor {name!r}: offset, size and stride must be whole numbers from 0 on")
+        raise WeightsError(
+            path, f"damaged: tensor {quoted(name)}: offset, size and stride must be whole numbers from 0 on"
+        )
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if 0 not in size and last >= storage.count:
         where = f"size {size}, stride {stride}, offset {offset}"
-        raise WeightsError(path, f"tensor {name!r} reaches element {last} of a storage of {storage.count}: {where}")
+        raise WeightsError(
+            path, f"tensor {quoted(name)} reaches element {last} of a storage of {storage.count}: {where}"
+        )
     return math.prod(max(n, 1) for n in size) * np.dtype(STORAGES[storage.kind]).itemsize
 
 
@@ -186,8 +190,8 @@ def _array(path: Path, name: str, stored: StoredTensor, data: bytes) -> np.ndarr
     storage, offset, size, stride = stored
     dtype = np.dtype(STORAGES[storage.kind])
     if storage.count * dtype.itemsize > len(data):
-        reason = f"tensor {name!r} is in a storage of {storage.count} elements of {dtype.itemsize} bytes"
-        raise WeightsError(path, f"damaged: {reason}, whose record {storage.key!r} has {len(data)} bytes")
+        reason = f"tensor {quoted(name)} is in a storage of {storage.count} elements of {dtype.itemsize} bytes"
+        raise WeightsError(path, f"damaged: {reason}, whose record {quoted(storage.key)} has {len(data)} bytes")
     if 0 in size:
         raw = np.empty(size, dtype)
     else:

@@ -606,6 +606,15 @@ def test_altered_bytes(path):
     assert "'archive/data/0' cannot be read: BadZipFile" in refusal(path)
 
 
+def test_a_name_of_a_member_is_not_shown_whole(path):
+    craft(path, {"x" * 900 + "\x1b[31m": tensor(count=7)}, {"data/0": SIX, "\x1b[31m" + "y" * 60_000: b""})
+    assert len(refusal(path)) < 400 + len(str(path))
+    blob = path.read_bytes()
+    path.write_bytes(blob.replace(b"archive/data/0", b"archive/data/1", 1))  # in the member's own header alone
+    said = refusal(path)
+    assert "cannot be read: BadZipFile" in said and len(said) < 400 + len(str(path)) and "\x1b" not in said
+
+
 def test_cut_anywhere(path):
     write_pth(path, ARRAYS)
     blob = path.read_bytes()
