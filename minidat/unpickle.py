@@ -67,10 +67,15 @@ def kind_of(value: Any) -> str:
     )
 
 
-def shown(text: str) -> str:
-    """A text from a file as a message may show it: not long, and without what would steer a terminal."""
-    cut = text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+def shown(text: str, most: int = SHOWN) -> str:
+    """A text from a file as a message may show it: of `most` characters, and without what would steer a terminal."""
+    cut = text if len(text) <= most else text[: most - 1] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in cut)
+
+
+def quoted(text: str) -> str:
+    """`shown`, in quotes."""
+    return f"'{shown(text)}'"
 
 
 class Machine:

@@ -1,6 +1,6 @@
 """A user's photograph as a network takes it: read as people see it, and made square without squashing.
 
-The published accuracies were measured with another reading, `data.images.read`, which drops transparency and ignores the
+The published accuracies were measured with another reading, `data.images.read_image`, which drops transparency and ignores the
 orientation that a camera writes.
 """
 

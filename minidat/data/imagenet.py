@@ -12,7 +12,7 @@ import numpy as np
 
 from minidat.data.class_folders import class_folders, image_names
 from minidat.data.dataset import DataError
-from minidat.data.images import MEAN, STD, Transform, read
+from minidat.data.images import MEAN, STD, Transform, read_image
 from minidat.models import Config
 
 AHEAD = 2  # batches that are decoded before they are asked for
@@ -81,7 +81,7 @@ class ImageFolder:
 
     def image(self, i: int) -> np.ndarray:
         """Image i as the network takes it, uint8 (S, S, 3)."""
-        image = read(self.files[i])
+        image = read_image(self.files[i])
         try:
             return self.transform(image)
         except DataError as error:

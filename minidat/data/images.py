@@ -49,7 +49,9 @@ def open_image(path: str | os.PathLike[str]) -> Generator[Image.Image]:
         with open_regular(path) as file, _opened(file) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
-                raise DataError(f"{path}: has {width * height:,} pixels, more than {MOST_PIXELS:,}; make it smaller first")
+                raise DataError(
+                    f"{path}: has {width * height:,} pixels, more than {MOST_PIXELS:,}; make it smaller first"
+                )
             yield image
     except DataError:
         raise
@@ -68,7 +70,7 @@ def _opened(file: BinaryIO) -> Image.Image:
         return Image.open(file, formats=_formats())
 
 
-def read(path: str | os.PathLike[str]) -> Image.Image:
+def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """The image in RGB: grey, palette and CMYK are converted, transparency is dropped, EXIF orientation is ignored.
 
     So does torchvision's ImageFolder, with which the published accuracies were measured. Raises DataError as `open_image`

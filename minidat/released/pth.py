@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -24,9 +25,11 @@ from minidat.released.errors import WeightsError
 from minidat.released.pth_pickle import LARGEST_INT, STORAGES, CheckpointPickle, Storage, StoredTensor
 from minidat.released.small_floats import from_bfloat16
 from minidat.released.state_dict import find_state, names_of
-from minidat.unpickle import PickleError
+from minidat.unpickle import PickleError, quoted, shown
 
 FLOOR, TIMES = 2**28, 4  # memory that a state dict may ask for: this many bytes, or so many times the file's
+LARGEST_DIRECTORY = 20_000_000  # bytes of a zip's list of members, some 100 for each
+LONGEST_END = 2**16 + 200  # bytes at a zip's end in which it says where that list is
 LARGEST_PICKLE = 100_000_000  # bytes; a training checkpoint of DAT-B has less than 1,000,000
 
 UNREADABLE = (zipfile.BadZipFile, EOFError, OSError, OverflowError, RuntimeError, ValueError, struct.error)
@@ -64,10 +67,10 @@ class Archive:
         for member in members:
             if member.compress_type != zipfile.ZIP_STORED:
                 advice = "PyTorch stores members as they are: zip it again, uncompressed"
-                raise WeightsError(self.path, f"member {member.filename!r} is compressed; {advice}")
+                raise WeightsError(self.path, f"member {quoted(member.filename)} is compressed; {advice}")
             if member.file_size != member.compress_size:
                 sizes = f"{member.file_size} bytes, stored in {member.compress_size}"
-                raise WeightsError(self.path, f"damaged: member {member.filename!r} claims {sizes}")
+                raise WeightsError(self.path, f"damaged: member {quoted(member.filename)} claims {sizes}")
         claimed = sum(member.file_size for member in members)
         if claimed > self.size:
             raise WeightsError(self.path, f"damaged: its members claim {claimed} bytes, the file has {self.size}")
@@ -77,9 +80,9 @@ class Archive:
         try:
             return self.zip.read(f"{self.root}/{name}")
         except KeyError:
-            raise WeightsError(self.path, f"damaged: the record {f'{self.root}/{name}'!r} is missing") from None
+            raise WeightsError(self.path, f"damaged: the record {quoted(f'{self.root}/{name}')} is missing") from None
         except UNREADABLE as error:
-            reason = f"damaged: the record {f'{self.root}/{name}'!r} cannot be read: {error!r}"
+            reason = f"damaged: the record {quoted(f'{self.root}/{name}')} cannot be read: {shown(repr(error), 200)}"
             raise WeightsError(self.path, reason) from error
 
 
@@ -108,10 +111,29 @@ def _open_zip(path: Path, file: BinaryIO) -> zipfile.ZipFile:
     refuse_other_files(path, start, "a zip archive, as .pth files are")
     if not start.startswith(b"PK"):
         raise WeightsError(path, f"not a zip archive, as .pth files are: it starts with {start[:8]!r}")
+    size = _directory_size(file)
+    if size > LARGEST_DIRECTORY:
+        raise WeightsError(path, f"its zip lists members in {size:,} bytes, expected {LARGEST_DIRECTORY:,} at most")
     try:
         return zipfile.ZipFile(file)
     except UNREADABLE as error:
-        raise WeightsError(path, f"cut short or damaged: {error}") from error
+        raise WeightsError(path, f"cut short or damaged: {shown(str(error), 200)}") from error
+
+
+def _directory_size(file: BinaryIO) -> int:
+    """Bytes of the zip's list of members, which `zipfile` reads at once, by the record at the file's end; 0 where there is none.
+
+    Fields: size at byte 12 of the record; in a zip of more than 4 GB it is 2**32 − 1, and the size at byte 40 of another record.
+    """
+    end = file.seek(0, os.SEEK_END)
+    start = file.seek(max(end - LONGEST_END, 0))
+    tail = file.read(end - start)
+    places = [m.start() for m in re.finditer(b"PK\x05\x06", tail) if m.start() + 22 <= len(tail)]
+    sizes = [int.from_bytes(tail[at + 12 : at + 16], "little") for at in places]
+    if 2**32 - 1 in sizes:
+        large = [m.start() for m in re.finditer(b"PK\x06\x06", tail)]
+        sizes = [int.from_bytes(tail[at + 40 : at + 48], "little") for at in large]
+    return max(sizes, default=0)
 
 
 def _content(archive: Archive) -> object:
@@ -147,15 +169,19 @@ def _check(path: Path, name: str, stored: StoredTensor) -> int:
     """The bytes that a tensor takes, no axis counted as empty. Raises WeightsError for one that is not inside its storage."""
     storage, offset, size, stride = stored
     if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
-        raise WeightsError(path, f"damaged: tensor {name!r} is not storage, offset, size, stride")
+        raise WeightsError(path, f"damaged: tensor {quoted(name)} is not storage, offset, size, stride")
     if len(size) != len(stride) or len(size) > 64:
-        raise WeightsError(path, f"damaged: tensor {name!r} has {len(size)} axes and {len(stride)} strides")
+        raise WeightsError(path, f"damaged: tensor {quoted(name)} has {len(size)} axes and {len(stride)} strides")
     if any(type(n) is not int or not 0 <= n <= LARGEST_INT for n in (offset, *size, *stride)):
-        raise WeightsError(path, f"damaged: tensor {name!r}: offset, size and stride must be whole numbers from 0 on")
+        raise WeightsError(
+            path, f"damaged: tensor {quoted(name)}: offset, size and stride must be whole numbers from 0 on"
+        )
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if 0 not in size and last >= storage.count:
         where = f"size {size}, stride {stride}, offset {offset}"
-        raise WeightsError(path, f"tensor {name!r} reaches element {last} of a storage of {storage.count}: {where}")
+        raise WeightsError(
+            path, f"tensor {quoted(name)} reaches element {last} of a storage of {storage.count}: {where}"
+        )
     return math.prod(max(n, 1) for n in size) * np.dtype(STORAGES[storage.kind]).itemsize
 
 
@@ -164,8 +190,8 @@ def _array(path: Path, name: str, stored: StoredTensor, data: bytes) -> np.ndarr
     storage, offset, size, stride = stored
     dtype = np.dtype(STORAGES[storage.kind])
     if storage.count * dtype.itemsize > len(data):
-        reason = f"tensor {name!r} is in a storage of {storage.count} elements of {dtype.itemsize} bytes"
-        raise WeightsError(path, f"damaged: {reason}, whose record {storage.key!r} has {len(data)} bytes")
+        reason = f"tensor {quoted(name)} is in a storage of {storage.count} elements of {dtype.itemsize} bytes"
+        raise WeightsError(path, f"damaged: {reason}, whose record {quoted(storage.key)} has {len(data)} bytes")
     if 0 in size:
         raw = np.empty(size, dtype)
     else:

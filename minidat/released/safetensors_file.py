@@ -12,6 +12,7 @@ import safetensors
 from minidat.files import open_regular
 from minidat.released.errors import WeightsError
 from minidat.released.small_floats import from_bfloat16, from_float8_e4m3, from_float8_e5m2
+from minidat.unpickle import quoted, shown
 
 DTYPES = {
     "F64": "<f8",
@@ -55,17 +56,17 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         entries = safetensors.deserialize(blob)
     except safetensors.SafetensorError as error:
-        raise WeightsError(path, f"not a whole safetensors file ({error})") from error
+        raise WeightsError(path, f"not a whole safetensors file ({shown(str(error), 200)})") from error
     return {name: _array(path, name, entry["dtype"], entry["shape"], entry["data"]) for name, entry in entries}
 
 
 def _array(path: Path, name: str, kind: str, shape: list[int], data: bytes) -> np.ndarray:
     if kind not in DTYPES:
-        raise WeightsError(path, f"array {name!r} has type {kind}; read are {', '.join(DTYPES)}")
+        raise WeightsError(path, f"array {quoted(name)} has type {kind}; read are {', '.join(DTYPES)}")
     try:
         raw = np.frombuffer(data, DTYPES[kind]).reshape(shape)
     except ValueError as error:  # an empty array may claim axes that NumPy cannot have
-        raise WeightsError(path, f"array {name!r} has shape {shape}: {error}") from error
+        raise WeightsError(path, f"array {quoted(name)} has shape {shape}: {error}") from error
     if kind in CONVERSIONS:
         return CONVERSIONS[kind](raw)
     return raw.astype(raw.dtype.newbyteorder("="))

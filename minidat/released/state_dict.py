@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minidat.released.errors import WeightsError
-from minidat.unpickle import kind_of
+from minidat.unpickle import kind_of, quoted
 
 KEYS = ("model", "state_dict", "module", "model_ema", "state_dict_ema", "ema")
 """Where the state dict is looked for, in this order. The last three hold averaged weights, taken where there are no others."""
@@ -75,12 +75,12 @@ def without_wrappers(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     names = backbone or names
     if len(set(names.values())) < len(names):
         twice, _ = Counter(names.values()).most_common(1)[0]
-        raise WeightsError(path, f"{twice!r} is in it twice, under names that differ in what wraps them")
+        raise WeightsError(path, f"{quoted(twice)} is in it twice, under names that differ in what wraps them")
     return {name: state[full] for full, name in names.items()}
 
 
 def names_of(names: Iterable[Any]) -> str:
     """The first few names of many, as a message shows them. A key that is no string is named by its type."""
     listed = list(names)
-    shown = [repr(name) if isinstance(name, str) else f"a {kind_of(name)}" for name in listed[:SHOWN]]
+    shown = [quoted(name) if isinstance(name, str) else f"a {kind_of(name)}" for name in listed[:SHOWN]]
     return ", ".join(shown) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "") or "none"

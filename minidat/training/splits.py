@@ -4,28 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from minidat.data import Dataset, load
+from minidat.data.dataset import Part
 from minidat.training.errors import TrainingError
 from minidat.training.settings import Settings
-
-
-class Subset:
-    """The images `start` … `stop` − 1 of a data set, as a data set."""
-
-    def __init__(self, dataset: Dataset, start: int, stop: int):
-        self.dataset, self.start, self.stop = dataset, start, stop
-        self.name, self.classes, self.image_size = dataset.name, dataset.classes, dataset.image_size
-        self.mean, self.std = dataset.mean, dataset.std
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def batch(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 (B, H, W, 3) and labels int64 (B,) of the integers `indices` (B,) of 0 … len − 1."""
-        return self.dataset.batch(np.asarray(indices) + self.start)
 
 
 @dataclass(frozen=True)
@@ -56,7 +38,7 @@ def load_splits(settings: Settings) -> Splits:
         )
     if not held:
         return Splits(whole, whole, None, testing)
-    return Splits(whole, Subset(whole, 0, left), Subset(whole, left, len(whole)), testing)
+    return Splits(whole, Part(whole, 0, left), Part(whole, left, len(whole)), testing)
 
 
 def _load(settings: Settings, split: str, size: int | None) -> Dataset:

@@ -16,7 +16,7 @@ from PIL import Image
 from minidat.data import imagenet, images
 from minidat.data.dataset import DataError
 from minidat.data.imagenet import ImageFolder, class_names, transform_for
-from minidat.data.images import Transform, read
+from minidat.data.images import Transform, read_image
 from minidat.models import create
 
 SMALL = Transform(32, "whole")
@@ -123,7 +123,7 @@ def test_every_kind_of_image_becomes_rgb(mode, tmp_path):
     image = Image.new("RGB", (5, 3), GREEN).convert(mode)
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
     image.save(path, **({"transparency": b"\x00\x80"} if mode == "P" else {}))
-    out = read(path)
+    out = read_image(path)
     assert (out.mode, out.size) == ("RGB", (5, 3))
     grey = {"L": 150, "LA": 150, "1": None}  # 0.587 · 255; one bit is dithered
     if grey.get(mode, 0) is not None:
@@ -134,7 +134,7 @@ def test_every_kind_of_image_becomes_rgb(mode, tmp_path):
 
 def test_transparency_is_left_out(tmp_path):
     Image.new("RGBA", (5, 3), (*GREEN, 0)).save(tmp_path / "clear.png")
-    assert read(tmp_path / "clear.png").getpixel((0, 0)) == GREEN
+    assert read_image(tmp_path / "clear.png").getpixel((0, 0)) == GREEN
 
 
 def test_orientation_is_ignored(tmp_path):
@@ -142,7 +142,7 @@ def test_orientation_is_ignored(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     image.save(tmp_path / "turned.jpg", exif=exif)
-    assert read(tmp_path / "turned.jpg").size == (5, 3)
+    assert read_image(tmp_path / "turned.jpg").size == (5, 3)
 
 
 def damaged(path, kind):
@@ -171,7 +171,7 @@ def test_a_file_that_is_no_good_is_named(kind, said, tmp_path):
     path = tmp_path / "image.jpg"
     damaged(path, kind)
     with pytest.raises(DataError, match=f"image.jpg: {said}"):
-        read(path)
+        read_image(path)
 
 
 # Files that mean harm
@@ -184,7 +184,7 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path):
     with Image.open(path) as image:
         assert image.format == "EPS"
     with pytest.raises(DataError, match=r"image.jpg: is no image that can be read \(JPEG, PNG, .*WEBP"):
-        read(path)
+        read_image(path)
 
 
 @pytest.mark.parametrize("form", images.FORMATS)
@@ -192,7 +192,7 @@ def test_every_format_is_read(form, tmp_path):
     if form not in images._formats():
         pytest.skip("this Pillow does not have it")
     noise(6, 8).save(tmp_path / "image", form)
-    assert read(tmp_path / "image").size == (8, 6)
+    assert read_image(tmp_path / "image").size == (8, 6)
 
 
 def claiming(form, width, height):
@@ -236,7 +236,7 @@ def test_images_of_too_many_pixels_are_refused_before_they_are_decoded(form, wid
     path = tmp_path / "image.webp"
     path.write_bytes(claiming(form, width, height))
     with pytest.raises(DataError) as caught:
-        read(path)
+        read_image(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert re.search(r"has [\d,]+ pixels, more than 50,000,000; make it smaller first|exceeds limit", str(caught.value))
 
@@ -245,9 +245,9 @@ def test_as_many_pixels_as_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MOST_PIXELS", 48)
     noise(6, 8).save(tmp_path / "a.png")
     noise(7, 7).save(tmp_path / "b.png")
-    assert read(tmp_path / "a.png").size == (8, 6)
+    assert read_image(tmp_path / "a.png").size == (8, 6)
     with pytest.raises(DataError, match=r"b.png: has 49 pixels, more than 48"):
-        read(tmp_path / "b.png")
+        read_image(tmp_path / "b.png")
 
 
 def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch):
@@ -260,7 +260,7 @@ def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Image.Image, "convert", fail)
             with pytest.raises(DataError, match=r"a.png: cannot be read: \S") as caught:
-                read(tmp_path / "a.png")
+                read_image(tmp_path / "a.png")
         assert "\n" not in str(caught.value)
 
 
@@ -268,9 +268,9 @@ def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch):
 def test_a_pipe_and_a_name_that_no_file_can_have(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(DataError, match=r"pipe.jpg: cannot be read: it is a pipe, a device or a socket"):
-        read(tmp_path / "pipe.jpg")
+        read_image(tmp_path / "pipe.jpg")
     with pytest.raises(DataError, match="cannot be read: no file has such a name"):
-        read(f"{tmp_path}/a\0b.jpg")
+        read_image(f"{tmp_path}/a\0b.jpg")
 
 
 def test_a_narrow_image_is_refused_where_its_long_side_would_be_huge():
@@ -308,12 +308,12 @@ def test_batches_are_all_images_in_order(size, threads, tmp_path):
     assert [len(images) for images, _ in batches] == [min(size, 7 - i) for i in range(0, 7, size)]
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), folder.labels)
     images = np.concatenate([images for images, _ in batches])
-    np.testing.assert_array_equal(images, [SMALL(read(path)) for path in folder.files])
+    np.testing.assert_array_equal(images, [SMALL(read_image(path)) for path in folder.files])
 
 
 def test_few_images_are_read_ahead_and_no_thread_is_left(tmp_path, monkeypatch):
     folder, seen = ImageFolder(fill(tmp_path, {"n01": 9}), transform=SMALL), []
-    monkeypatch.setattr(imagenet, "read", lambda path: seen.append(path) or read(path))
+    monkeypatch.setattr(imagenet, "read_image", lambda path: seen.append(path) or read_image(path))
     threads = threading.active_count()
     batches = folder.batches(1, 2)
     assert not seen
@@ -346,7 +346,7 @@ def test_damaged_images_are_left_out_where_asked_to(size, threads, tmp_path):
         batches = list(folder.batches(size, threads))
         np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), folder.labels[kept])
         images = np.concatenate([images for images, _ in batches])
-        np.testing.assert_array_equal(images, [SMALL(read(folder.files[i])) for i in kept])
+        np.testing.assert_array_equal(images, [SMALL(read_image(folder.files[i])) for i in kept])
         assert [
             re.search(r"n0\d/\d\d.png: (is no image|cannot be read)", said) is not None for said in folder.damaged
         ] == [True] * 2

@@ -7,7 +7,7 @@ from PIL import Image
 from minidat import Tensor, no_grad
 from minidat.data.dataset import DataError
 from minidat.data.imagenet import ImageFolder
-from minidat.data.images import MEAN, STD, Transform, read
+from minidat.data.images import MEAN, STD, Transform, read_image
 from minidat.metrics.top_k import Accuracy, accuracy, evaluate
 from minidat.models import create
 from minidat.training.parallel import Workers
@@ -50,7 +50,7 @@ def test_evaluate_is_the_network_on_normalised_images(tmp_path):
     model.head.weight.data *= 50  # so that answers differ
     logits = []
     for path in folder.files:
-        pixels = np.asarray(read(path).resize((32, 32), Image.Resampling.BICUBIC)) / 255
+        pixels = np.asarray(read_image(path).resize((32, 32), Image.Resampling.BICUBIC)) / 255
         with no_grad():
             logits.append(model(Tensor(((pixels - MEAN) / STD)[None].astype(np.float32))).data[0])
     expected = accuracy(np.stack(logits), folder.labels)

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import pickletools
+import re
 import struct
 import zipfile
 
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from minidat.released import pth
 from minidat.released.errors import WeightsError
 from minidat.released.pth import read_pth
 from minidat.released.pth_write import WRITTEN, write_pth
@@ -494,8 +496,6 @@ def test_keys_of_other_types_are_named_and_do_not_hide_a_state_dict(path):
 
 
 def test_a_long_pickle_is_refused(path, monkeypatch):
-    from minidat.released import pth
-
     monkeypatch.setattr(pth, "LARGEST_PICKLE", 300)
     assert read_pth(craft(path, {"x": tensor()}))
     assert "expected 300 at most" in refusal(craft(path, {"x" * 400: tensor()}))
@@ -587,11 +587,32 @@ def test_a_member_that_claims_more_than_there_is(path, sizes, message):
     assert message in refusal(path)
 
 
+def test_a_zip_of_very_many_members_is_not_listed(path, monkeypatch):
+    monkeypatch.setattr(pth, "LARGEST_DIRECTORY", 3000)
+    many = {f"data/{i}": b"" for i in range(60)}
+    craft(path, {"x": tensor()}, {"data/0": SIX, **{name: b"" for name in list(many)[1:20]}})
+    assert list(read_pth(path)) == ["x"]
+    craft(path, {"x": tensor()}, {**many, "data/0": SIX})
+    assert re.search(r"its zip lists members in [34],\d+ bytes, expected 3,000 at most", refusal(path))
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)  # the same in the form for large files
+    craft(path, {"x": tensor()}, {**many, "data/0": SIX})
+    assert re.search(r"its zip lists members in [3-9],\d+ bytes", refusal(path))
+
+
 def test_altered_bytes(path):
     craft(path, {"x": tensor()}, {"data/0": SIX})
     blob = path.read_bytes()
     path.write_bytes(blob.replace(SIX, SIX[::-1]))
     assert "'archive/data/0' cannot be read: BadZipFile" in refusal(path)
+
+
+def test_a_name_of_a_member_is_not_shown_whole(path):
+    craft(path, {"x" * 900 + "\x1b[31m": tensor(count=7)}, {"data/0": SIX, "\x1b[31m" + "y" * 60_000: b""})
+    assert len(refusal(path)) < 400 + len(str(path))
+    blob = path.read_bytes()
+    path.write_bytes(blob.replace(b"archive/data/0", b"archive/data/1", 1))  # in the member's own header alone
+    said = refusal(path)
+    assert "cannot be read: BadZipFile" in said and len(said) < 400 + len(str(path)) and "\x1b" not in said
 
 
 def test_cut_anywhere(path):
