@@ -41,8 +41,6 @@ class BlockCost:
         return sum(getattr(self, kind) for kind in KINDS)
 
 
-LARGEST_IMAGE = 1024  # pixels a side, in the search for one that fits
-
 KINDS = tuple(field.name for field in fields(BlockCost))[3:]
 """What a block's multiply-adds are spent on."""
 
@@ -87,30 +85,8 @@ def cost(model: Pyramid, convention: str = "macs", image: int | None = None) -> 
     "head" is the last layer norm, the mean over the map, and the linear layer. Raises ValueError for an unknown convention and
     for an image that patches, windows or tables do not fit, TypeError for a mixer that no rule counts.
     """
-    prices(convention)  # an unknown one is refused before the image is
-    side = model.config.image if image is None else image
-    try:
-        return _rows(model, side, convention)
-    except ValueError as error:
-        raise ValueError(f"cost: {error}; {fitting_image(model, side)} would fit") from error
-
-
-def fitting_image(model: Pyramid, side: int) -> int:
-    """The side nearest to `side` (the larger one of two) of square images that a model takes."""
-    step, own = model.config.multiple, model.config.image
-    wanted = min(max(side, step), LARGEST_IMAGE)
-    for candidate in sorted(range(step, LARGEST_IMAGE + 1, step), key=lambda n: (abs(n - wanted), -n)):
-        try:
-            _rows(model, candidate, "macs")
-        except ValueError:
-            continue
-        return candidate
-    return own
-
-
-def _rows(model: Pyramid, side: int, convention: str) -> list[Row]:
-    """What `cost` returns. Raises ValueError for an image that does not fit."""
     price, config = prices(convention), model.config
+    side = config.image if image is None else image
     _check_image(config, side)
     stem, size = _stem(model, (side, side), price)
     rows = [stem]
@@ -122,7 +98,7 @@ def _rows(model: Pyramid, side: int, convention: str) -> list[Row]:
         try:
             detail = tuple(_block(block, n, letter, size, convention) for n, (block, letter) in letters)
         except ValueError as error:
-            raise ValueError(f"an image of {side}×{side} does not fit stage {i + 1}: {error}") from error
+            raise ValueError(f"cost: an image of {side}×{side} does not fit stage {i + 1}: {error}") from error
         work = sum(block.multiply_adds for block in detail)
         rows.append(
             Row(f"stage {i + 1}", (*size, options.dim), " ".join(options.mixers), _parameters(stage), work, detail)
@@ -160,10 +136,12 @@ def offset_shares(model: Pyramid, image: int | None = None) -> dict[int, Omega]:
 
 
 def _check_image(config: Config, side: int) -> None:
-    if side < 1 or side % config.multiple:
-        raise ValueError(f"image {side} must be a positive multiple of {config.multiple}")
+    n = config.multiple
+    if side < 1 or side % n:
+        fits = max(round(side / n), 1) * n
+        raise ValueError(f"cost: image {side} must be a positive multiple of {n}; {fits} would fit")
     if config.absolute and side != config.image:
-        raise ValueError(f"the model has a vector for each position of an image of {config.image}, got {side}")
+        raise ValueError(f"cost: the model has a vector for each position of an image of {config.image}, got {side}")
 
 
 def _parameters(*modules: nn.Module) -> int:
