@@ -71,6 +71,13 @@ def test_a_folder_with_any_checkpoint_is_no_free_folder(tmp_path, name):
     assert (tmp_path / name).read_bytes() == b"" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_run_that_came_and_went_since_the_first_look_is_not_overwritten(tmp_path):
+    (tmp_path / LAST).write_bytes(b"")
+    with pytest.raises(TrainingError, match="holds a run already"), folder.claimed(tmp_path, numbered=False):
+        pass
+    assert (tmp_path / LAST).exists()
+
+
 def test_numbered_folders_are_made_one_after_the_other(tmp_path):
     runs = [start(tmp_path / "runs" / "x", numbered=True) for _ in range(3)]
     assert [run.folder.name for run in runs] == ["x", "x-2", "x-3"]

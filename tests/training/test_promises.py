@@ -256,6 +256,26 @@ def test_the_speed_is_of_the_steps_since_the_last_record_without_tests(tmp_path,
     assert [r["seconds"] for r in listener.records] == [6.0, 106.0, 112.0, 212.0]
 
 
+def test_the_seconds_of_all_sittings_are_counted(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def advance(self, number, indices, plain=HostStep.advance):
+        now[0] += 20.0
+        plain(self, number, indices)
+
+    monkeypatch.setattr(HostStep, "advance", advance)
+    run = Run.start(SHORT, tmp_path / "run", threads=1)
+    run.stop.asked = True
+    with pytest.raises(Interrupted):
+        run.train(Listener())
+    now[0] += 1000.0  # between sittings
+    rest, listener = Run.resume(tmp_path / "run", threads=1), Listener()
+    rest.train(listener)
+    assert [record["seconds"] for record in listener.records] == [60.0, 60.0, 120.0, 120.0]
+    assert rest.seconds == checkpoint.load(tmp_path / "run" / LAST)[1]["seconds"] == 120.0
+
+
 def test_inside_an_epoch_a_checkpoint_is_written_every_30_seconds(tmp_path, monkeypatch):
     """Steps of 20 seconds: after every second one, at the epoch's end, and after its test."""
     now, saved = [0.0], []
