@@ -10,10 +10,10 @@ import devices
 import numpy as np
 import pytest
 import standin
+from backends import restored
 from crossing import Crossing
 from hypothesis import settings
 
-from minidat.autograd import OPS
 from minidat.autograd.backend import DeviceError, device_module
 
 settings.register_profile("steady", max_examples=6, deadline=None, derandomize=True, database=None)
@@ -61,10 +61,9 @@ def there(request):
 
 @pytest.fixture
 def device(request, monkeypatch):
-    """The array module of "gpu". Twins that ops get meanwhile are gone afterwards."""
-    for op in OPS.values():
-        monkeypatch.setattr(op, "raw", op.raw)
-    return _module(request.param, monkeypatch)
+    """The array module of "gpu". Backends that are enabled meanwhile are disabled afterwards."""
+    with restored():
+        yield _module(request.param, monkeypatch)
 
 
 @pytest.fixture
