@@ -117,7 +117,9 @@ def test_formulations_agree_exactly_on_pixels_and_borders():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_far_outside_is_zero_and_so_are_the_gradients(sample, dtype):
     x = np.ones((1, H, W, 2), dtype)
-    far = at((-50, 1), (1, 1e6), (-1e9, -1e9), (H, 1), (1, -1), (H + 0.5, W + 0.5), (1e30, 1)).astype(dtype)
+    far = at(
+        (-50, 1), (1, 1e6), (-1e9, -1e9), (H, 1), (1, -1), (H + 0.5, W + 0.5), (1e30, 1), (np.inf, 1), (1, -np.inf)
+    ).astype(dtype)
     y, vjp = sample(x, far)
     assert not y.any()
     dx, dpoints = vjp(np.ones_like(y))
