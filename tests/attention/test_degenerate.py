@@ -230,6 +230,14 @@ def test_the_module_is_the_op(convention, limit, groups, stride, size):
     assert record["points"].shape == (2, groups, points, 2) and record["size"] == size
 
 
+@pytest.mark.parametrize("padding, keys", [(0, (2, 3)), (1, (2, 3)), (2, (3, 4))])
+def test_the_offset_network_has_the_padding_of_its_options(padding, keys):
+    module, x, record = deformable((6, 9), stride=3, kernel=3, padding=padding), maps(6, 9), {}
+    y = module(x, record=record)
+    assert record["grid"] == keys and record["points"].shape == (2, 1, keys[0] * keys[1], 2)
+    np.testing.assert_allclose(y.data, as_one_op(module, x).data, rtol=1e-11, atol=1e-13)
+
+
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_deformable_attention_is_the_loops(convention):
     module = deformable((2, 4), groups=2, stride=1, kernel=3, convention=convention)
