@@ -355,8 +355,8 @@ EXERCISES = {
         ),
         [
             "Neighbours: one block sees ⌊K/2⌋ tokens to each side. What does one more block add on each side?",
-            "Windows: what is seen after some blocks is a row of whole windows of the *first* block. Draw two blocks, then three: "
-            "with w = 4 the picture has 4 and 8.",
+            "Windows: what is seen after some blocks is a row of whole windows of the *first* block. Draw two blocks, then "
+            "three: with w = 4 the picture has 4 and 8.",
         ],
     ),
     "5.11": Exercise(
@@ -377,7 +377,8 @@ EXERCISES = {
             },
         ),
         [
-            "Tokens whose numbers leave the same remainder by `dilation` form a line. `step, line = np.divmod(np.arange(length), dilation)`.",
+            "Tokens whose numbers leave the same remainder by `dilation` form a line. "
+            "`step, line = np.divmod(np.arange(length), dilation)`.",
             "How many tokens has a line? `(length - line + dilation - 1) // dilation`. Within it, do what 5.5 does.",
             "The m-th token of a line is number `m * dilation + line`.",
         ],

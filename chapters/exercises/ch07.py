@@ -404,10 +404,10 @@ EXERCISES = {
             },
         ),
         [
-            "Copy the forward pass, keep `h`, and make room: `dA = np.zeros_like(A)`, `dpoints = np.zeros_like(offsets)`, and for each "
-            "level `dV = np.zeros_like(V)`.",
-            "`dh = (dy @ w_out.T).reshape(h.shape)`. In the loop: `y, back = read(…)`, then step 2 as in 7.5, with `dh[:, head, None]` "
-            "for dy.",
+            "Copy the forward pass, keep `h`, and make room: `dA = np.zeros_like(A)`, `dpoints = np.zeros_like(offsets)`, "
+            "and for each level `dV = np.zeros_like(V)`.",
+            "`dh = (dy @ w_out.T).reshape(h.shape)`. In the loop: `y, back = read(…)`, then step 2 as in 7.5, "
+            "with `dh[:, head, None]` for dy.",
             "After the heads of a level: `dV.reshape(x.shape) @ w_value.T` is dx; dw_value adds up over the levels.",
             "After the loops: `da = A * (dA - (A * dA).sum((2, 3), keepdims=True))`. `np.tensordot(z.T, da, 1)` is dw_weigh, and "
             "`np.tensordot(da, w_weigh, ((1, 2, 3), (1, 2, 3)))` one of the two terms of dz.",

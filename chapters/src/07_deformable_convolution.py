@@ -24,6 +24,7 @@ from minidat.attention import (
     DeformableConv2d,
     DeformableSelfAttention,
     MultiScaleDeformableAttention,
+    Offsets,
 )
 from minidat.ops.coordinates import edges_to_pixels, to_pixels
 from minidat.ops.deformable_conv import tap_points
@@ -742,7 +743,7 @@ hint("7.9")
 def whole_detr_vjp(dy, z, reference, x1, x2, w_value, w_offset, b_offset, w_weigh, b_weigh, w_out):
     """dy (Q, C) and the arguments of `whole_detr` → the gradients of all ten, in their order"""
     # BEGIN SOLUTION
-    queries, (heads, levels, points) = len(z), b_weigh.shape
+    queries, (heads, _, points) = len(z), b_weigh.shape
     offsets = np.tensordot(z, w_offset, 1) + b_offset
     a = np.tensordot(z, w_weigh, 1) + b_weigh
     A = ops.softmax.raw(a.reshape(queries, heads, -1))[0].reshape(a.shape)
@@ -832,7 +833,7 @@ shaken(convolution.offset, 0.06)
 detr = DeformableSelfAttention(C, 1, points=6, rng=rng).to(dtype=np.float64)
 shaken(detr.attention.offset, 0.3)
 shaken(detr.attention.weigh, 0.25)
-dat = DeformableAttention(C, 1, size=(H, W), stride=3, range_factor=2.0, rng=rng).to(dtype=np.float64)
+dat = DeformableAttention(C, 1, Offsets(stride=3, range_factor=2.0), size=(H, W), rng=rng).to(dtype=np.float64)
 shaken(dat.query, 0.5)
 shaken(dat.key, 0.5)
 
@@ -847,7 +848,7 @@ shared = records[2]["points"][0, 0]  # (N, 2)
 def attention_to(points):
     """softmax(q k̃ᵀ/√d + bias): (H, W, N), of `dat`"""
     q, k = dat.query(Tensor(field[None])), dat.key(ops.bilinear_sample(Tensor(field[None]), Tensor(points[None, None])))
-    bias = ops.position_bias.raw(dat.table.data, points[None, None], np.arange(H) + 0.0, np.arange(W) + 0.0)[0][0, 0]
+    bias = ops.position_bias.raw(dat.position.table.data, points[None, None], np.arange(H) + 0.0, np.arange(W) + 0.0)[0][0, 0]
     return ops.softmax.raw(q.data.reshape(-1, C) @ k.data[0].T * C**-0.5 + bias)[0].reshape(H, W, -1)
 
 
