@@ -730,7 +730,7 @@ axes[1, 0].set_ylabel("two blocks")
 show(picture, alt="Eight matrices of 12 by 12, rows are queries and columns are keys, grey where the query depends on the key. "
      "After one block: everyone is full, windows are three blocks on the diagonal, shifted ones four, neighbours a "
      "band. After two blocks: windows alone are the same three blocks; with the shift they overlap; the band of "
-     "neighbours is twice as wide.")  # fmt: skip
+     "neighbours is 9 wide in place of 5.")  # fmt: skip
 
 # %% [markdown]
 # Without the shift, two blocks see no more than one. Now on a map of 12 × 16: how many tokens does the one at (5, 7) see after
