@@ -179,9 +179,9 @@ def theta_loops(q, w, b, gamma, beta, w2, r, pad):
                 u[c] += q[row, col, c] * w[mu, nu, c]
         mean = sum(u) / channels
         variance = sum((x - mean) ** 2 for x in u) / channels
-        for c, l in product(range(channels), range(2)):  # noqa: E741
+        for c, axis in product(range(channels), range(2)):
             v = gamma[c] * (u[c] - mean) / sqrt(variance + 1e-5) + beta[c]
-            offsets[i, j, l] += v * 0.5 * (1 + erf(v / sqrt(2))) * w2[c, l]
+            offsets[i, j, axis] += v * 0.5 * (1 + erf(v / sqrt(2))) * w2[c, axis]
     return offsets
 
 

@@ -176,7 +176,7 @@ print("y:", y_loops.shape, "its first row:", y_loops[0])
 # %% [markdown]
 # ## Vectorised: nine lines
 #
-# Every line is an op whose vjp you derived: it returns the value *and* the vjp, and we keep both. (We leave out the biases of the linear
+# Every line is an op whose vjp you derived (the bias's comes in chapter 10): it returns the value *and* the vjp, and we keep both. (We leave out the biases of the linear
 # layers here; they come back in exercise 9.4.)
 
 
@@ -325,7 +325,7 @@ hint("9.2")
 #
 # $$\boxed{\;\mathrm dx=\mathrm dx_{(1)}+\mathrm dx_{(2)}\;}$$
 #
-# That is all. Ten steps, and in none of them is there anything but a vjp that you know, or a plus.
+# That is all. Ten steps, and in none of them is there anything but a vjp of an earlier chapter, the bias's, or a plus.
 #
 # ## Exercise 9.3: write the vjp of deformable attention (derive)
 #
