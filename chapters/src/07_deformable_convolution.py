@@ -303,7 +303,7 @@ same(
 #
 # $$\frac{\partial m}{\partial a}=\frac{e^{-a}}{(1+e^{-a})^2}=m\,(1-m),\qquad \mathrm da[i,n]=m[i,n]\,\big(1-m[i,n]\big)\,\mathrm dm[i,n].$$
 #
-# It is largest, ¼, where $m=½$, which is where training starts. A tap that is fully on or fully off hardly changes.
+# It is largest, ¼, where $m=\tfrac12$, which is where training starts. A tap that is fully on or fully off hardly changes.
 
 # %% [markdown]
 # **Step 8: the two convolutions.** They are plain: steps 2, 3 and 5 with $m=1$ and taps that stay. Count the 18 channels of $\Delta p$ by $o$, and
