@@ -848,7 +848,9 @@ shared = records[2]["points"][0, 0]  # (N, 2)
 def attention_to(points):
     """softmax(q k̃ᵀ/√d + bias): (H, W, N), of `dat`"""
     q, k = dat.query(Tensor(field[None])), dat.key(ops.bilinear_sample(Tensor(field[None]), Tensor(points[None, None])))
-    bias = ops.position_bias.raw(dat.position.table.data, points[None, None], np.arange(H) + 0.0, np.arange(W) + 0.0)[0][0, 0]
+    bias = ops.position_bias.raw(dat.position.table.data, points[None, None], np.arange(H) + 0.0, np.arange(W) + 0.0)[
+        0
+    ][0, 0]
     return ops.softmax.raw(q.data.reshape(-1, C) @ k.data[0].T * C**-0.5 + bias)[0].reshape(H, W, -1)
 
 
