@@ -164,7 +164,7 @@ EXERCISES = {
             },
         ),
         [
-            "Let t = a − b, an array of shape (N, n). Where is g going up in t, where down, and where is it flat?",
+            "Let t = a − b, an array of shape (N, S). Where is g going up in t, where down, and where is it flat?",
             "Up for −1 ≤ t < 0, down for 0 ≤ t < 1. Each ≤ puts a kink into the piece on its right.",
             "A comparison of arrays is an array of True and False. NumPy does not subtract two of those; it does once "
             "the first is made of numbers: `((t >= -1) & (t < 0)).astype(float) - ((t >= 0) & (t < 1))`.",

@@ -134,9 +134,9 @@ print(sample_loops(z, points)[:, 0])
 
 
 # %%
-def hats(a, n):
-    """a (N,) → (N, n): g(a, b) for b = 0 … n − 1"""
-    return np.maximum(0.0, 1.0 - abs(a[:, None] - np.arange(n)))
+def hats(a, size):
+    """a (N,), size S → (N, S): g(a, b) for the S pixels b = 0 … S − 1"""
+    return np.maximum(0.0, 1.0 - abs(a[:, None] - np.arange(size)))
 
 
 gy, gx = hats(points[:, 0], 3), hats(points[:, 1], 4)
@@ -226,15 +226,15 @@ show(
 #
 # ## Exercise 6.1: the slope of the hat (fill in)
 #
-# Write $g'(a,b)$ for all $b=0\dots n-1$ at once, in the manner of `hats`, with the slope on the right at the kinks. (NumPy does not
+# Write $g'(a,b)$ for all $b=0\dots S-1$ at once, in the manner of `hats`, with the slope on the right at the kinks. (NumPy does not
 # subtract one array of True and False from another. Turn the first one into numbers, with `.astype(float)`.)
 
 
 # %%
-def hat_slopes(a, n):
-    """a (N,) floats, n → (N, n): ∂g(a, b)/∂a for b = 0 … n − 1, at kinks the one on the right"""
+def hat_slopes(a, size):
+    """a (N,) floats, size S → (N, S): ∂g(a, b)/∂a for b = 0 … S − 1, at kinks the one on the right"""
     # BEGIN SOLUTION
-    t = a[:, None] - np.arange(n)  # (N, n)
+    t = a[:, None] - np.arange(size)  # (N, S)
     rising, falling = (t >= -1) & (t < 0), (t >= 0) & (t < 1)
     return rising.astype(float) - falling
     # END SOLUTION
@@ -348,7 +348,7 @@ hint("6.2")
 show_source(bilinear.g, bilinear.g_slope, ops.bilinear_sample)
 
 # %%
-a = np.array([-1.5, -1, -0.4, 0, 1, 2.3, 3, 3.6, 4])  # of n = 4 pixels: 0 to 3; between them, at kinks and outside
+a = np.array([-1.5, -1, -0.4, 0, 1, 2.3, 3, 3.6, 4])  # of S = 4 pixels, 0 to 3; between them, at kinks and outside
 same("the slope of the hat", hat_slopes(a, 4) if passed("6.1") else None, bilinear.g_slope(a, 4))
 
 # %% [markdown]
@@ -825,10 +825,10 @@ for name, mine, theirs in zip(("dz", "dpoints"), yours, read(z_random, p_random)
 
 
 # %%
-def round_slopes(a, n):
-    """a (N,) floats, n → (N, n): ∂g_∩(a, b)/∂a for b = 0 … n − 1"""
+def round_slopes(a, size):
+    """a (N,) floats, size S → (N, S): ∂g_∩(a, b)/∂a for b = 0 … S − 1"""
     # BEGIN SOLUTION
-    t = a[:, None] - np.arange(n)  # (N, n)
+    t = a[:, None] - np.arange(size)  # (N, S)
     return np.where(abs(t) < 1, -np.pi / 2 * np.sin(np.pi * t), 0.0)
     # END SOLUTION
 
