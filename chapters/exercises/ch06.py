@@ -1,12 +1,10 @@
 """Exercises of chapter 06: the bilinear kernel."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from minidat import ops
 from minidat.ops.bilinear import g_slope
-from minidat.tutorial.contracts import Contract, Gradient, Value, Wrong
+from minidat.tutorial.contracts import All, Gradient, Value, Wrong
 from minidat.tutorial.report import Exercise
 
 H, W, C = 4, 5, 3
@@ -97,17 +95,6 @@ class Slopes(Value):
                 "NumPy does not subtract one array of True and False from another: make numbers of the first, "
                 "`.astype(float)`"
             ) from None
-
-
-@dataclass(frozen=True)
-class Both:
-    """Two contracts, one after the other."""
-
-    first: Contract
-    second: Contract
-
-    def judge(self, answer):
-        return max(self.first.judge(answer), self.second.judge(answer))
 
 
 def on_the_border(rng):
@@ -254,31 +241,33 @@ EXERCISES = {
         ],
     ),
     "6.6": Exercise(
-        Both(
-            Gradient(
-                sample_clamped,
-                lambda rng: (a_map(rng), np.concatenate([inside_cells(rng, 6, 0), inside_cells(rng, 8, 2)])),
-                names=("dz", "dpoints"),
-                mistakes={
-                    "a clamped coordinate does not move: its gradient is zero": lambda dy, z, p: sample_gradients(
-                        dy, z, np.clip(p, 0, np.array(z.shape[:2]) - 1)
-                    ),
-                    "clamp first: what is read, and its gradient to the map, are those at the clamped points": sample_gradients,
-                    "each coordinate is clamped by itself: one may be free where the other is not": lambda dy, z, p: (
-                        sample_gradients(dy, z, np.clip(p, 0, np.array([H, W]) - 1))[0],
-                        sample_gradients(dy, z, np.clip(p, 0, np.array([H, W]) - 1))[1]
-                        * ((p >= 0) & (p <= np.array([H, W]) - 1)).all(-1, keepdims=True),
-                    ),
-                },
-            ),
-            Value(
-                clamped_gradients,
-                on_the_border,
-                names=("dz", "dpoints"),
-                mistakes={
-                    "on the last pixel a step to the right changes nothing, so the slope there is 0: `<`": with_the_end,
-                },
-            ),
+        All(
+            [
+                Gradient(
+                    sample_clamped,
+                    lambda rng: (a_map(rng), np.concatenate([inside_cells(rng, 6, 0), inside_cells(rng, 8, 2)])),
+                    names=("dz", "dpoints"),
+                    mistakes={
+                        "a clamped coordinate does not move: its gradient is zero": lambda dy, z, p: sample_gradients(
+                            dy, z, np.clip(p, 0, np.array(z.shape[:2]) - 1)
+                        ),
+                        "clamp first: what is read, and the map's gradient, are those at the clamped points": sample_gradients,
+                        "each coordinate is clamped by itself: one may be free where the other is not": lambda dy, z, p: (
+                            sample_gradients(dy, z, np.clip(p, 0, np.array([H, W]) - 1))[0],
+                            sample_gradients(dy, z, np.clip(p, 0, np.array([H, W]) - 1))[1]
+                            * ((p >= 0) & (p <= np.array([H, W]) - 1)).all(-1, keepdims=True),
+                        ),
+                    },
+                ),
+                Value(
+                    clamped_gradients,
+                    on_the_border,
+                    names=("dz", "dpoints"),
+                    mistakes={
+                        "on the last pixel a step to the right changes nothing, so the slope there is 0: `<`": with_the_end,
+                    },
+                ),
+            ]
         ),
         [
             "Two functions in a row: q = clip(points), y = φ(z; q). Call `read(z, q)` going down, its vjp going up.",

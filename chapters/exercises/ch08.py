@@ -1,12 +1,10 @@
 """Exercises of chapter 08: offsets."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from minidat import ops
 from minidat.attention.grids import grid
-from minidat.tutorial.contracts import Gradient, Value
+from minidat.tutorial.contracts import All, Gradient, Value
 from minidat.tutorial.report import Exercise
 
 
@@ -29,19 +27,6 @@ def to_points_gradient(dpoints, offsets, reference, amplitude, size):
 
 def some_offsets(rng):
     return rng.standard_normal((6, 2)), rng.uniform(-1, 1, (6, 2)), np.array([0.3, 0.7]), np.array([5, 9])
-
-
-@dataclass(frozen=True)
-class All:
-    """Several contracts, one after the other."""
-
-    contracts: tuple
-
-    def __init__(self, *contracts):
-        object.__setattr__(self, "contracts", contracts)
-
-    def judge(self, answer):
-        return max(contract.judge(answer) for contract in self.contracts)
 
 
 def limited_gradient(dpoints, offsets, reference, size, limit):
@@ -243,7 +228,7 @@ EXERCISES = {
     ),
     "8.10": Exercise(
         All(
-            *(
+            [
                 Value(
                     limited_gradient,
                     lambda rng, limit=limit: (*some_limits(rng), limit),
@@ -270,7 +255,7 @@ EXERCISES = {
                     },
                 )
                 for limit in ("squash", "clamp", "none")
-            )
+            ]
         ),
         [
             "All three begin with `free = reference + offsets` and with step 1, `dpoints * (size - 1) / 2`. "

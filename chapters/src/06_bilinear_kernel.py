@@ -226,7 +226,7 @@ show(
 #
 # ## Exercise 6.1: the slope of the hat (fill in)
 #
-# Write $g'(a,b)$ for all $b=0\dots S-1$ at once, in the manner of `hats`, with the slope on the right at the kinks. (NumPy does not
+# Write $g'(a,b)$ for all pixels $b=0\dots S-1$ of an axis ($S$ is $H$ or $W$) at once, in the manner of `hats`, with the slope on the right at the kinks. (NumPy does not
 # subtract one array of True and False from another. Turn the first one into numbers, with `.astype(float)`.)
 
 
