@@ -218,7 +218,7 @@ ANSWERS = {
             (lambda look, x, theta, rate: step(look, x, theta, -rate), "subtract the gradient"),
             (sum_step, "number of elements"),
             (lambda look, x, theta, rate: step(look, x, theta, rate)[::-1], "w has shape"),
-            (step_in_place, "w["),
+            (step_in_place, "it writes to its argument 2"),
         ],
     },
 }
