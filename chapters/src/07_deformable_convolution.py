@@ -9,7 +9,7 @@
 # own. DAT, a year later, asks why each query should need points of its own. Who knows the first two understands what is new in
 # the third, and also where half a pixel gets lost between them.
 #
-# You need chapter 01 and chapter 06, and chapter 03 for the second half. It takes about two hours and a half with the exercises, in two
+# You need chapter 01 and chapter 06, and chapter 03 for the second half. It takes about two and a half hours with the exercises, in two
 # sittings: deformable convolution, then Deformable DETR. (Exercises 7.8 to 7.10 stand where they belong, not in the order of their
 # numbers.)
 

@@ -9,7 +9,7 @@
 # far right. This chapter derives that network, forward and backward, and clears up what confuses readers of the released code most:
 # three conventions for where the points start, and what a number such as "$s=2$" means in pixels.
 #
-# You need chapter 02 (layer norm, GELU) and chapter 06. It takes about two hours and a half with the exercises, and has two parts: the network and
+# You need chapter 02 (layer norm, GELU) and chapter 06. It takes about two and a half hours with the exercises, and has two parts: the network and
 # its backward pass; then limits, conventions, and a network that learns. Take a break between them. (Exercise 8.10 stands where it belongs, not in
 # the order of its number.)
 
@@ -510,7 +510,8 @@ hint("8.5")
 # %% [markdown]
 # ## The package's own source
 #
-# The network and the limit, as they run. `folded` is `by_group`, `slope` is step 2; `limit` and the three other branches come in a moment.
+# The network and the limit, as they run. `folded` is `by_group`, `slope` is step 2; `limit` and the three other branches come in part two. Where we write $o$, the
+# docstrings have $\Delta p$, as the paper has.
 
 # %%
 show_source(ops.offset_network, ops.deformed_points)
