@@ -821,7 +821,7 @@ for name, mine, theirs in zip(("dz", "dpoints"), yours, read(z_random, p_random)
 #
 # Its two weights add up to 1 as well, and it has a slope everywhere. Derive $\partial g_\cap/\partial a$ and write it as in 6.1. Before you open the
 # solution, answer this: what gradient does a point get that starts *exactly on a pixel*? What does that mean for a network whose
-# offsets start from zero?
+# points start on pixels, with offsets of zero?
 
 
 # %%
@@ -840,7 +840,7 @@ hint("6.9")
 
 # %% [markdown] tags=["solution"]
 # The slope is $-\frac\pi2\sin\pi(a-b)$, and it is zero at every whole $a$: on the pixel and on both its neighbours. So a point on a pixel gets *no
-# gradient at all*, whatever the map. It is a flat spot, and a network whose offsets start from zero would never move a point. The kinked hat has a
+# gradient at all*, whatever the map. It is a flat spot, and a network whose points start on pixels, with offsets of zero, would never move one. The kinked hat has a
 # slope on either side there, of which we take one. What looks like its fault is its merit.
 
 # %% [markdown]
