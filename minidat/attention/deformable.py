@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 
 from minidat import nn, ops
@@ -64,7 +66,8 @@ class DeformableAttention(nn.Module):
         """x (B, H, W, C), layer-normed → the same shape. `record` receives "points" (B, G, N, 2) in pixels, "reference"
         (N, 2) in [−1, 1], "size" (H, W) and "grid" (H_G, W_G)."""
         x = entered(type(self).__name__, x, "B H W C", self.query.weight.shape[0])
-        self.check_size(x.shape[1:3])
+        _, h, w, _ = x.shape
+        self.check_size((h, w))
         grids = self.grids.of(x)
         q = self.query(x)  # eq. (6)
         points = self.points(q, grids)  # p + Δp, eq. (7)
@@ -101,7 +104,7 @@ def _check(dim: int, heads: int, groups: int, offsets: Offsets, position: str, c
     check_heads("DeformableAttention", dim, heads)
     if not isinstance(offsets, Offsets):
         raise TypeError(f"DeformableAttention: offsets must be an Offsets(…), got {offsets!r}")
-    if groups < 1 or dim % groups or heads % groups:
+    if not isinstance(groups, Integral) or groups < 1 or dim % groups or heads % groups:
         raise ValueError(f"DeformableAttention: groups {groups} must divide both dim {dim} and heads {heads}")
     for name, value, known in (("position", position, POSITIONS), ("convention", convention, CONVENTIONS)):
         if value not in known:

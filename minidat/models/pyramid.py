@@ -15,7 +15,7 @@ from minidat.models.mixers import mixer
 
 
 class Stage(nn.Module):
-    """Blocks on maps of one size."""
+    """A sequence of blocks on maps of one size."""
 
     def __init__(self, blocks: list[Block | ConvBlock]):
         self.blocks = blocks
@@ -60,7 +60,8 @@ class Pyramid(nn.Module):
         images that are no floating array.
         """
         x = entered("model", x, "B H W C", 3)
-        self.check_image(x.shape[1:3])
+        _, h, w, _ = x.shape
+        self.check_image((h, w))
         x = self.stem(x)
         if self.widen:
             x = self.widen(x)
