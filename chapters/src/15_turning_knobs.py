@@ -20,7 +20,7 @@ import numpy as np
 
 from minidat import Tensor, ops
 from minidat.analysis import cost, skeleton, totals
-from minidat.attention import DeformableAttention
+from minidat.attention import DeformableAttention, Offsets
 from minidat.models import zoo
 from minidat.ops.coordinates import to_normalised
 from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source, stored
@@ -142,10 +142,14 @@ check("15.1", reach)
 # %%
 hint("15.1")
 
+# %%
+for stage, side in ((3, 14), (4, 7)):
+    told = f"{reach(2, side, side, 'v1'):.2f} pixels" if passed("15.1") else "not there yet"
+    print(f"released DAT-T, s = 2, stage {stage}: reach {told}; neighbouring references are {(side - 1) / side:.2f} apart")
+
 # %% [markdown] tags=["solution"]
-# The released DAT-T has 14 points on a map of 14 in stage 3: $2/14\cdot13/2=0.93$ pixels, and in stage 4,
-# $2/7\cdot6/2=0.86$. Just under one pixel. That is exactly how far apart its references are, $(H-1)/H_G$ pixels. So a
-# released point never quite gets to the next reference: the network may choose *between* neighbours, not *beyond* them.
+# The released DAT-T has 14 points on a map of 14 in stage 3, and 7 on 7 in stage 4: just under one pixel. That is exactly how
+# far apart its references are, $(H-1)/H_G$ pixels. So a released point never quite gets to the next reference: the network may choose *between* neighbours, not *beyond* them.
 # With $r=2$ the points are twice as far apart and, at the same $s$, may go twice as far.
 
 # %% [markdown]
@@ -345,7 +349,7 @@ show(
 
 # %%
 rng = np.random.default_rng(0)
-still = DeformableAttention(12, 3, size=(4, 5), rng=rng, range_factor=0.0, position="none", kernel=3)
+still = DeformableAttention(12, 3, Offsets(kernel=3, range_factor=0.0), size=(4, 5), rng=rng, position="none")
 still.to(dtype=np.float64)
 x = Tensor(rng.standard_normal((2, 4, 5, 12)))
 q, k, v = (layer(x) for layer in (still.query, still.key, still.value))
@@ -358,7 +362,7 @@ same("deformable attention with s = 0, and multi-head self-attention", still(x).
 # map they read:
 
 # %%
-released = DeformableAttention(12, 3, size=(14, 14), rng=rng, range_factor=0.0, kernel=3, convention="v1")
+released = DeformableAttention(12, 3, Offsets(kernel=3, range_factor=0.0), size=(14, 14), rng=rng, convention="v1")
 record = {}
 released(Tensor(rng.standard_normal((1, 14, 14, 12)).astype(np.float32)), record=record)
 print("rows of the first column's points:", record["points"][0, 0, ::14, 0].round(2))
@@ -503,7 +507,7 @@ def turned(letters=None, **knobs):
     stages = []
     for i, stage in enumerate(config.stages):
         changes = {name: value[i] if isinstance(value, tuple) else value for name, value in knobs.items()}
-        stages.append(replace(stage, **changes, **({"mixers": tuple(letters[i])} if letters else {})))
+        stages.append(stage.changed(**changes, **({"mixers": tuple(letters[i])} if letters else {})))
     return replace(config, stages=tuple(stages))
 
 
@@ -515,9 +519,9 @@ def count(config):
 for position in ("none", "fixed", "depthwise", "relative"):
     print(f"offsets, {position:10s}", count(turned(position=position)))
 for position in ("none", "relative"):
-    print(f"none,    {position:10s}", count(turned(position=position, offsets=False)))
+    print(f"none,    {position:10s}", count(turned(position=position, learned=False)))
 read = 3 * 196 * 384 + 49 * 768  # numbers that the three D blocks of stage 3 and the one of stage 4 sample
-bare = totals(cost(skeleton(turned(position="none", offsets=False)), "paper")).multiply_adds - 4 * read
+bare = totals(cost(skeleton(turned(position="none", learned=False)), "paper")).multiply_adds - 4 * read
 print(f"none, and no sampling counted: {bare / 1e9:.3f} G")
 
 # %% [markdown]
@@ -544,11 +548,18 @@ check("15.5", position_parameters)
 # %%
 hint("15.5")
 
+# %%
+if passed("15.5"):
+    stages = [(3, position_parameters(12, 384, 14, 14, 196)), (1, position_parameters(24, 768, 7, 7, 49))]
+    for kind, name in enumerate(("relative", "fixed", "depthwise")):
+        every = sum(blocks * counted[kind] for blocks, counted in stages)
+        print(f"{name:10s} {stages[0][1][kind]:8,} in a block of stage 3, {every:10,} in the four D blocks of DAT-T")
+else:
+    print("not there yet")
+
 # %% [markdown] tags=["solution"]
-# For stage 3 of DAT-T, $M=12$, $C=384$, $14\times14$ and 196 points: 8,748 for the relative table, 460,992 for the fixed
-# one, 3,840 for the convolution. Three such blocks and one of stage 4 make the differences of the table:
-# $3\cdot460{,}992+24\cdot49\cdot49=1.44$ million is all that "fixed" adds. The relative table is small because it is
-# *shared*: every pair with the same displacement reads the same place.
+# Three blocks of stage 3, with $M=12$, $C=384$, $14\times14$ and 196 points, and one of stage 4 make the differences of the
+# paper's table: 1.44 million is all that "fixed" adds. The relative table is small because it is *shared*: every pair with the same displacement reads the same place.
 
 # %% [markdown]
 # ## Knob: which stages
@@ -671,7 +682,7 @@ for groups in (1, 2, 3, 6, 12):
 # %%
 for stride in (1, 2, 7):
     small = turned(stride=(1, 1, stride, stride))
-    points_3 = skeleton(small).stages[2].blocks[1].mixer.key_size((14, 14))
+    points_3 = skeleton(small).stages[2].blocks[1].mixer.grids.keys
     print(f"r = {stride}: {points_3[0]} × {points_3[1]} points in stage 3, {count(small)}")
 
 # %% [markdown]
