@@ -1,4 +1,6 @@
-"""Exercises of chapter 16: the same code on a GPU."""
+"""Exercises of chapter 17: the same code on a GPU, traps and counting."""
+
+import math
 
 import numpy as np
 
@@ -107,6 +109,27 @@ def try_mean(answer):
             raise Wrong(f"it waits {Number.waits} times for {len(values)} losses: add on the device, ask once")
 
 
+def try_exact_sum(answer):
+    worst = 0.0
+    for seed, bits in ((0, 30), (1, 20), (2, 40)):
+        rng = np.random.default_rng(seed)
+        values = (rng.standard_normal(2000) * 10 ** rng.uniform(-3, 2, 2000)).astype(np.float32)
+        exact = math.fsum(values.tolist())
+        got = [call(answer, (values[rng.permutation(2000)], bits)) for _ in range(12)]
+        found = difference("sum", got[0], np.asarray(exact), against="expected", tolerance=2000 * 2.0 ** (-bits - 1))
+        if found:
+            raise Wrong(f"with {bits} bits: {found}")
+        if len({float(one) for one in got}) > 1:
+            raise Wrong(f"12 orders of the same 2000 values give {len({float(one) for one in got})} sums")
+        small = np.full(1000, 2.0 ** (-bits - 2), np.float32)
+        if call(answer, (small, bits)) != 0:
+            raise Wrong(
+                f"values of 2^-{bits + 2} are to be rounded to multiples of 2^-{bits}, which is 0, before they are added"
+            )
+        worst = max(worst, abs(float(got[0]) - exact))
+    return worst
+
+
 def traffic(steps, kept, n):
     inputs, written = set(), set()
     for reads, write in steps:
@@ -131,111 +154,6 @@ def with_inputs(choose):
     return mistaken
 
 
-class Lanes(np.lib.mixins.NDArrayOperatorsMixin):
-    """A register of a warp: 32 numbers, one a lane. Arithmetic is lane by lane, and only a shuffle makes lanes meet."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __array__(self, *_, **__):
-        raise TypeError("a register is no array: lanes meet through `shuffle` only")
-
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        if method != "__call__":
-            raise TypeError("lanes meet through `shuffle` only")
-        return Lanes(ufunc(*(x.values if isinstance(x, Lanes) else x for x in inputs), **options))
-
-
-def try_shuffles(answer):
-    worst = 0.0
-    for seed in range(3):
-        values, count = np.random.default_rng(seed).standard_normal(32), 0
-
-        def shuffle(v, bits):
-            nonlocal count
-            count += 1
-            if not isinstance(bits, int | np.integer) or not 0 <= bits < 32:
-                raise Wrong(f"shuffle is given bits = {bits}: a lane is a whole number from 0 to 31, and so are bits")
-            return Lanes(v.values[np.arange(32) ^ bits])
-
-        got = call(answer, (shuffle, Lanes(values)))
-        if not isinstance(got, Lanes):
-            raise Wrong("it returns no register: the sum must be in every lane")
-        found = difference("sum", got.values, np.full(32, values.sum()), against="expected")
-        if found:
-            raise Wrong(f"by lanes, {found}")
-        if count > 5:
-            raise Wrong(f"it shuffles {count} times: five are enough, if partners share what they have so far")
-        worst = max(worst, float(abs(got.values - values.sum()).max()))
-    return worst
-
-
-class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
-    """An array whose operations are recorded with the memory that they read and write."""
-
-    def __init__(self, memory, calls):
-        self.memory, self.calls = memory, calls
-
-    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
-        memories = [x.memory if isinstance(x, Recorded) else x for x in inputs]
-        function = getattr(ufunc, method)
-        made = out[0] if out else Recorded(np.asarray(function(*memories, **options)), self.calls)
-        self.calls.append((function, memories, options, made.memory))
-        made.memory[...] = function(*memories, **options)
-        return made
-
-    def __array_function__(self, function, types, inputs, options):
-        memories = [x.memory if isinstance(x, Recorded) else x for x in inputs]
-        made = Recorded(np.asarray(function(*memories, **options)), self.calls)
-        self.calls.append((function, memories, options, made.memory))
-        return made
-
-    def sum(self, *axes, **options):
-        return self.__array_function__(np.sum, (), (self, *axes), options)
-
-    def __float__(self):
-        return float(self.memory)
-
-    def __bool__(self):
-        return bool(self.memory)
-
-    def __getitem__(self, key):
-        return Recorded(self.memory[key], self.calls)
-
-    def __setitem__(self, key, value):
-        view = self.memory[key]
-        given = value.memory if isinstance(value, Recorded) else value
-        self.calls.append((np.positive, [given], {}, view))
-        view[...] = given
-
-
-def descended(w, g, rate, limit):
-    return w - rate * g * min(1.0, limit / np.sqrt((g * g).sum()))
-
-
-def try_descend(answer):
-    rng, calls = np.random.default_rng(0), []
-    w, g = rng.standard_normal(5), rng.standard_normal(5)
-    rate, limit = np.array(0.1), np.array(99.0)
-    expected = descended(w, g, rate, limit)
-    call(answer, (np, *(Recorded(a, calls) for a in (w, g, rate, limit))))
-    found = difference("w", w, expected, against="expected")
-    if found:
-        raise Wrong(f"while recording, {found}; w must be changed in place")
-    for what, values in (
-        ("other gradients", (rng.standard_normal(5), 0.1, 99.0)),
-        ("another rate", (g.copy(), 0.02, 99.0)),
-        ("a limit below the norm", (rng.standard_normal(5), 0.1, 0.5)),
-    ):
-        g[...], rate[...], limit[...] = values
-        expected = descended(w, g, rate, limit)
-        for function, inputs, options, out in calls:
-            out[...] = function(*inputs, **options)
-        found = difference("w", w, expected, against="expected")
-        if found:
-            raise Wrong(f"replayed with {what}, {found.partition(' (')[0]}: something is baked in")
-
-
 def round_to(x, bits):
     mantissa, exponent = np.frexp(x.astype(float))
     return np.ldexp(np.rint(mantissa * 2.0 ** (bits + 1)), exponent - bits - 1)
@@ -251,8 +169,31 @@ def cut(x, bits):
     return np.ldexp(np.trunc(mantissa * 2.0 ** (bits + 1)), exponent - bits - 1)
 
 
+def try_chance(answer):
+    for seed in range(3):
+        x, bits = some_floats(np.random.default_rng(seed))
+        below, many = cut(x, bits).astype(np.float32), 20_000
+        above = below + np.ldexp(np.sign(x), np.frexp(np.abs(below))[1] - 1 - bits).astype(np.float32)
+        u = np.random.default_rng(seed + 9).random((many, len(x)))
+        got = call(answer, (np.broadcast_to(x, u.shape).copy(), bits, u))
+        if np.shape(got) != u.shape:
+            raise Wrong(f"rounded has shape {np.shape(got)}, but {u.shape} is asked for")
+        got = np.asarray(got, float)
+        if not np.all((got == below) | (got == above)):
+            raise Wrong(
+                f"with {bits} bits, some number is rounded to another one than its two neighbours of so few bits"
+            )
+        step = np.abs(above.astype(float) - below)
+        off = np.abs((got.mean(0) - x) / step)  # in steps; the deviation of a mean is at most 0.5/√many
+        if off.max() > 5 * 0.5 / many**0.5:
+            at = int(off.argmax())
+            raise Wrong(
+                f"on average {x[at]:.9g} becomes {got[:, at].mean():.9g}, off by {off[at]:.2f} of the step between its neighbours"
+            )
+
+
 EXERCISES = {
-    "16.1": Exercise(
+    "17.1": Exercise(
         Value(
             step_time,
             some_launches,
@@ -268,7 +209,7 @@ EXERCISES = {
             "The share of reason i: the sum of the times where `reason == i`, divided by the total.",
         ],
     ),
-    "16.2": Exercise(
+    "17.2": Exercise(
         Value(
             intensity,
             lambda rng: tuple(int(i) for i in rng.integers(3, 99, 3)),
@@ -285,7 +226,7 @@ EXERCISES = {
             "2 n k m operations. The three arrays have n k, k m and n m numbers, of four bytes each.",
         ],
     ),
-    "16.3": Exercise(
+    "17.3": Exercise(
         Behaviour(try_rows),
         [
             "Two things: an index that is legal for everybody, and a factor 0 for the rows that are outside.",
@@ -293,21 +234,29 @@ EXERCISES = {
             "`inside[:, None]` is (N, 1) and multiplies whole rows.",
         ],
     ),
-    "16.4": Exercise(
+    "17.4": Exercise(
         Behaviour(try_scores),
         [
             "Which of your numbers is NumPy's? `np.sqrt(…)` of anything is.",
             "`q.shape[-1]` is a Python integer, and `q.shape[-1] ** -0.5` a Python float.",
         ],
     ),
-    "16.5": Exercise(
+    "17.5": Exercise(
         Behaviour(try_mean),
         [
             "`float(loss)` of each loss waits once each. Device arrays can be added without knowing their values.",
             "Add them up with `+`, divide by how many there are, then one `float(…)`.",
         ],
     ),
-    "16.6": Exercise(
+    "17.6": Exercise(
+        Behaviour(try_exact_sum),
+        [
+            "Floating-point numbers round after every addition. Which numbers of a computer do not round when they are added?",
+            "Whole numbers, `np.int64`. So count in units of `2.0**-bits`: how many such units is each value?",
+            "`np.rint(values.astype(np.float64) * 2.0**bits).astype(np.int64)`, then `.sum()`, and back: times `2.0**-bits`.",
+        ],
+    ),
+    "17.7": Exercise(
         Value(
             traffic,
             some_steps,
@@ -338,22 +287,7 @@ EXERCISES = {
             "Written to memory are those of `written` that are in `kept`.",
         ],
     ),
-    "16.7": Exercise(
-        Behaviour(try_shuffles),
-        [
-            "With bits = 16 lane l gets what lane l ^ 16 has: `v + shuffle(v, 16)` is the sum of a pair, in both of its lanes.",
-            "Now there are 16 different numbers, each in two lanes. The same with bits = 8 makes sums of four.",
-            "A loop over 16, 8, 4, 2, 1; in each turn `v = v + shuffle(v, bits)`.",
-        ],
-    ),
-    "16.8": Exercise(
-        Behaviour(try_descend),
-        [
-            "In place: `w -= …`. No `float(…)`, and no `if`: both would be decided once and for all while recording.",
-            "The norm: `xp.sqrt(xp.sum(g * g))`. The factor: `xp.minimum(1.0, limit / norm)`, which needs no branch.",
-        ],
-    ),
-    "16.9": Exercise(
+    "17.8": Exercise(
         Value(
             round_to,
             some_floats,
@@ -373,6 +307,14 @@ EXERCISES = {
             "`x.view(np.uint32)` are the bits as whole numbers, `.view(np.float32)` goes back. How many must go? `23 - bits`.",
             "Shifting to the right by that many, and to the left again, cuts them off.",
             "To round instead, add half of the last bit that stays first: `np.uint32(1 << (22 - bits))`.",
+        ],
+    ),
+    "17.9": Exercise(
+        Behaviour(try_chance),
+        [
+            "A number that lies a quarter of the way from its lower to its upper neighbour: how often must it go up?",
+            "In 17.8 half of a step was added before the bits were cut. What if a random part of a step is added instead?",
+            "Add `(u * 2**drop).astype(np.uint32)` to `x.view(np.uint32)`, where `drop = 23 - bits`; then shift right and left by `drop`.",
         ],
     ),
 }

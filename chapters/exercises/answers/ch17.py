@@ -1,4 +1,4 @@
-"""Answers to chapter 16: `right` ones, written otherwise than the solution; `wrong` ones, with what must be said of them."""
+"""Answers to chapter 17: `right` ones, written otherwise than the solution; `wrong` ones, with what must be said of them."""
 
 import math
 
@@ -42,66 +42,6 @@ def traffic(steps, kept, n):
     return 4 * n * arrays, 4 * n * (fused + len({write for _, write in steps if write in kept}))
 
 
-def descend(xp, w, g, rate, limit):
-    factor = limit / xp.maximum(limit, (g * g).sum() ** 0.5)
-    w[...] = w - factor * (rate * g)
-    return w
-
-
-def baked_rate(xp, w, g, rate, limit):
-    w -= float(rate) * g * xp.minimum(1.0, limit / xp.sqrt(xp.sum(g * g)))
-    return w
-
-
-def branch(xp, w, g, rate, limit):
-    norm = xp.sqrt(xp.sum(g * g))
-    w -= rate * g * (limit / norm if norm > limit else 1.0)
-    return w
-
-
-def not_in_place(xp, w, g, rate, limit):
-    return w - rate * g * xp.minimum(1.0, limit / xp.sqrt(xp.sum(g * g)))
-
-
-def uphill(xp, w, g, rate, limit):
-    w += rate * g * xp.minimum(1.0, limit / xp.sqrt(xp.sum(g * g)))
-    return w
-
-
-def from_below(shuffle, v):
-    for bits in 2 ** np.arange(5):
-        v = shuffle(v, bits) + v
-    return v
-
-
-def one_by_one(shuffle, v):
-    return sum((shuffle(v, bits) for bits in range(1, 32)), v)
-
-
-def from_the_first(shuffle, v):
-    return sum((shuffle(v, 2**i) for i in range(5)), v)
-
-
-def four_steps(shuffle, v):
-    for bits in (16, 8, 4, 2):
-        v = v + shuffle(v, bits)
-    return v
-
-
-def beyond(shuffle, v):
-    for bits in (32, 16, 8, 4, 2):
-        v = v + shuffle(v, bits)
-    return v
-
-
-def reduced(shuffle, v):
-    return np.add.reduce(v)
-
-
-def brought_out(shuffle, v):
-    return np.array(v)
-
-
 def by_size(x, bits):
     step = 2.0 ** (np.floor(np.log2(np.abs(x.astype(float)))) - bits)  # between neighbours
     return (np.round(x / step) * step).astype(np.float32)
@@ -115,8 +55,18 @@ def intensity(n, k, m):
     return 0.5 / (1 / m + 1 / n + 1 / k)
 
 
+def in_units(values, bits):
+    return sum(int(n) for n in np.round(np.asarray(values, float) * 2**bits)) / 2**bits
+
+
+def up_or_down(x, bits, u):
+    step = 2.0 ** (np.floor(np.log2(np.abs(x.astype(float)))) - bits)
+    low = np.floor(x / step)
+    return ((low + (u < x / step - low)) * step).astype(np.float32)
+
+
 ANSWERS = {
-    "16.1": {
+    "17.1": {
         "right": [step_time],
         "wrong": [
             (sum_of_all, "not their sum"),
@@ -125,7 +75,7 @@ ANSWERS = {
             (lambda *a: (step_time(*a)[0], step_time(*a)[1][::-1]), "parts["),
         ],
     },
-    "16.2": {
+    "17.2": {
         "right": [intensity],
         "wrong": [
             (lambda n, k, m: intensity(n, k, m) / 2, "are two operations"),
@@ -134,7 +84,7 @@ ANSWERS = {
             (lambda n, k, m: 1 / intensity(n, k, m), "bytes for each operation"),
         ],
     },
-    "16.3": {
+    "17.3": {
         "right": [rows],
         "wrong": [
             (lambda xp, z, rows: z[rows], "raises IndexError"),
@@ -143,7 +93,7 @@ ANSWERS = {
             (lambda xp, z, rows: z[xp.minimum(rows, len(z) - 1)] * (rows < len(z))[:, None], "with a plain array: y["),
         ],
     },
-    "16.4": {
+    "17.4": {
         "right": [lambda q, k: np.einsum("nd,md->nm", q, k) / math.sqrt(q.shape[1])],
         "wrong": [
             (lambda q, k: q @ k.T / np.sqrt(q.shape[1]), "float32 arrays are float64"),
@@ -152,7 +102,7 @@ ANSWERS = {
             (lambda q, k: k @ q.T * 7**-0.5, "transposed?"),
         ],
     },
-    "16.5": {
+    "17.5": {
         "right": [added],
         "wrong": [
             (lambda losses: sum(float(loss) for loss in losses) / len(losses), "it waits 4 times for 4 losses"),
@@ -161,7 +111,16 @@ ANSWERS = {
             (lambda losses: float(np.mean(np.array(losses, float))), "it waits 4 times"),
         ],
     },
-    "16.6": {
+    "17.6": {
+        "right": [in_units],
+        "wrong": [
+            (lambda values, bits: float(values.sum()), "12 orders"),
+            (lambda values, bits: float(values.astype(float).sum()), "sum"),
+            (lambda values, bits: float(np.rint(values * 2.0**bits).astype(np.int64).sum()), "sum: yours"),
+            (lambda values, bits: math.fsum(values.tolist()), "which is 0"),
+        ],
+    },
+    "17.7": {
         "right": [traffic],
         "wrong": [
             (lambda s, kept, n: (traffic(s, kept, n)[0], traffic(s, "abxyzut", n)[1]), "needed afterwards"),
@@ -176,28 +135,7 @@ ANSWERS = {
             (lambda s, kept, n: (4 * n * sum(len(r) + 1 for r, _ in s), traffic(s, kept, n)[1]), "reads it once"),
         ],
     },
-    "16.7": {
-        "right": [from_below],
-        "wrong": [
-            (one_by_one, "it shuffles 31 times"),
-            (from_the_first, "by lanes, sum["),
-            (four_steps, "by lanes, sum["),
-            (beyond, "given bits = 32"),
-            (reduced, "lanes meet through `shuffle` only"),
-            (brought_out, "a register is no array"),
-            (lambda shuffle, v: 3.0, "in every lane"),
-        ],
-    },
-    "16.8": {
-        "right": [descend],
-        "wrong": [
-            (baked_rate, "replayed with another rate"),
-            (branch, "replayed with a limit below the norm"),
-            (not_in_place, "must be changed in place"),
-            (uphill, "while recording, w["),
-        ],
-    },
-    "16.9": {
+    "17.8": {
         "right": [by_size],
         "wrong": [
             (cut, "add half"),
@@ -205,6 +143,15 @@ ANSWERS = {
             (lambda x, bits: by_size(x, bits - 1), "is not stored"),
             (lambda x, bits: x, "rounded["),
             (lambda x, bits: x.astype(np.float16), "rounded["),
+        ],
+    },
+    "17.9": {
+        "right": [up_or_down],
+        "wrong": [
+            (lambda x, bits, u: by_size(x, bits), "on average"),
+            (lambda x, bits, u: np.where(u < 0.5, cut(x, bits), up_or_down(x, bits, u * 0)), "on average"),
+            (lambda x, bits, u: up_or_down(x, bits - 1, u), "than its two neighbours"),
+            (lambda x, bits, u: x, "than its two neighbours"),
         ],
     },
 }
