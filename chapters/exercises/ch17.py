@@ -314,7 +314,7 @@ EXERCISES = {
         [
             "A number that lies a quarter of the way from its lower to its upper neighbour: how often must it go up?",
             "In 17.8 half of a step was added before the bits were cut. What if a random part of a step is added instead?",
-            "Add `(u * 2**drop).astype(np.uint32)` to `x.view(np.uint32)`, where `drop = 23 - bits`; then shift right and left by `drop`.",
+            "With `drop = 23 - bits`, add `(u * 2**drop).astype(np.uint32)` to the bits; then shift right and left by `drop`.",
         ],
     ),
 }

@@ -1,8 +1,9 @@
 """Times what makes minidat fast on a CPU: every trick beside what it replaces, on the shapes of dat_cifar, in one run.
 
-`python chapters/results/16_gains.py` makes 16_gains.json in about five minutes, and asks for two cores that do nothing else. All
-times are milliseconds, the quickest of several turns; rivals take turns, so that a noisy moment meets all of them. All but
-`threads` are times of the processor on one thread. Without numba the compiled loops are left out.
+`python chapters/results/16_gains.py` makes 16_gains.json in two or three minutes, and asks for two cores that do nothing else;
+`16_gains.py threads limits` measures these parts again. All times are milliseconds, the quickest of several turns; rivals take
+turns, so that a noisy moment meets all of them. All but `threads` are times of the processor on one thread. Without numba the
+compiled loops are left out.
 """
 
 import json
@@ -289,16 +290,16 @@ def shapes_of_products() -> list[dict]:
 
 def threads() -> dict:
     """Seconds of the clock for the same work on one and on two threads."""
-    words, half = normal(1 << 21), 1 << 20
+    words, half = normal(1 << 20), 1 << 19
 
-    def counting(n=300_000):
+    def counting(n=100_000):
         total = 0
         for i in range(n):
             total += i
         return total
 
     def numpy_exp(part):
-        for _ in range(3):
+        for _ in range(2):
             np.exp(part)
 
     def side_by_side(work, *arguments):
@@ -315,7 +316,7 @@ def threads() -> dict:
                 "one": lambda: [counting(), counting()],
                 "two": side_by_side(lambda _: counting(), 0, 1),
             },
-            40,
+            200,
             time.perf_counter,
         ),
         "exponentials of NumPy": best(
@@ -323,19 +324,19 @@ def threads() -> dict:
                 "one": lambda: numpy_exp(words),
                 "two": side_by_side(numpy_exp, words[:half], words[half:]),
             },
-            40,
+            200,
             time.perf_counter,
         ),
     }
-    found["a batch of 64"] = best({name: batch_step(n) for name, n in (("one", 1), ("two", 2))}, 10, time.perf_counter)
+    found["a batch of 16"] = best({name: batch_step(n) for name, n in (("one", 1), ("two", 2))}, 40, time.perf_counter)
     return found
 
 
 def batch_step(count: int) -> Callable:
-    """Gradients of 64 images on so many threads, a micro-batch at a time."""
+    """Gradients of 16 images on so many threads, in two micro-batches of 8."""
     model = create("dat_cifar")
-    images, targets = normal(64, 32, 32, 3), np.eye(10, dtype=np.float32)[rng.integers(0, 10, 64)]
-    arena, workers = Arena(model.parameters()), Workers(count, MICRO)
+    images, targets = normal(16, 32, 32, 3), np.eye(10, dtype=np.float32)[rng.integers(0, 10, 16)]
+    arena, workers = Arena(model.parameters()), Workers(count, 8)
     gradient = BatchGradient(model, arena, workers)
 
     def run():
@@ -370,42 +371,49 @@ def machine() -> dict:
     }
 
 
-def main() -> None:
+SECTIONS: dict[str, Callable[[bool], object]] = {
+    "memory": lambda _: memory(),
+    "tricks": lambda _: tricks(),
+    "block sizes": lambda _: block_sizes(),
+    "caches": lambda _: caches(),
+    "band sizes": lambda _: band_sizes(),
+    "sampling sizes": lambda _: sampling_sizes(),
+    "limits": lambda _: limits(),
+    "products": lambda _: shapes_of_products(),
+    "threads": lambda _: threads(),
+    "parts": parts,
+    "step": lambda with_loops: three_ways(step(create("dat_cifar")), with_loops, 9),
+    "forward": lambda with_loops: three_ways(forward(create("dat_cifar")), with_loops, 9),
+}
+
+
+def main(names: list[str]) -> None:
+    """Measure the sections of these names, or all; those of a former run on the same machine are kept."""
     try:
         compiled.install()
         with_loops = True
     except compiled.CompiledError as error:
         print(error)
         with_loops = False
+    file = Path(__file__).with_suffix(".json")
     with threadpool_limits(1, "blas"):
-        results: dict = {"machine": machine()}
-        results["memory"] = {"given back": memory()}
-        keep_freed_memory()  # as training does
-        results["memory"]["kept"] = memory()
-        for name, run in {
-            "tricks": tricks,
-            "block sizes": block_sizes,
-            "caches": caches,
-            "band sizes": band_sizes,
-            "sampling sizes": sampling_sizes,
-            "limits": limits,
-            "products": shapes_of_products,
-            "threads": threads,
-            "parts": lambda: parts(with_loops),
-            "step": lambda: three_ways(step(create("dat_cifar")), with_loops, 9),
-            "forward": lambda: three_ways(forward(create("dat_cifar")), with_loops, 9),
-        }.items():
-            results[name] = run()
+        results = json.loads(file.read_text("utf-8")) if names and file.exists() else {}
+        if names and results.get("machine") != machine():
+            raise SystemExit(f"{file.name} is of another machine: run all of it")
+        results["machine"] = machine()
+        for name in names or SECTIONS:
+            results[name] = SECTIONS[name](with_loops)
             print(name, json.dumps(results[name]), flush=True)
-    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+            keep_freed_memory()  # as training does; `memory`, the first section, measures without
+    file.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 
 
 def memory() -> dict[str, float]:
-    """An addition of arrays of 16 MB, into a new array and into one that is there."""
-    a, b = normal(1 << 22), normal(1 << 22)
+    """An addition of arrays of 64 MB, into a new array and into one that is there, where the system takes freed memory back."""
+    a, b = normal(1 << 24), normal(1 << 24)
     out = np.empty_like(a)
     return best({"fresh": lambda: np.add(a, b), "reused": lambda: np.add(a, b, out=out)})
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -34,22 +34,21 @@ np.set_printoptions(precision=3, suppress=True)
 # %% [markdown]
 # ## One module or the other
 #
-# CuPy has NumPy's functions under the same names. So an op needs to know only *whose* functions to call, and it asks the
-# array:
+# CuPy has NumPy's functions under the same names. So an op needs to know only *whose* functions to call, and it asks the array:
 
 # %%
 show_source(backend.array_module, backend.to_device)
 
 # %% [markdown]
 # `xp = array_module(x)` is the first line of every op that calls a function. Methods and operators (`x.sum()`, `x @ w`) need
-# not even that. The test is a type's *name*: an array whose class says it comes from a module `gpu` is served by the
-# functions of the module `gpu`. We shall make use of that in a moment.
+# not even that. The test is a type's *name*: an array whose class says it comes from a module `gpu` is served by the functions
+# of the module `gpu`. We shall make use of that in a moment.
 #
 # ## An array with a GPU's manners
 #
-# What makes CuPy's arrays different? Their numbers lie in another memory. To bring them back takes a transfer, and time, so
-# it must be asked for: `x.get()`. Any NumPy function that tries to do it silently is refused. The idea of a stand-in fits in
-# five lines:
+# What makes CuPy's arrays different? Their numbers lie in another memory. To bring them back takes a transfer, and time, so it
+# must be asked for: `x.get()`. Any NumPy function that tries to do it silently is refused. The idea of a stand-in fits in five
+# lines:
 
 
 # %%
@@ -68,14 +67,14 @@ for attempt in (np.asarray, np.linalg.norm, lambda x: np.add(np.ones(3), x)):
         print(str(error)[:52], "…")
 
 # %% [markdown]
-# That alone finds the most frequent mistake: a `np.` where there should be an `xp.`. The package's tests have a longer one
-# with which every op, every network and a whole training run are tried on machines without a GPU.
+# That alone finds the most frequent mistake: a `np.` where there should be an `xp.`. The package's tests have a longer one with
+# which every op, every network and a whole training run are tried on machines without a GPU.
 #
 # For this chapter we want one more thing. On a GPU each operation is a **launch**: the processor tells the device to run one
 # small program, a *kernel*, over all elements. Let every operation of our array note what it would launch: a name, how many
 # %% [markdown]
-# That alone finds the most frequent mistake: a `np.` where there should be an `xp.`. The package's tests have a longer one
-# with which every op, every network and a whole training run are tried on machines without a GPU.
+# That alone finds the most frequent mistake: a `np.` where there should be an `xp.`. The package's tests have a longer one with
+# which every op, every network and a whole training run are tried on machines without a GPU.
 #
 # For this chapter we want one more thing. On a GPU each operation is a **launch**: the processor tells the device to run one
 # small program, a *kernel*, over all elements. Let every operation of our array note what it would launch: a name, how many
@@ -167,9 +166,9 @@ print(
 
 # %% [markdown]
 # Two facts about neural networks on GPUs are in this picture. **Most launches are not matrix products**; they are additions,
-# multiplications, copies, which do less than one operation for each byte. (So are the products with ones, by which minidat adds up
-# rows and columns, chapter 16.) And **their number does not depend on the batch**: with one image there are just as many launches,
-# moving less.
+# multiplications, copies, which do less than one operation for each byte. (So are the products with ones, by which minidat adds
+# up rows and columns, chapter 16.) And **their number does not depend on the batch**: with one image there are just as many
+# launches, moving less.
 #
 # ## The equation: what one launch costs
 #
@@ -228,8 +227,8 @@ check("17.1", step_time)
 hint("17.1")
 
 # %% [markdown] tags=["solution"]
-# `argmax` over the three limits says who holds each launch up. The shares add up to 1, since every launch is held up by
-# exactly one of them.
+# `argmax` over the three limits says who holds each launch up. The shares add up to 1, since every launch is held up by exactly
+# one of them.
 
 # %% [markdown]
 # Bytes and operations of each launch grow with the batch, on a straight line (weights and tables are the constant part). Two
@@ -310,10 +309,10 @@ check("17.2", intensity)
 hint("17.2")
 
 # %% [markdown] tags=["solution"]
-# Each of the $nm$ outputs takes $k$ multiplications and $k$ additions; the arrays have $nk+km+nm$ numbers of four bytes.
-# Divide numerator and denominator by $n$: as $n\to\infty$ the weights' part $km/n$ vanishes, and $\tfrac{2km}{4(k+m)}$ is
-# left. For square weights, $k=m$, that is $m/4$ **operations a byte, however large the batch**. To pay off, arithmetic needs
-# *channels*: 48 channels give 12, the 768 of a DAT's last stage 192. A batch brings more of the same, not more for each byte.
+# Each of the $nm$ outputs takes $k$ multiplications and $k$ additions; the arrays have $nk+km+nm$ numbers of four bytes. Divide
+# numerator and denominator by $n$: as $n\to\infty$ the weights' part $km/n$ vanishes, and $\tfrac{2km}{4(k+m)}$ is left. For
+# square weights, $k=m$, that is $m/4$ **operations a byte, however large the batch**. To pay off, arithmetic needs *channels*:
+# 48 channels give 12, the 768 of a DAT's last stage 192. A batch brings more of the same, not more for each byte.
 
 # %%
 for channels in (48, 96, 384, 768):
@@ -364,8 +363,8 @@ check("17.3", read_rows)
 hint("17.3")
 
 # %% [markdown] tags=["solution"]
-# Clip, so that the index is legal for everyone; mask, so that what was read there counts as nothing. The mask is computed
-# from the *unclipped* rows. Chapter 06 did the same at the border of a map, for another reason.
+# Clip, so that the index is legal for everyone; mask, so that what was read there counts as nothing. The mask is computed from
+# the *unclipped* rows. Chapter 06 did the same at the border of a map, for another reason.
 
 # %% [markdown]
 # ### Twice as many bits
@@ -446,8 +445,8 @@ hint("17.5")
 # ### The same sum in another order
 #
 # A scatter-add (the gradient to the map, chapter 06) runs on thousands of threads at once, and the order in which they add is
-# not fixed. In exact arithmetic that would not matter. In floating point it does. Four numbers are enough to see it: at
-# $10^8$ neighbours in float32 are 8 apart, and a 1 that is added there is lost.
+# not fixed. In exact arithmetic that would not matter. In floating point it does. Four numbers are enough to see it: at $10^8$
+# neighbours in float32 are 8 apart, and a 1 that is added there is lost.
 
 # %%
 four = np.array([1e8, 1.0, -1e8, 1.0], np.float32)
@@ -471,8 +470,8 @@ print(
 # %% [markdown]
 # So a run on a GPU with *atomic* additions (each thread adds to a place in memory whenever it gets there) cannot be repeated to
 # the bit, and no test may ask for it. The way out is to turn the question around. Not: to which pixels does this point give
-# something? But: **which points give something to this pixel?** Then each pixel has one owner, who *gathers* what belongs to it,
-# in the points' own order. minidat's kernels do that, and have no atomic addition anywhere. It costs looking at points that
+# something? But: **which points give something to this pixel?** Then each pixel has one owner, who *gathers* what belongs to
+# it, in the points' own order. minidat's kernels do that, and have no atomic addition anywhere. It costs looking at points that
 # give nothing.
 #
 # ## Exercise 17.6: a sum that no order can change (extend)
@@ -497,10 +496,10 @@ check("17.6", exact_sum)
 hint("17.6")
 
 # %% [markdown] tags=["solution"]
-# *Whole* numbers of 64 bits: as long as nothing overflows, $(a+b)+c$ and $a+(b+c)$ are the same. So a number is kept as how many
-# times $2^{-\text{bits}}$ it is. Each value is rounded once, by half a unit at most, and the additions are exact. (The product with
-# $2^{\text{bits}}$ is exact too: it changes the exponent only.) It is called fixed point. One must know how large sums will be: here
-# 62 bits in all, before and after the point.
+# *Whole* numbers of 64 bits: as long as nothing overflows, $(a+b)+c$ and $a+(b+c)$ are the same. So a number is kept as how
+# many times $2^{-\text{bits}}$ it is. Each value is rounded once, by half a unit at most, and the additions are exact. (The
+# product with $2^{\text{bits}}$ is exact too: it changes the exponent only.) It is called fixed point. One must know how large
+# sums will be: here 62 bits in all, before and after the point.
 
 # %%
 sums = [exact_sum(np.random.default_rng(seed).permutation(values), 30) for seed in range(20)]
@@ -510,16 +509,15 @@ if sums[0] is not None:
 # ## Fusing: fewer bytes, fewer launches
 #
 # Three elementwise steps, `a = x * w; b = a + c; y = tanh(b)`, read and write memory three times. One kernel that does all
-# three for each element reads `x`, `w`, `c` and writes `y`; `a` and `b` never leave the chip. What a **fused** kernel must
-# move can be counted from the steps alone.
+# three for each element reads `x`, `w`, `c` and writes `y`; `a` and `b` never leave the chip. What a **fused** kernel must move
+# can be counted from the steps alone.
 #
 # ## Exercise 17.7: the traffic of a fused kernel (derive)
 #
 # `steps` is a list such as `[("xw", "a"), ("ac", "b"), ("b", "y")]`: the names that a step reads, one letter each (so `"xw"`
-# are the arrays `x` and `w`), and the name that it writes (which may be one that exists already: then it is overwritten).
-# A name that occurs twice in a step, as in `"yy"`, is read once.
-# `kept` are the names that are needed afterwards. All arrays have `n` elements of four bytes. Which arrays must a fused
-# kernel read, which write?
+# are the arrays `x` and `w`), and the name that it writes (which may be one that exists already: then it is overwritten). A
+# name that occurs twice in a step, as in `"yy"`, is read once. `kept` are the names that are needed afterwards. All arrays have
+# `n` elements of four bytes. Which arrays must a fused kernel read, which write?
 
 
 # %%
@@ -541,9 +539,9 @@ check("17.7", traffic)
 hint("17.7")
 
 # %% [markdown] tags=["solution"]
-# A name must come from memory if it is read before it is written; once. It must go to memory if it is written and needed
-# later; once. All else lives in registers. The order matters: `m` of AdamW is read first and overwritten then, so it counts
-# on both sides.
+# A name must come from memory if it is read before it is written; once. It must go to memory if it is written and needed later;
+# once. All else lives in registers. The order matters: `m` of AdamW is read first and overwritten then, so it counts on both
+# sides.
 
 # %%
 ADAMW = [("g", "a"), ("m", "m"), ("ma", "m"), ("g", "a"), ("a", "a"), ("v", "v"), ("va", "v"), ("v", "a")]
@@ -555,9 +553,9 @@ if moved is not None:
     )
 
 # %% [markdown]
-# Not only kernels can be fused. Deriving a whole module by hand, as chapter 09 does, saves launches too: what forward
-# computed is used again, and the engine's bookkeeping (adding up contributions, broadcasting) falls away. The package has
-# both versions, so count them: deformable attention from primitives, differentiated by the engine, and by hand.
+# Not only kernels can be fused. Deriving a whole module by hand, as chapter 09 does, saves launches too: what forward computed
+# is used again, and the engine's bookkeeping (adding up contributions, broadcasting) falls away. The package has both versions,
+# so count them: deformable attention from primitives, differentiated by the engine, and by hand.
 
 
 # %%
@@ -597,12 +595,12 @@ print(f"by hand: {fewer:.0%} fewer launches, and 1/{1 / share:.0f} of the bytes"
 print(f"a weight for each image, query, key and cell of the table: {4 * 2 * 64 * 64 * 15 * 15 / 1e6:.1f} MB")
 
 # %% [markdown]
-# The launches are not many fewer; the bytes are. Most of them are the position bias's. From primitives, equation (8) is taken at its
-# word: each pair of a query and a key gets a weight for each of the table's 15 × 15 cells, and that array is made and read again
-# several times. By hand, rows are read first and columns then (chapter 10), so it is never made.
+# The launches are not many fewer; the bytes are. Most of them are the position bias's. From primitives, equation (8) is taken
+# at its word: each pair of a query and a key gets a weight for each of the table's 15 × 15 cells, and that array is made and
+# read again several times. By hand, rows are read first and columns then (chapter 10), so it is never made.
 #
-# And the optimiser: it has many parameter arrays, and thirteen launches for each. The package keeps all of them in *one* flat array
-# (chapter 13), so that they are thirteen in all, or nearly twice that since some arrays do not decay:
+# And the optimiser: it has many parameter arrays, and thirteen launches for each. The package keeps all of them in *one* flat
+# array (chapter 13), so that they are thirteen in all, or nearly twice that since some arrays do not decay:
 
 # %%
 model = create("dat_micro")
@@ -622,10 +620,10 @@ print(
 # %% [markdown]
 # ## Fewer bits in a product
 #
-# Suppose that launches are few, as they will be after chapter 18: then the products are left. GPUs have units that multiply small
-# matrices at once, and these are made for *short* numbers. A float32 has a sign, 8 bits of exponent and 23 bits of fraction. **TF32** keeps 10 of the 23, **BF16** keeps
-# 7; both keep the exponent, so nothing overflows that did not before. Factors are rounded to that; products are added up in
-# float32. With bit masks one can do it on any machine:
+# Suppose that launches are few, as they will be after chapter 18: then the products are left. GPUs have units that multiply
+# small matrices at once, and these are made for *short* numbers. A float32 has a sign, 8 bits of exponent and 23 bits of
+# fraction. **TF32** keeps 10 of the 23, **BF16** keeps 7; both keep the exponent, so nothing overflows that did not before.
+# Factors are rounded to that; products are added up in float32. With bit masks one can do it on any machine:
 
 # %%
 number = np.array([np.e], np.float32)
@@ -703,10 +701,10 @@ show(
 )
 
 # %% [markdown]
-# The lines of TF32 and BF16 are flat. Each product has an error of its own, up or down at random; $n$ of them grow as $\sqrt n$,
-# but so does the sum itself. (What climbs a little in float32's line are the roundings of the sum.) A long sum is no worse than a
-# short one, *because the sum is kept in float32*. It is another matter where the
-# running value has few bits. Add up 0.1 a thousand times in BF16, and take a small step from a weight a hundred times:
+# The lines of TF32 and BF16 are flat. Each product has an error of its own, up or down at random; $n$ of them grow as
+# $\sqrt n$, but so does the sum itself. (What climbs a little in float32's line are the roundings of the sum.) A long sum is no
+# worse than a short one, *because the sum is kept in float32*. It is another matter where the running value has few bits. Add
+# up 0.1 a thousand times in BF16, and take a small step from a weight a hundred times:
 
 # %%
 total, weight, full = np.zeros(1, np.float32), np.ones(1, np.float32), np.ones(1, np.float32)
@@ -722,14 +720,14 @@ if round_to(weight, 7) is not None:
 # From 32 on the neighbours of a number in BF16 are 0.25 apart, and 0.1 more is rounded away. So a weight in BF16 stands still
 # when its step is smaller than half of its last bit, and the small steps of training mostly are. Therefore weights, gradients
 # and sums remain float32 in minidat, and `--precision tf32` or `bf16` asks cuBLAS to round the *factors of products*, nothing
-# else. The default is float32. Whether a run learns as well with it is not shown by an error like this one, but by curves,
-# side by side.
+# else. The default is float32. Whether a run learns as well with it is not shown by an error like this one, but by curves, side
+# by side.
 #
 # ## Exercise 17.9: rounding by chance (extend)
 #
-# Must a weight of few bits stand still? Not if it is rounded *up or down by chance*, to the two neighbours that it lies between,
-# so that it is right **on average**: $\operatorname{E}[\text{rounded }x]=x$. With which probability must it go up? `u` are random
-# numbers, evenly distributed between 0 and 1.
+# Must a weight of few bits stand still? Not if it is rounded *up or down by chance*, to the two neighbours that it lies
+# between, so that it is right **on average**: $\operatorname{E}[\text{rounded }x]=x$. With which probability must it go up? `u`
+# are random numbers, evenly distributed between 0 and 1.
 
 
 # %%
@@ -748,10 +746,10 @@ check("17.9", round_by_chance)
 hint("17.9")
 
 # %% [markdown] tags=["solution"]
-# A number that lies a share $s$ of the way from its lower neighbour to the upper one goes up with probability $s$: on average it is
-# then $(1-s)\cdot\text{lower}+s\cdot\text{upper}$, itself. The bits that are cut off *are* that share. So in place of half a step,
-# as in 17.8, add a random part of a step and cut: there is a carry exactly when the random part and $s$ are more than 1 together. It is
-# called stochastic rounding. minidat does not use it.
+# A number that lies a share $s$ of the way from its lower neighbour to the upper one goes up with probability $s$: on average
+# it is then $(1-s)\cdot\text{lower}+s\cdot\text{upper}$, itself. The bits that are cut off *are* that share. So in place of
+# half a step, as in 17.8, add a random part of a step and cut: there is a carry exactly when the random part and $s$ are more
+# than 1 together. It is called stochastic rounding. minidat does not use it.
 
 # %%
 draw, chance = np.random.default_rng(0), np.ones(1000, np.float32)  # a thousand weights, side by side
@@ -771,8 +769,8 @@ else:
 # **On the CPU** all of this holds as well, with other numbers (chapter 16): a call of a NumPy function in place of a launch, a
 # cache in place of the chip's own memory. It is the same list: fewer passes, fewer calls.
 #
-# **One large launch** is the degenerate case of the model: with $K=1$ and large arrays, $T=\max(b/\mu,f/\nu)$, the *roofline* of
-# chapter 16.
+# **One large launch** is the degenerate case of the model: with $K=1$ and large arrays, $T=\max(b/\mu,f/\nu)$, the *roofline*
+# of chapter 16.
 
 # %%
 one_large = step_time(np.array([1e12]), np.array([1e9]), **INVENTED)
@@ -784,8 +782,8 @@ if one_large is not None:
 # %% [markdown]
 # ## What differs from the paper and the released code
 #
-# * The released code is PyTorch, in 16 and 32 bits mixed; PyTorch's kernels are fused more than CuPy's operators. Nothing that is
-#   said here is about its speed.
+# * The released code is PyTorch, in 16 and 32 bits mixed; PyTorch's kernels are fused more than CuPy's operators. Nothing that
+#   is said here is about its speed.
 # * The paper counts FLOPs. The model above says when they matter: where there are channels enough. For small networks count
 #   launches and bytes.
 #

@@ -115,7 +115,7 @@ ANSWERS = {
         "right": [in_units],
         "wrong": [
             (lambda values, bits: float(values.sum()), "12 orders"),
-            (lambda values, bits: float(values.astype(float).sum()), "sum"),
+            (lambda values, bits: float(values.astype(float).sum()), "which is 0"),
             (lambda values, bits: float(np.rint(values * 2.0**bits).astype(np.int64).sum()), "sum: yours"),
             (lambda values, bits: math.fsum(values.tolist()), "which is 0"),
         ],
