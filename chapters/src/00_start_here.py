@@ -432,7 +432,8 @@ else:
 # | chapter 06, chapter 07, chapter 08 | read between pixels, and let offsets learn |
 # | chapter 09, chapter 10 | write deformable attention as a whole, forward and backward |
 # | chapter 11, chapter 12, chapter 13 | say what it costs, build the network, train it |
-# | chapter 14, chapter 15, chapter 16 | look inside, turn its knobs, run it on a GPU |
+# | chapter 14, chapter 15 | look inside, turn its knobs |
+# | chapter 16, chapter 17, chapter 18 | make it fast, and run it on a GPU |
 #
 # In a hurry? Chapter 01, chapter 03, chapter 06, chapter 08, chapter 09 and chapter 10 hold what is needed to write the paper's
 # attention. All code of the package is meant to be read, too; each file in `minidat/ops` has the equation, the forward and the
