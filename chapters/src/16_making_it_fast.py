@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 16 · Making it fast
 #
-# > Two programs compute the same equation, and one takes a quarter of the other's time. Where does the time go, if not into the
-# > equation's own arithmetic, and how does one get it back without changing a single result?
+# > Two programs compute the same equation, and one takes several times as long as the other. Where does its time go, if not
+# > into the equation's own arithmetic, and how does one get it back without changing a result?
 #
 # All chapters before this one wrote an equation in the plainest way that runs. The package has every op in that way too, in
-# `minidat/ops`, and on a floor of its own, `minidat/fast`, the same ops made fast. This chapter is about that floor: seven
+# `minidat/ops`, and on a floor of its own, `minidat/fast`, the same ops made fast. This chapter is about that floor: eight
 # tricks, each with its equation, why the plain form is slow, the faster form step by step on small arrays, a proof that both
 # agree, and what it gained. Take the floor away, and only times change.
 #
@@ -81,8 +81,8 @@ print(
 )
 
 # %% [markdown]
-# Two things to see. Linear layers, which are matrix products, gain nothing: there is nothing to gain. And the largest part of
-# the plain step is one function: NumPy has no erf, so the plain GELU calls Python's for each number. We come to that.
+# Two things to see. Linear layers, which are matrix products, gain nothing: there is nothing to gain. And what makes the plain
+# MLP so long is one function: NumPy has no erf, so the plain GELU calls Python's for each number. We come to that.
 #
 # ## Two floors
 #
@@ -188,7 +188,9 @@ call = (nanoseconds[0] - lowest) * sizes[0] / 4
 print(f"in the cache {lowest:.2f} ns a number, from memory {nanoseconds[-1]:.2f}")
 print(f"a call costs as much as {round(call / lowest, -3):,.0f} numbers in the cache")
 took = gains["memory"]
-print(f"adding arrays of 64 MB: into a new array {took['fresh']:.1f} ms, into one that is there {took['reused']:.1f} ms")
+print(
+    f"adding arrays of 64 MB: into a new array {took['fresh']:.1f} ms, into one that is there {took['reused']:.1f} ms"
+)
 
 # %% [markdown]
 # From the left: first the *call* costs the most, far more than its few numbers. Then comes the flat part, where the array stays
@@ -201,7 +203,13 @@ print(f"adding arrays of 64 MB: into a new array {took['fresh']:.1f} ms, into on
 # ## Exercise 16.1: a cubic and its slope (fill in)
 #
 # The algebra comes first. $y=a+bx+cx^2+dx^3$, all arrays of one shape. Compute $y$ and $\mathrm dy/\mathrm dx$ in at most
-# **nine** passes. (The obvious way takes more than a dozen.) Passes are counted.
+# **nine** passes. Passes are counted; the obvious way takes more:
+
+# %%
+_, found = passes(
+    lambda a, b, c, d, x: (a + b * x + c * x**2 + d * x**3, b + 2 * c * x + 3 * d * x**2), *np.ones((5, 9))
+)
+print(len(found), "passes:", ", ".join(one.name for one in found))
 
 
 # %%
@@ -303,12 +311,12 @@ def gelu_by_passes(x):
 line = np.linspace(-5, 5, 1001)
 (value, slope), found = passes(gelu_by_passes, line)
 print("passes:", whole(found, line.size))
+print(f"the hidden layer of stage 1, 32 images: {32 * 256 * 192 * 4 / 1e6:.1f} MB in float32")
 same("value", value, ops.gelu.plain(line)[0], tolerance=1e-6)
 same("slope", slope, ops.gelu.plain(line)[1](np.ones_like(line))[0], tolerance=1e-6)
 
 # %% [markdown]
-# The hidden layer of stage 1 has 32 · 256 tokens of 192 channels: 6.3 MB in float32, and every pass makes another array of that
-# size. But each number goes through GELU by itself. So take a block of them through *all* passes, then the next one. What lies
+# The hidden layer of stage 1 has 32 · 256 tokens of 192 channels, and every pass makes another array of that size. But each number goes through GELU by itself. So take a block of them through *all* passes, then the next one. What lies
 # between the passes never leaves the cache:
 
 
@@ -350,14 +358,16 @@ best, last = int(nanoseconds.argmin()), nanoseconds[-1]
 print(
     f"blocks of {sizes[0]}: {nanoseconds[0]:.0f} ns a number; of {sizes[best]}: {nanoseconds[best]:.1f}; all at once: {last:.1f}"
 )
+block = mlp.blocks_of(32 * 256, 192)[0]
+print(f"the package's MLP takes {block.stop} tokens at a time")
 for name in ("mlp", "mlp of 256 images, no tape"):
     print(f"{name}: whole {gains['tricks'][name]['whole']:.0f} ms, in blocks {gains['tricks'][name]['blocks']:.0f} ms")
 
 # %% [markdown]
 # On the left calls cost the most; on the right every pass fetches its numbers from farther away. The package does the same with
-# the **whole MLP**: a few hundred tokens are multiplied, bent and multiplied again before the next ones come. Without a tape it
+# the **whole MLP**: some tokens are multiplied, go through GELU and are multiplied again before the next ones come. Without a tape it
 # needs memory for one block of the hidden layer in place of all of it. How much *time* blocks gain depends on the cache, as the
-# last two lines show for this machine: a large third-level cache already holds what the blocks would keep near.
+# last two lines show for this machine: where a cache holds the whole layer anyway, they gain little.
 
 # %%
 show_source(mlp.mlp)
@@ -484,12 +494,13 @@ if made is not None:
     )
     same("value", made[0], y, tolerance=4e-7)
     same("slope", made[1], vjp(np.ones_like(y))[0], tolerance=4e-7)
+print(f"the table has {table.nbytes >> 20} MB")
 print("GELU of 8192 × 192 numbers:", {name: f"{ms:.0f} ms" for name, ms in gains["tricks"]["gelu"].items()})
 
 # %% [markdown]
 # Beyond $-8$ and 6 GELU is 0 or $x$ in float32, two cubics of their own, and what is no number stays none. In the package's
 # `_read` the four numbers of an interval are adjacent, 16 bytes, and one `take` fetches them as one complex number of 128 bits,
-# which nobody ever looks at as such. **What it costs:** the table is 1 MB, and takes that much of the cache from others.
+# which nobody ever looks at as such. **What it costs:** the table takes its 1 MB of the cache from other arrays.
 
 # %%
 show_source(gelu._read)
@@ -534,6 +545,7 @@ hint("16.4")
 # %%
 tile = np.array([[0, -1, -2], [-200, -201, -202]], np.float32)
 e = np.exp(tile - tile.max())
+print("e^−103 and e^−104 in float32:", np.exp(np.float32(-103)), np.exp(np.float32(-104)))
 print(
     "with the tile's largest score: sums",
     e.sum(-1),
@@ -594,8 +606,7 @@ hint("16.5")
 
 # %% [markdown] tags=["solution"]
 # Rows are independent, so any of them may be done in another way than the rest. `s[lost]` copies the lost rows, `p[lost] = …`
-# writes them back. Whether that is worth its lines depends on how often rows are lost: in training with window attention they
-# are not, so the package keeps the shorter form.
+# writes them back. Whether that is worth its lines depends on how often rows are lost. The package keeps the shorter form.
 
 # %% [markdown]
 # ## Slopes of hats by two reads
@@ -663,6 +674,7 @@ same("two reads, and the product with hats", yours, (z * g(at, 4)).sum(-1))
 
 # %%
 print("φ, forward and backward, ms; 32 maps of 96 channels in two groups, as many points as pixels")
+print(f"the product is taken up to {bilinear.DENSE_PIXELS} pixels for each channel of a group")
 for side, took in gains["sampling sizes"].items():
     print(f"{side:>2} × {side:>2}:", {name: f"{ms:6.1f}" for name, ms in took.items()})
 
@@ -696,7 +708,9 @@ same("a map times its band matrix", map_1.reshape(-1) @ T, y.reshape(-1))
 same("dx", (T @ dy.reshape(-1)).reshape(dy.shape), vjp(dy)[0])
 dT = np.outer(map_1, dy)
 same("dw, summed along diagonals", np.array([dT[tap == n].sum() for n in range(9)]), vjp(dy)[1].reshape(-1))
-print("5 × 5 taps, 48 channels, forward and backward, ms an image:")
+print(
+    f"bands are taken up to {depthwise_conv.PIXELS} pixels; 5 × 5 taps, 48 channels, forward and backward, ms an image:"
+)
 for side, took in gains["band sizes"].items():
     print(f"{side:>2} × {side:>2}: by taps {took['taps']:.3f}, by bands {took['bands']:.3f}")
 
@@ -865,6 +879,7 @@ for what, took in gains["threads"].items():
 # operations a second. Drawn against $i$ that is a roof. The roof is measured: the flat part is the fastest product found, the
 # slope a copy of 64 MB. Beside it are products of `dat_cifar`'s shapes, and `x *= 1` on arrays in the cache and in memory.
 
+
 # %% tags=["hide-input"]
 def reached(entry):
     """Operations a second of a product."""
@@ -880,7 +895,7 @@ axes.loglog(
     np.minimum(roof["bytes"] * intensity, roof["operations"]) / 1e9,
     color="#595959",
     lw=2,
-    label="memory's roof",
+    label="the roof, from memory",
 )
 for i, entry in enumerate(gains["products"]):
     n, k, m = entry["sizes"]
@@ -916,16 +931,14 @@ for size in (1 << 20, 1 << 27):
 
 # %% [markdown]
 # Products are near the flat roof. No trick of ours makes them faster: they are what the equation itself costs. A pass of one
-# operation lies on the slope, far lower, and above it only when its numbers are in a cache. **So all of this
-# chapter is about the left part of the picture.** And it says when to stop: when what remains is products.
+# operation lies on the slope, far lower, and above it only when its numbers are in a cache. **So all of this chapter is about
+# the left part of the picture.** And it says when to stop: when what remains is products. How much of a step is that? (Products
+# inside of MLPs and attention are not in these numbers; they would come on top.)
 
 # %%
-step = gains["step"]
-products = sum(gains["parts"][name]["numpy"] for name in ("linear", "conv2d"))
 for key, text in ways.items():
-    print(
-        f"{text}: a step takes {step[key]:.0f} ms; its linear layers and convolutions outside of the MLPs {products:.0f} of them"
-    )
+    products = sum(gains["parts"][name][key] for name in ("linear", "conv2d"))
+    print(f"{text}: a step takes {gains['step'][key]:.0f} ms, of which linear layers and convolutions {products:.0f} ms")
 
 # %% [markdown]
 # ## Where it meets what you know
