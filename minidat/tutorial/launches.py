@@ -105,7 +105,7 @@ class _Module(types.ModuleType):
             return _launch(name, function, inputs, options)
 
         if name == "add":
-            call.at = lambda a, index, b: _launch("scatter", np.add.at, (a, index, b))  # ty: ignore[unresolved-attribute]
+            call.at = lambda a, index, b: _launch("scatter", np.add.at, (a, index, b))  # ty: ignore[missing-attribute]
         return call
 
     def ascontiguousarray(self, value: DeviceArray) -> DeviceArray:

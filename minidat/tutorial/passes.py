@@ -32,10 +32,10 @@ class Counted(np.ndarray):
         _note(ufunc.__name__, inputs, result)
         return out[0] if out is not None else _counted(result)
 
-    def __array_function__(self, function: Any, types: Any, inputs: Any, options: Any) -> Any:
-        result = function(*map(_bare, inputs), **{key: _bare(value) for key, value in options.items()})
-        if function.__name__ not in VIEWS and not function.__name__.startswith("empty"):
-            _note(function.__name__, inputs, result)
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        result = func(*map(_bare, args), **{key: _bare(value) for key, value in kwargs.items()})
+        if func.__name__ not in VIEWS and not func.__name__.startswith("empty"):
+            _note(func.__name__, args, result)
         return _counted(result)
 
     def __getitem__(self, key: Any) -> Any:
@@ -48,9 +48,9 @@ class Counted(np.ndarray):
         _bare(self)[_bare(key)] = _bare(value)
         _note("copy", [value], _bare(self)[_bare(key)])
 
-    def copy(self, *order: Any) -> Any:
+    def copy(self, order: Any = "C") -> Any:
         """A copy, which is a pass."""
-        result = _bare(self).copy(*order)
+        result = _bare(self).copy(order)
         _note("copy", [self], result)
         return _counted(result)
 
