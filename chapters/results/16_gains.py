@@ -233,7 +233,7 @@ def parts(with_loops: bool) -> dict[str, dict[str, float]]:
     images, targets = normal(MICRO, 32, 32, 3), np.eye(10, dtype=np.float32)[rng.integers(0, 10, MICRO)]
     found = {}
     for (name, *_), (count, op, arrays, options) in calls_of_a_step(create("dat_cifar"), images, targets).items():
-        times = three_ways(both_ways(op_of(op), *arrays, **options), with_loops, 7)
+        times = three_ways(both_ways(op_of(op), *arrays, **options), with_loops, 4)
         total = found.setdefault(name, dict.fromkeys(["calls", *times], 0))
         for key, value in {"calls": 1, **times}.items():
             total[key] = round(total[key] + count * value, 3)
@@ -382,8 +382,8 @@ SECTIONS: dict[str, Callable[[bool], object]] = {
     "products": lambda _: shapes_of_products(),
     "threads": lambda _: threads(),
     "parts": parts,
-    "step": lambda with_loops: three_ways(step(create("dat_cifar")), with_loops, 9),
-    "forward": lambda with_loops: three_ways(forward(create("dat_cifar")), with_loops, 9),
+    "step": lambda with_loops: three_ways(step(create("dat_cifar")), with_loops, 5),
+    "forward": lambda with_loops: three_ways(forward(create("dat_cifar")), with_loops, 5),
 }
 
 
@@ -398,14 +398,14 @@ def main(names: list[str]) -> None:
     file = Path(__file__).with_suffix(".json")
     with threadpool_limits(1, "blas"):
         results = json.loads(file.read_text("utf-8")) if names and file.exists() else {}
-        if names and results.get("machine") != machine():
+        if results and results["machine"] != machine():
             raise SystemExit(f"{file.name} is of another machine: run all of it")
         results["machine"] = machine()
         for name in names or SECTIONS:
             results[name] = SECTIONS[name](with_loops)
             print(name, json.dumps(results[name]), flush=True)
+            file.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
             keep_freed_memory()  # as training does; `memory`, the first section, measures without
-    file.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 
 
 def memory() -> dict[str, float]:
