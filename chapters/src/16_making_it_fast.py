@@ -69,8 +69,8 @@ axes.legend(frameon=False, fontsize=9, loc="lower right")
 show(
     picture,
     alt="Bars on a logarithmic scale for the six ops that take the most time, in three ways each. The MLP takes most in every way, "
-    "and gains most: plain it takes over seven times as long as with NumPy's fast implementation. Deformable attention gains a "
-    "factor of four. Linear layers and the convolution of the stem, which are matrix products, gain next to nothing.",
+    "and gains most: plain it takes about seven times as long as with NumPy's fast implementation. Deformable attention gains nearly a "
+    "factor of four. Layer norm gains with compiled loops only. Linear layers, which are matrix products, gain nothing.",
 )
 
 # %%
@@ -172,7 +172,8 @@ picture, axes = figure(6.4, 2.9)
 sizes, nanoseconds = np.array([int(k) for k in gains["caches"]]), np.array(list(gains["caches"].values()))
 axes.loglog(sizes, nanoseconds, "-o", color=COLOURS[0], ms=4)
 for level, text in gains["machine"]["caches"].items():
-    size = int(re.match(r"\d+", text)[0]) * {"K": 1 << 10, "M": 1 << 20}[text[-1]]
+    size = int(text.strip("KM")) * {"K": 1 << 10, "M": 1 << 20}[text[-1]]
+    text = f"{size >> 20} MB" if size >> 20 else f"{size >> 10} KB"
     axes.axvline(size, color="#595959", lw=0.9, ls=":")
     axes.text(size * 1.08, nanoseconds.max() * 0.8, f"{level}: {text}", fontsize=8, color="#595959")
 axes.set(xlabel="bytes of the array", ylabel="nanoseconds a number")
@@ -180,7 +181,7 @@ show(
     picture,
     alt="Nanoseconds a number of a multiplication in place, against the size of the array, on logarithmic scales. For arrays of a "
     "few kilobytes the call itself dominates and the curve falls in proportion; it is lowest from some hundred kilobytes to "
-    "eight megabytes, and beyond that jumps to about three times as much. Dotted lines mark the sizes of the caches.",
+    "four megabytes, and from sixteen on it is about three times as much. Dotted lines mark the sizes of the caches.",
 )
 
 # %%
@@ -878,13 +879,14 @@ for t1, t2 in ((100.0, 100.0), (100.0, 60.0), (100.0, 52.0)):  # made-up times
 # %% [markdown]
 # ## Where the limit is: the roofline
 #
-# Divide what an operation computes by what it moves: its **intensity** $i=f/b$, in operations a byte. In time
-# $\max(b/\mu,f/\nu)$ it does
+# Divide what an operation computes by what it moves: its **intensity** $f/b$, in operations a byte. In time $\max(b/\mu,f/\nu)$
+# it does
 #
-# $$\frac fT=\min(\underbrace{\mu\,i}_{\text{the slope}},\;\underbrace{\nu}_{\text{the flat roof}})$$
+# $$\frac fT=\min\big(\underbrace{\mu\cdot f/b}_{\text{the slope}},\;\underbrace{\nu}_{\text{the flat roof}}\big)$$
 #
-# operations a second. Drawn against $i$ that is a roof. The roof is measured: the flat part is the fastest product found, the
-# slope a copy of 64 MB. Beside it are products of `dat_cifar`'s shapes, and `x *= 1` on arrays in the cache and in memory.
+# operations a second. Drawn against $f/b$ that is a roof. The roof is measured: the flat part is the fastest product found, the
+# slope the fastest pass over an array that no cache holds. Beside it are products of `dat_cifar`'s shapes, and `x *= 1` on
+# arrays in the cache and in memory.
 
 
 # %% tags=["hide-input"]
@@ -894,7 +896,8 @@ def reached(entry):
 
 
 fastest = max(gains["limits"]["operations"], *map(reached, gains["products"]))
-roof = {"bytes": gains["limits"]["bytes"], "operations": fastest}
+in_place = 8e9 / gains["caches"][str(1 << 27)]  # x *= 1 reads and writes four bytes a number
+roof = {"bytes": max(gains["limits"]["bytes"], in_place), "operations": fastest}
 picture, axes = figure(6.6, 3.6)
 intensity = np.geomspace(0.04, 300, 200)
 axes.loglog(
@@ -921,8 +924,8 @@ axes.legend(frameon=False, fontsize=9, loc="lower right")
 show(
     picture,
     alt="A roofline on logarithmic scales: it rises in proportion to the operations a byte and becomes flat at about eighty billion operations a second. "
-    "Products of the network's shapes lie between 12 and 40 operations a byte, near the flat part. A multiplication in place lies far left, at an eighth of an operation a byte: from memory it is "
-    "on the rising line, from the cache above it.",
+    "Products of the network's shapes lie between 18 and 60 operations a byte, at half to three quarters of the flat part. A multiplication in place lies far left, at an eighth of an "
+    "operation a byte: from memory it is on the rising line, from the cache above it.",
 )
 
 # %%
@@ -937,10 +940,10 @@ for size in (1 << 20, 1 << 27):
     print(f"x *= 1 on {size >> 20} MB: {1 / gains['caches'][str(size)]:.1f} billion operations a second")
 
 # %% [markdown]
-# Products are near the flat roof. No trick of ours makes them faster: they are what the equation itself costs. A pass of one
-# operation lies on the slope, far lower, and above it only when its numbers are in a cache. **So all of this chapter is about
-# the left part of the picture.** And it says when to stop: when what remains is products. How much of a step is that? (Products
-# inside of MLPs and attention are not in these numbers; they would come on top.)
+# Products stand under the flat roof, at half of it or more: they are what the equation itself costs, and no trick of ours makes
+# them faster. A pass of one operation lies on the slope, far lower, and above it only when its numbers are in a cache. **So all
+# of this chapter is about the left part of the picture.** And it says when to stop: when what remains is products. How much of a
+# step is that? (Products inside of MLPs and attention are not in these numbers; they would come on top.)
 
 # %%
 for key, text in ways.items():
@@ -977,4 +980,4 @@ same("a map of one pixel", depthwise_conv.depthwise_conv(pixel, taps, None, padd
 # 2. Fewer passes by algebra, by products with ones, by a table, by reading only what is not zero.
 # 3. Nearer passes by blocks and in place; one pass for all in a compiled loop.
 # 4. Fewer operations may take longer, and more may take less: a product of mostly zeros can beat a gather. Measure.
-# 5. Products stand near the roof. When they are what is left, stop.
+# 5. Products stand under the flat roof. When they are what is left, stop.

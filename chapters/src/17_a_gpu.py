@@ -154,7 +154,7 @@ show(
     picture,
     alt="A scatter plot of all launches of a training step. Elementwise operations and sums are by far the most, and lie "
     "in a band between 0.06 and 0.4 operations a byte, wherever they stand from ten bytes to a million. Only matrix products "
-    "rise above one, up to 24; about half of them lie in the band too, since they are products with ones.",
+    "rise above one, up to 24; about half of them stay below, since they are products with ones.",
 )
 
 # %%

@@ -38,7 +38,7 @@ np.set_printoptions(precision=3, suppress=True)
 #
 # NumPy's functions can be fused no further: each call is a launch. Layer norm has one line of equation,
 # $y=\gamma\,\hat x+\beta$ with $\hat x=(x-\operatorname{mean}x)/\sqrt{\operatorname{var}x+\varepsilon}$ for each row of $x$
-# (rows, $C$). What does a device run for it? Bars to the right are bytes that one launch reads and writes.
+# (rows, $C$). What does a device run for it? A bar is one launch, and its length the bytes that it reads and writes.
 
 # %% tags=["hide-input"]
 rng = np.random.default_rng(0)
@@ -81,9 +81,36 @@ for direction, (calls, own) in zip(("forward", "backward"), zip(by_calls, by_ker
     )
 
 # %% [markdown]
-# (The orange bars are one launch a function of NumPy's; blue ones are the package's kernels.) To get from the orange to the
-# blue bars one must write a kernel. Here is the smallest of the package. It adds a row $b$ of $C$ numbers to each row of $y$: a
-# linear layer's bias.
+# (Orange: one launch for each function of NumPy's. Blue: the package's kernels.) To get from the orange to the blue bars one
+# must write a kernel.
+#
+# ## The equation: which thread does what
+#
+# A kernel is the program of **one thread**. Thousands of threads run the same text; each has another number. A launch says how
+# many there shall be: a **grid** of *blocks*, each of so many threads. A thread finds its own number in its block in
+# `threadIdx.x`, its block's number in `blockIdx.x`, and the size of a block in `blockDim.x`. From these it works out its share.
+# If that is one element of $n$, it is number
+#
+# $$\underbrace{i}_{\text{of }n}=\texttt{blockIdx.x}\cdot\texttt{blockDim.x}+\texttt{threadIdx.x},\qquad
+# \underbrace{\text{blocks}}_{\text{the grid}}=\lceil n/\texttt{blockDim.x}\rceil .$$
+#
+# The last block may be too large. Its threads beyond the end have nothing to do, and must not write.
+#
+# Kernels are written in C. Four words you may not have met:
+#
+# * `__global__` marks a **kernel**: a function that runs on the device and is *launched* by the host. It returns nothing
+#   (`void`); it writes into arrays. A function marked `__device__` also runs there, but only a kernel or another such function
+#   may call it.
+# * `extern "C"` keeps the function's name. A C++ compiler otherwise adds the types of the arguments to a name, and the host,
+#   which asks for a kernel by name, would not find it.
+# * `REAL` is no type of C at all. The compiler is told to replace it before it compiles: `-DREAL=float`, or `double`. So one
+#   text serves float32 and float64.
+# * `const REAL* b` is the *address* of the first number of an array that is only read. There is no shape: `b[i]` is the $i$-th
+#   number in memory, whatever it means. All arrays are C-contiguous, so element $(r, c)$ of a matrix of $C$ columns is number
+#   $rC+c$.
+#
+# Here is the smallest kernel of the package. It adds a row $b$ of $c$ numbers to each row of $y$, which has $n$ numbers in all:
+# a linear layer's bias.
 
 
 # %%
@@ -98,31 +125,7 @@ def show_kernel(file, *names):
 show_kernel("columns.cu", "add_row")
 
 # %% [markdown]
-# ## The equation: which thread does what
-#
-# It is C, and it is the program of **one thread**. Thousands of threads run the same text, each with another number of its own.
-# Words that are not plain C:
-#
-# * `__global__` marks a **kernel**: a function that runs on the device and is *launched* by the host. It returns nothing
-#   (`void`); it writes into arrays. A function marked `__device__` also runs there, but only a kernel or another such function
-#   may call it.
-# * `extern "C"` keeps the function's name. A C++ compiler otherwise adds the types of the arguments to a name, and the host,
-#   which asks for `add_row` by name, would not find it.
-# * `REAL` is no type of C at all. Before it compiles, the compiler is told to replace it: `-DREAL=float`, or `double`. So one
-#   text serves float32 and float64.
-# * `const REAL* b` is the *address* of the first number of an array that is only read. There is no shape: `b[i]` is the $i$-th
-#   number in memory, whatever it means. All arrays are C-contiguous, so element $(r, c)$ of a matrix of $C$ columns is number
-#   $rC+c$.
-#
-# A launch says how many threads there shall be: a **grid** of *blocks*, each of so many threads. A thread finds its own number
-# in its block in `threadIdx.x`, its block's number in `blockIdx.x`, and the size of a block in `blockDim.x`. From these it
-# works out its share. If that is one element, then element
-#
-# $$\underbrace{i}_{\text{of }n}=\texttt{blockIdx.x}\cdot\texttt{blockDim.x}+\texttt{threadIdx.x},\qquad
-# \underbrace{\text{blocks}}_{\text{the grid}}=\lceil n/\texttt{blockDim.x}\rceil .$$
-#
-# The last block may be too large. Its threads beyond the end have nothing to do, and must not write: hence `if (i < n)`.
-#
+# A thread works out its element `i`; where there is such an element, it adds the number of `b` that stands in the same column.
 # On the host's side stands one line, with the grid, the size of a block and the arguments:
 
 # %%
