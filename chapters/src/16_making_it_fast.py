@@ -498,7 +498,7 @@ if made is not None:
     )
     same("value", made[0], y, tolerance=4e-7)
     same("slope", made[1], vjp(np.ones_like(y))[0], tolerance=4e-7)
-print(f"the table has {table.nbytes >> 20} MB")
+print(f"the table has {table.nbytes >> 20} MB; below {gelu.FAR[0]:.0f} GELU is 0, above {gelu.FAR[1]:.0f} it is x")
 print("GELU of 8192 × 192 numbers:", {name: f"{ms:.0f} ms" for name, ms in gains["tricks"]["gelu"].items()})
 
 # %% [markdown]
@@ -550,6 +550,7 @@ hint("16.4")
 tile = np.array([[0, -1, -2], [-200, -201, -202]], np.float32)
 e = np.exp(tile - tile.max())
 print("e^−103 and e^−104 in float32:", np.exp(np.float32(-103)), np.exp(np.float32(-104)))
+print("the smallest number of full precision:", np.finfo(np.float32).tiny, "; FLOOR:", attention.FLOOR)
 print(
     "with the tile's largest score: sums",
     e.sum(-1),

@@ -449,6 +449,7 @@ hint("17.5")
 # neighbours in float32 are 8 apart, and a 1 that is added there is lost.
 
 # %%
+print("at 1e8 neighbours are", np.spacing(np.float32(1e8)), "apart")
 four = np.array([1e8, 1.0, -1e8, 1.0], np.float32)
 for order in ((0, 1, 2, 3), (0, 2, 1, 3), (1, 3, 0, 2)):
     total = np.float32(0)
@@ -713,7 +714,7 @@ if round_to(weight, 7) is not None:
         total = round_to(total + np.float32(0.1), 7)
     for _ in range(100):
         weight, full = round_to(weight - np.float32(0.001), 7), full - np.float32(0.001)
-    print(f"0.1 + 0.1 + … + 0.1, 1000 times: {total[0]:.0f} in BF16")
+    print(f"0.1 + 0.1 + … + 0.1, 1000 times: {total[0]:.0f} in BF16, where neighbours are {32 * 2**-7} apart")
     print(f"1 − 0.001 − … − 0.001, 100 times: {weight[0]:.3f} in BF16, {full[0]:.3f} in float32")
 
 # %% [markdown]
