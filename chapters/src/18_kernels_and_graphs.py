@@ -15,14 +15,12 @@
 # %%
 import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
 from minidat import Tensor, ops
 from minidat.autograd import backend
-from minidat.fast import cuda
-from minidat.fast.cuda import columns, layer_norm
+from minidat.fast.cuda import columns, compile, layer_norm
 from minidat.models import create
 from minidat.training.device import DeviceStep
 from minidat.training.graph import Graphed
@@ -116,7 +114,7 @@ for direction, (calls, own) in zip(("forward", "backward"), zip(by_calls, by_ker
 # %%
 def show_kernel(file, *names):
     """Some functions of a .cu file of the package, as it is installed."""
-    pieces = Path(cuda.__file__).with_name(file).read_text("utf-8").split("\n\n")
+    pieces = compile.source(file).split("\n\n")
     named = re.compile(rf"(REAL|void|int) ({'|'.join(names)})[(]")
     chosen = "\n\n".join(piece.strip() for piece in pieces if named.search(piece))
     publish({"text/markdown": f"```c\n{chosen}\n```", "text/plain": chosen})

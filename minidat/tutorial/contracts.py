@@ -5,6 +5,7 @@ A contract judges a function: it returns the largest error or None, or raises No
 
 from __future__ import annotations
 
+import dis
 import linecache
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,7 @@ class Value:
         worst = 0.0
         for rng in _generators():
             inputs = self.inputs(rng)
-            got = results(call(answer, inputs), self.names)
+            got = results(call(answer, inputs, returns=True), self.names)
             expected = results(self.reference(*inputs), self.names)
             known = {text: results(wrong(*inputs), self.names) for text, wrong in self.mistakes.items()}
             worst = max(worst, compare(got, expected, self.names, "expected", known, self.tolerance))
@@ -76,7 +77,7 @@ class Gradient:
         for rng in _generators():
             inputs = self.inputs(rng)
             dy = rng.standard_normal(np.shape(self.forward(*inputs)))
-            got = results(call(answer, (dy, *inputs)), names)
+            got = results(call(answer, (dy, *inputs), returns=True), names)
             known = {text: results(wrong(dy, *inputs), names) for text, wrong in self.mistakes.items()}
             known["dy is not used: this is the gradient for a cotangent of ones"] = self._numeric(
                 inputs, np.ones_like(dy)
@@ -105,10 +106,10 @@ class Op:
 
     def judge(self, answer: Callable) -> float:
         def value(*inputs: Any):
-            return _pair(answer(*inputs))[0]
+            return _pair(answer, answer(*inputs))[0]
 
         def gradient(dy: np.ndarray, *inputs: Any):
-            return _pair(answer(*inputs))[1](dy)
+            return _pair(answer, answer(*inputs))[1](dy)
 
         error = Value(self.forward, self.inputs, ("y",)).judge(value)
         return max(error, Gradient(self.forward, self.inputs, self.names, self.mistakes).judge(gradient))
@@ -127,9 +128,10 @@ class Behaviour:
         return self.trial(answer)
 
 
-def call(answer: Callable, inputs: Sequence[Any]) -> Any:
-    """answer(*inputs). Raises NotAttempted for None or `...`, and Wrong for an exception, or where it wrote to an input."""
-    before = [value.copy() if isinstance(value, np.ndarray) else value for value in inputs]
+def call(answer: Callable, inputs: Sequence[Any], *, returns: bool = False) -> Any:
+    """answer(*inputs). Raises NotAttempted for None or `...`, and Wrong for an exception, or where it wrote to an input.
+    returns: it must return something, and None is a mistake unless the answer is a stub; arrays in lists are inputs too."""
+    before = [_copied(value) if returns or isinstance(value, np.ndarray) else value for value in inputs]
     try:
         with np.errstate(all="ignore"):
             got = answer(*inputs)
@@ -139,12 +141,47 @@ def call(answer: Callable, inputs: Sequence[Any]) -> Any:
         raise
     except Exception as error:
         raise Wrong(_exception(answer, error)) from error
-    if got is None or got is Ellipsis:
+    if got is Ellipsis or (got is None and (not returns or is_stub(answer))):
         raise NotAttempted
     for i, (old, new) in enumerate(zip(before, inputs, strict=True)):
-        if isinstance(old, np.ndarray) and not np.array_equal(old, new):
+        if (returns or isinstance(old, np.ndarray)) and not _same(old, new):
             raise Wrong(f"it writes to its argument {i}, which belongs to the caller: work on a copy")
+    if got is None:
+        raise Wrong("it returns None: is a `return` missing?")
     return got
+
+
+def is_stub(answer: Callable) -> bool:
+    """Whether an answer is as the notebook gave it, or does nothing at all."""
+    code = getattr(answer, "__code__", None)
+    if code is None:
+        return True
+    lines, first = linecache.getlines(code.co_filename), code.co_firstlineno
+    last = max((line for *_, line in code.co_lines() if line), default=first)
+    if any("# your turn" in line for line in lines[first - 1 : last]):
+        return True
+    idle = {"RESUME", "NOP", "POP_TOP", "LOAD_CONST", "LOAD_CONST_IMMORTAL", "RETURN_CONST", "RETURN_VALUE"}
+    return all(instruction.opname in idle for instruction in dis.get_instructions(code))
+
+
+def _copied(value: Any) -> Any:
+    """A copy of an array, or of a list, tuple or dict of them; other values as they are."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, list | tuple):
+        return [_copied(item) for item in value]
+    return {key: _copied(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether nothing was written to `new` since `old` was copied from it."""
+    if isinstance(old, np.ndarray):
+        return np.array_equal(old, new, equal_nan=old.dtype.kind == "f")
+    if isinstance(old, list):
+        return len(old) == len(new) and all(map(_same, old, new))
+    if isinstance(old, dict):
+        return old.keys() == new.keys() and all(_same(old[key], new[key]) for key in old)
+    return True
 
 
 def results(got: Any, names: Sequence[str]) -> list[Any]:
@@ -181,8 +218,23 @@ def compare(
         for text, wrong in mistakes.items():
             if agrees(_array(yours), np.asarray(wrong[i], np.float64), tolerance):
                 raise Wrong(f"{finding.partition(' (')[0]} ({text})")
+        if _reordered(got, expected, tolerance):
+            raise Wrong(f"{finding.partition(' (')[0]} (results in another order? {', '.join(names)} is asked for)")
         raise Wrong(finding)
     return worst
+
+
+def _reordered(got: Sequence[Any], expected: Sequence[Any], tolerance: float) -> bool:
+    """Whether these are the expected results in another order, and two that differ have changed places."""
+    arrays, right = [_array(value) for value in got], [np.asarray(value, np.float64) for value in expected]
+    wrong = [i for i, array in enumerate(arrays) if not agrees(array, right[i], tolerance)]
+    left = list(wrong)
+    for i in wrong:
+        place = next((j for j in left if agrees(arrays[i], right[j], tolerance)), None)
+        if place is None:
+            return False
+        left.remove(place)
+    return bool(wrong)
 
 
 def _array(value: Any) -> np.ndarray:
@@ -192,12 +244,12 @@ def _array(value: Any) -> np.ndarray:
         return np.full((), np.nan)
 
 
-def _pair(got: Any) -> tuple[Any, Callable]:
-    if got is None or got is Ellipsis:
+def _pair(answer: Callable, got: Any) -> tuple[Any, Callable]:
+    if got is Ellipsis or (got is None and is_stub(answer)):
         raise NotAttempted
-    if not (isinstance(got, tuple) and len(got) == 2 and callable(got[1])):
+    if not (isinstance(got, tuple | list) and len(got) == 2 and callable(got[1])):
         raise Wrong("it does not return a pair (y, vjp) with vjp a function")
-    return got
+    return got[0], got[1]
 
 
 def _generators() -> list[np.random.Generator]:

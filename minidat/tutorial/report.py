@@ -18,6 +18,7 @@ from minidat.tutorial.places import exercise_file
 from minidat.tutorial.show import publish
 
 _hints_seen: dict[str, int] = {}
+_passed: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ def exercises(chapter: int) -> dict[str, Exercise]:
 
 def find(number: str) -> Exercise:
     """The exercise "6.2". Raises ValueError with the numbers that there are."""
+    if not isinstance(number, str):
+        raise ValueError(f'exercise {number!r}: write its number in quotes, as in "{number}"')
     if not re.fullmatch(r"\d+\.\d+", number):
         raise ValueError(f"exercise {number!r}: an exercise is called by chapter and number, such as '6.2'")
     known = exercises(int(number.partition(".")[0]))
@@ -67,7 +70,16 @@ def report(number: str, answer: Callable) -> str:
 
 def check(number: str, answer: Callable) -> None:
     """Try an answer to exercise `number` and print what came out. It never raises because the answer is wrong."""
-    print(report(number, answer))
+    line = report(number, answer)
+    (_passed.add if line.startswith(f"{number} ✓") else _passed.discard)(number)
+    print(line)
+
+
+def passed(number: str) -> bool:
+    """Whether the last `check` of exercise `number` found the answer right. Cells that go on with an answer ask first, so
+    that one that is missing, or half done, stops nobody."""
+    find(number)
+    return number in _passed
 
 
 def hint(number: str) -> None:
