@@ -115,7 +115,7 @@ for direction, (calls, own) in zip(("forward", "backward"), zip(by_calls, by_ker
 def show_kernel(file, *names):
     """Some functions of a .cu file of the package, as it is installed."""
     pieces = compile.source(file).split("\n\n")
-    named = re.compile(rf"(REAL|void|int) ({'|'.join(names)})[(]")
+    named = re.compile(rf"(REAL|void|int|bool) ({'|'.join(names)})[(]")
     chosen = "\n\n".join(piece.strip() for piece in pieces if named.search(piece))
     publish({"text/markdown": f"```c\n{chosen}\n```", "text/plain": chosen})
 
@@ -329,11 +329,11 @@ hint("18.3")
 # %% [markdown]
 # ## φ's kernel, line by line
 #
-# Equation (8) as a kernel: every number of $\tilde x$ has a thread, which reads the four pixels around its point. Four short
+# Equation (8) as a kernel: every number of $\tilde x$ has a thread, which reads the four pixels around its point. Three short
 # functions, and the kernel:
 
 # %%
-show_kernel("bilinear.cu", "g", "before", "read", "bilinear")
+show_kernel("bilinear.cu", "before", "on", "read", "bilinear")
 
 # %% [markdown]
 # Line by line:
@@ -413,7 +413,7 @@ show_kernel("bilinear.cu", "bilinear_dx")
 # head, a query and a key, has a thread:
 
 # %%
-show_kernel("position_bias.cu", "place", "position_bias")
+show_kernel("position_bias.cu", "place", "read", "position_bias")
 
 # %% [markdown]
 # Line by line:
