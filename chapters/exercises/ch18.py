@@ -116,7 +116,7 @@ def try_reach(answer):
         if not isinstance(got, tuple | list) or len(got) != 2:
             raise Wrong(f"it returns {got!r}: a pair (first, last) is asked for")
         if tuple(got) != tuple(expected):
-            told = f"{given} is {tuple(map(float, got))}, expected ({expected[0]}, {expected[1]})"
+            told = f"{given} is ({', '.join(map(str, got))}), expected ({expected[0]}, {expected[1]})"
             touching = len(np.flatnonzero(abs(at - line) == 1)) > 0
             hint = (
                 "one that is exactly 1 away has weight 0" if touching else f"queries read at {np.round(at, 3).tolist()}"

@@ -14,7 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from minidat import ops
-from minidat.attention import DeformableAttention
+from minidat.attention import DeformableAttention, Offsets
 
 BATCH, SIZE, DIM, HEADS, GROUPS, KERNEL = 4, (14, 14), 384, 12, 3, 5
 TIMES = 25
@@ -23,7 +23,7 @@ TIMES = 25
 def parts() -> dict:
     """Part → a function that runs it and returns its value and its vjp."""
     rng = np.random.default_rng(0)
-    d = DeformableAttention(DIM, HEADS, size=SIZE, groups=GROUPS, kernel=KERNEL, rng=rng, convention="v1")
+    d = DeformableAttention(DIM, HEADS, Offsets(kernel=KERNEL), size=SIZE, groups=GROUPS, rng=rng, convention="v1")
     n, grids = SIZE[0] * SIZE[1], d.grids
     x = rng.standard_normal((BATCH, *SIZE, DIM)).astype(np.float32)
     q = ops.linear.raw(x, d.query.weight.data, d.query.bias.data)[0]
@@ -33,14 +33,14 @@ def parts() -> dict:
     points = ops.deformed_points.raw(offsets, grids.reference.data, **limits)[0]
     rows, cols = (t.data.astype(np.float32) for t in (grids.rows, grids.cols))
     heads = [rng.standard_normal((BATCH, HEADS, n, DIM // HEADS)).astype(np.float32) for _ in range(3)]
-    bias = ops.position_bias.raw(d.table.data, points, rows, cols)[0]
+    bias = ops.position_bias.raw(d.position.table.data, points, rows, cols)[0]
     return {
         "four projections": lambda: four(x, d),
         "products and softmax": lambda: ops.attention.raw(*heads, bias, None, scale=32**-0.5),
         "offset network": lambda: ops.offset_network.raw(q, *theta, stride=1),
         "points": lambda: ops.deformed_points.raw(offsets, grids.reference.data, **limits),
         "sampling": lambda: ops.bilinear_sample.raw(x, points),
-        "position bias": lambda: ops.position_bias.raw(d.table.data, points, rows, cols),
+        "position bias": lambda: ops.position_bias.raw(d.position.table.data, points, rows, cols),
     }
 
 

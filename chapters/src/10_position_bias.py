@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from minidat import ops
-from minidat.attention.deformable import grid
+from minidat.attention.grids import grid
 from minidat.attention.window import relative_index
 from minidat.ops.bilinear import along_slope, g, g_slope
 from minidat.ops.coordinates import to_pixels

@@ -639,11 +639,11 @@ show_kernel("adamw.cu", "adamw")
 rng = np.random.default_rng(2)
 theta = rng.standard_normal((3, 4))
 arenas = [Arena({"weight": Tensor(theta.copy(), requires_grad=True)}) for _ in range(2)]
-by_calls, by_scalars = map(AdamW, arenas)
+called, by_scalars = map(AdamW, arenas)
 theta, m, v = arenas[1].data, by_scalars.m, by_scalars.v
 for t in range(5):
     g, lr = rng.standard_normal(12), 0.01 / (t + 1)
-    by_calls.clipped_step(g.copy(), lr, 2.0)
+    called.clipped_step(g.copy(), lr, 2.0)
     rate, floor, kept, max_norm = by_scalars.scalars(lr, 2.0)
     g *= np.minimum(1.0, max_norm / np.linalg.norm(g))
     m[...] = 0.9 * m + 0.1 * g
