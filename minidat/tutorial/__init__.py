@@ -1,7 +1,7 @@
 """What the chapters call: exercises are checked, hints given, the package's source and pictures shown."""
 
 from minidat.tutorial.places import stored
-from minidat.tutorial.report import check, hint, same
+from minidat.tutorial.report import check, hint, passed, same
 from minidat.tutorial.show import COLOURS, figure, interactive, pixels, show, show_source
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "figure",
     "hint",
     "interactive",
+    "passed",
     "pixels",
     "same",
     "show",
