@@ -1,31 +1,39 @@
 """How Hypothesis draws, and on which devices tests run.
 
 The same few examples in every run: `--hypothesis-profile=explore` draws many fresh ones. All devices that are there:
-`--device cpu` leaves the others out, `--device gpu` runs on a GPU or not at all.
+`--device cpu` leaves the others out, `--device gpu` runs on a GPU or not at all. `--plain` switches the speed floor off.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import devices
 import numpy as np
 import pytest
 import standin
+from backends import restored
 from crossing import Crossing
 from hypothesis import settings
 
-from minidat.autograd import OPS
 from minidat.autograd.backend import DeviceError, device_module
+from minidat.fast import plain_only
 
 settings.register_profile("steady", max_examples=6, deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", max_examples=200, deadline=None)
 settings.load_profile("steady")
+PLAIN = pytest.StashKey[ExitStack]()
 
 
 def pytest_addoption(parser):
     parser.addoption("--device", choices=devices.NAMES, help="run what runs on several devices on this one alone")
+    parser.addoption("--plain", action="store_true", help="run every op as its equation is written (MINIDAT_FAST=off)")
 
 
 def pytest_configure(config):
+    if config.getoption("plain"):
+        config.stash[PLAIN] = ExitStack()
+        config.stash[PLAIN].enter_context(plain_only())
+        config.add_cleanup(config.stash[PLAIN].close)
     if config.getoption("device") == "gpu":
         try:
             device_module("gpu")
@@ -61,10 +69,9 @@ def there(request):
 
 @pytest.fixture
 def device(request, monkeypatch):
-    """The array module of "gpu". Twins that ops get meanwhile are gone afterwards."""
-    for op in OPS.values():
-        monkeypatch.setattr(op, "raw", op.raw)
-    return _module(request.param, monkeypatch)
+    """The array module of "gpu". Backends that are enabled meanwhile are disabled afterwards."""
+    with restored():
+        yield _module(request.param, monkeypatch)
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minidat.autograd.backend import array_module
 from minidat.autograd.shapes import parse
 
@@ -56,7 +58,12 @@ class Tensor:
     ):
         if isinstance(data, Tensor):
             raise TypeError("Tensor: data is a Tensor already; it must be a NumPy or CuPy array")
-        self.data = data if hasattr(data, "dtype") else array_module(data).asarray(data)
+        is_array = hasattr(data, "dtype") and not isinstance(data, np.generic)
+        self.data = data if is_array else array_module(data).asarray(data)
+        if requires_grad and self.data.dtype.kind != "f":
+            raise TypeError(
+                f"Tensor: requires_grad needs floating-point data, got {self.data.dtype}; give it floats, as in 1.0 for 1"
+            )
         self.grad: Array | None = None
         self.requires_grad = requires_grad
         self.parents = parents
@@ -76,6 +83,9 @@ class Tensor:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("a Tensor is not an array: take its array, x.data, or call an op of minidat.ops")
 
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape}, dtype={self.dtype}, requires_grad={self.requires_grad})\n{self.data!r}"
@@ -197,13 +207,20 @@ class Op:
         return f"<op {self.name}: {self.signature.text}>"
 
     def __call__(self, *inputs: Any, **options: Any) -> Tensor:
-        arrays = tuple(x.data if isinstance(x, Tensor) else x for x in inputs)
+        arrays = tuple(_array(x) for x in inputs)
         self.signature.check(self.name, arrays)
         y, vjp = self.raw(*arrays, **options)
         if not (_recording.get() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)):
             return Tensor(y)
         parents = tuple(x if isinstance(x, Tensor) else _CONSTANT for x in inputs)
         return Tensor(y, True, parents=parents, vjp=vjp)
+
+
+def _array(x: Any) -> Any:
+    """What an op computes with: a Tensor's array; a number for a NumPy scalar, so that it leaves float32 as it is."""
+    if isinstance(x, Tensor):
+        return x.data
+    return x.item() if isinstance(x, np.generic) else x
 
 
 _CONSTANT = Tensor(0.0)

@@ -37,6 +37,11 @@ def plain_only() -> Generator[None]:
         _off = before
 
 
+def is_off() -> bool:
+    """Whether every op runs as its equation is written."""
+    return _off
+
+
 class Implementation(NamedTuple):
     """One implementation of one op. `accepts`: for a single array. `contiguous`: it needs C-contiguous arrays, except for
     the inputs in `strided`. `constants`: inputs without a gradient; they are cast to the dtype of the others."""

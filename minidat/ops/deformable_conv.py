@@ -41,7 +41,7 @@ def tap_points(offsets: Any, kernel: tuple[int, int], *, stride: int = 1, paddin
     shape = (rows, cols, k, k2)
     grid = xp.stack([xp.broadcast_to(row[:, None, :, None], shape), xp.broadcast_to(col[:, None, :], shape)], -1)
     points = offsets + grid.reshape(rows, cols, 1, k * k2, 2).astype(offsets.dtype)
-    return points.transpose(0, 3, 1, 2, 4, 5).reshape(b, groups, -1, 2)
+    return points.transpose(0, 3, 1, 2, 4, 5).reshape(b, groups, rows * cols * k * k2, 2)
 
 
 @op("b h w c, b i j g t 2, b i j g t?, k l c d, d? -> b i j d")

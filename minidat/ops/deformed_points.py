@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
+from minidat.ops.checks import check_floating
 
 LIMITS = ("tanh", "squash", "clamp", "none")
 
@@ -17,6 +18,7 @@ def deformed_points(offsets, reference, *, limit: str, amplitude: tuple[float, f
     [−1, 1], released v2 with s < 0 (no gradient through a cut coordinate); "none" p + Δp. amplitude: s in normalised
     units for rows and columns. size: (H, W) of the map that is sampled. Raises ValueError for another `limit`.
     """
+    check_floating("deformed_points", offsets)
     xp = array_module(offsets)
     reference = reference.astype(offsets.dtype, copy=False)
     scale = xp.asarray([(n - 1) / 2 for n in size], dtype=offsets.dtype)  # pixels in one normalised unit

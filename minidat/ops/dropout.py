@@ -6,11 +6,13 @@ import numpy as np
 
 from minidat.autograd.backend import like
 from minidat.autograd.engine import op
+from minidat.ops.checks import check_floating
 
 
-def _drop(x, rate: float, rng: np.random.Generator, shape: tuple[int, ...]):
+def _drop(name: str, x, rate: float, rng: np.random.Generator, shape: tuple[int, ...]):
+    check_floating(name, x)
     if not 0 <= rate < 1:
-        raise ValueError(f"dropout: rate {rate} must lie in [0, 1)")
+        raise ValueError(f"{name}: rate {rate} must lie in [0, 1)")
     kept = (rng.random(shape, np.float32) >= rate).astype(x.dtype) / (1 - rate)
     mask = like(kept.astype(x.dtype), x)
     return x * mask, lambda dy: (dy * mask,)
@@ -19,10 +21,10 @@ def _drop(x, rate: float, rng: np.random.Generator, shape: tuple[int, ...]):
 @op("... -> ...")
 def dropout(x, *, rate: float, rng: np.random.Generator):
     """y = x·mask/(1 − rate), each element zero with probability `rate`. The mask is drawn on the host from `rng`."""
-    return _drop(x, rate, rng, x.shape)
+    return _drop("dropout", x, rate, rng, x.shape)
 
 
 @op("... -> ...")
 def drop_path(x, *, rate: float, rng: np.random.Generator):
     """y_b = x_b·keep_b/(1 − rate): each sample's whole branch zero with probability `rate` (stochastic depth)."""
-    return _drop(x, rate, rng, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return _drop("drop_path", x, rate, rng, (x.shape[0],) + (1,) * (x.ndim - 1))

@@ -57,9 +57,10 @@ maximum  = binary("maximum",  "z = max(x, y); at x = y the slope goes to x",
 
 @op("... -> ...")
 def power(x, *, exponent: float):
-    """y = xⁿ for a constant n. Any shape; keeps the dtype. At x = 0 with n < 1 the slope is infinite, as it should be."""
-    y = x**exponent
-    return y, lambda dy: (dy * (exponent * x ** (exponent - 1)),)
+    """y = xⁿ for a constant n; dx = dy n xⁿ⁻¹, 0 for n = 0. Any shape; keeps the dtype. At x = 0 with 0 < n < 1 the slope is
+    infinite, as it should be."""
+    n = float(exponent)  # a NumPy scalar would change the dtype
+    return x**n, lambda dy: (dy * (n * x ** (n - 1)) if n else 0 * dy,)
 
 
 @op("... -> ...")

@@ -7,13 +7,13 @@ from typing import Any
 
 def split_heads(x: Any, heads: int) -> Any:
     """(…, n, M·d) → (…, M, n, d). A view: channel c belongs to head c // d."""
-    return x.reshape(*x.shape[:-1], heads, -1).swapaxes(-2, -3)
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).swapaxes(-2, -3)
 
 
 def merge_heads(x: Any) -> Any:
     """(…, M, n, d) → (…, n, M·d): Concat(z⁽¹⁾, …, z⁽ᴹ⁾)."""
     x = x.swapaxes(-2, -3)
-    return x.reshape(*x.shape[:-2], -1)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 def check_heads(name: str, dim: int, heads: int) -> None:

@@ -35,10 +35,11 @@ def log_position_bias(points, rows, cols, w1, b1, w2, *, scale: tuple[float, flo
     hidden = (down[..., None] * w1[0])[..., None, :] + (right[..., None] * w1[1] + b1)[..., None, :, :]
     xp.maximum(hidden, 0, out=hidden)  # (b, g, n, h, w, e)
     y, linear_vjp = linear.raw(hidden, w2, None)  # (b, g, n, h, w, m/g)
-    bias = y.transpose(0, 1, 5, 3, 4, 2).reshape(b, groups * w2.shape[1], -1, n)
+    h, w, heads = rows.shape[0], cols.shape[0], w2.shape[1]
+    bias = y.transpose(0, 1, 5, 3, 4, 2).reshape(b, groups * heads, h * w, n)
 
     def vjp(dbias):
-        dy = dbias.reshape(b, groups, -1, *y.shape[3:5], n).transpose(0, 1, 5, 3, 4, 2)
+        dy = dbias.reshape(b, groups, heads, h, w, n).transpose(0, 1, 5, 3, 4, 2)
         dhidden, dw2, _ = linear_vjp(dy)
         dhidden *= hidden > 0
         by_row, by_col = dhidden.sum(4), dhidden.sum(3)  # (b, g, n, h, e), (b, g, n, w, e)

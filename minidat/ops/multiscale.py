@@ -5,6 +5,7 @@ from __future__ import annotations
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
 from minidat.ops.bilinear import bilinear_sample
+from minidat.ops.checks import check_floating
 from minidat.ops.coordinates import edges_to_pixels
 
 Sizes = tuple[tuple[int, int], ...]
@@ -23,6 +24,7 @@ def multiscale_deformable_attention(values, locations, weights, *, sizes: Sizes)
     b, s, c = values.shape
     _, queries, heads, levels, points, _ = locations.shape
     _check(c, s, heads, levels, sizes)
+    check_floating("multiscale_deformable_attention", values, locations, weights)
     xp = array_module(values)
     y = xp.zeros((b, queries, heads, c // heads), values.dtype)
     parts, end = [], 0
@@ -43,7 +45,7 @@ def multiscale_deformable_attention(values, locations, weights, *, sizes: Sizes)
             dweights[:, :, :, level] = xp.einsum("bqmd,bqkmd->bqmk", dy, read)
             dread = weights[:, :, :, level].swapaxes(-1, -2)[..., None] * dy[:, :, None]  # (b, q, k, m, d)
             dmap, dpixels = sample_vjp(dread.reshape(b, queries * points, c))
-            dvalues[:, here] = dmap.reshape(b, -1, c)
+            dvalues[:, here] = dmap.reshape(b, size[0] * size[1], c)
             dpixels = dpixels.reshape(b, heads, queries, points, 2).swapaxes(1, 2)
             dlocations[:, :, :, level] = dpixels * xp.asarray(size, dtype=locations.dtype)
         return dvalues, dlocations, dweights

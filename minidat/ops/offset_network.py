@@ -36,4 +36,4 @@ def offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, *, str
         dq = dfolded.reshape(b, groups, h, w, e).transpose(0, 2, 3, 1, 4).reshape(q.shape)
         return dq, dw_depthwise, db_depthwise, dgamma, dbeta, dw_pointwise
 
-    return offsets.reshape(b, groups, -1, 2), vjp
+    return offsets.reshape(b, groups, offsets.shape[1] * offsets.shape[2], 2), vjp

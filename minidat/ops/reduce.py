@@ -16,6 +16,12 @@ def _spread(dy, x, axis: Axis, keepdims: bool):
     return dy if keepdims else xp.expand_dims(dy, axis)
 
 
+def check_not_empty(name: str, x) -> None:
+    """Raises ValueError for an array without elements, which has no mean and no maximum."""
+    if not x.size:
+        raise ValueError(f"{name}: an array of shape {x.shape} has no elements to reduce")
+
+
 @op("... -> ...")
 def sum(x, *, axis: Axis = None, keepdims: bool = False):
     """y = Σ x. Every summand gets dy."""
@@ -27,8 +33,9 @@ def sum(x, *, axis: Axis = None, keepdims: bool = False):
 
 @op("... -> ...")
 def mean(x, *, axis: Axis = None, keepdims: bool = False):
-    """y = (1/n) Σ x. Every summand gets dy / n."""
+    """y = (1/n) Σ x. Every summand gets dy / n. Raises ValueError where n is 0."""
     xp = array_module(x)
+    check_not_empty("mean", x)
     y = xp.asarray(x.mean(axis=axis, keepdims=keepdims))
     share = y.size / x.size
     return y, lambda dy: (xp.broadcast_to(_spread(dy * share, x, axis, keepdims), x.shape),)
@@ -36,8 +43,9 @@ def mean(x, *, axis: Axis = None, keepdims: bool = False):
 
 @op("... -> ...")
 def max(x, *, axis: Axis = None, keepdims: bool = False):
-    """y = max x. The largest element gets dy; equal largest ones share it evenly."""
+    """y = max x. The largest element gets dy; equal largest ones share it evenly. Raises ValueError where there is none."""
     xp = array_module(x)
+    check_not_empty("max", x)
     y = xp.asarray(x.max(axis=axis, keepdims=keepdims))
 
     def vjp(dy):

@@ -17,13 +17,13 @@ def self_attention(qkv, bias, mask, *, heads: int):
     """
     e = qkv.shape[-1]
     check_qkv("self_attention", e, heads)
-    xp, d = array_module(qkv), e // 3 // heads
-    q, k, v = (split_heads(part, heads) for part in xp.split(qkv, 3, -1))  # (..., M, n, d) each
+    c, d = e // 3, e // 3 // heads
+    q, k, v = (split_heads(qkv[..., i * c : (i + 1) * c], heads) for i in range(3))  # (..., M, n, d) each
     z, attention_vjp = attention.raw(q, k, v, bias, mask, scale=d**-0.5)
 
     def vjp(dy):
         dq, dk, dv, dbias, _ = attention_vjp(split_heads(dy, heads))
-        return xp.concatenate([merge_heads(part) for part in (dq, dk, dv)], -1), dbias, None
+        return array_module(qkv).concatenate([merge_heads(part) for part in (dq, dk, dv)], -1), dbias, None
 
     return merge_heads(z), vjp
 

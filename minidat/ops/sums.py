@@ -33,7 +33,9 @@ def unbroadcast(d: Array, x: Array) -> Array | None:
 
 def summed_to(d: Array, shape: Shape) -> Array:
     """d summed over the axes along which an array of `shape` was repeated to get d's shape."""
-    return d if d.shape == shape else d.sum(axis=repeated_axes(shape, d.shape)).reshape(shape)
+    if d.shape == shape:
+        return d
+    return array_module(d).asarray(d.sum(axis=repeated_axes(shape, d.shape))).reshape(shape)  # a full sum is a number
 
 
 def repeated_axes(shape: Shape, full: Shape) -> tuple[int, ...]:

@@ -8,6 +8,8 @@ from minidat.autograd.engine import op
 
 def check_divisible(h: int, w: int, window: int) -> None:
     """Raises ValueError when windows do not tile the map."""
+    if window < 1:
+        raise ValueError(f"window attention: window is {window}; it must be at least 1")
     if h % window or w % window:
         raise ValueError(f"window attention: a map of {h}×{w} cannot be cut into windows of {window}×{window}")
 
@@ -18,14 +20,14 @@ def _partition(x, window: int, shift: int):
     if shift:
         x = array_module(x).roll(x, (-shift, -shift), (1, 2))
     x = x.reshape(b, h // window, window, w // window, window, c).swapaxes(2, 3)
-    return x.reshape(b, -1, window * window, c)
+    return x.reshape(b, (h // window) * (w // window), window * window, c)
 
 
 def _merge(t, height: int, width: int, window: int, shift: int):
     """The inverse of `_partition`."""
-    c = t.shape[-1]
-    x = t.reshape(-1, height // window, width // window, window, window, c).swapaxes(2, 3)
-    x = x.reshape(-1, height, width, c)
+    b, c = t.shape[0], t.shape[-1]
+    x = t.reshape(b, height // window, width // window, window, window, c).swapaxes(2, 3)
+    x = x.reshape(b, height, width, c)
     return array_module(x).roll(x, (shift, shift), (1, 2)) if shift else x
 
 

@@ -441,3 +441,43 @@ def test_grad_is_the_leafs_own_array():
     z.sum().backward()
     z.grad += 1  # not a read-only broadcast
     np.testing.assert_array_equal(z.grad, 2.0)
+
+
+# What is no floating-point array
+
+
+@pytest.mark.parametrize("data", [[1, 2, 3], np.arange(3), np.array([True, False]), np.array([1.0, None], object)])
+def test_a_leaf_that_requires_a_gradient_is_floating(data):
+    with pytest.raises(TypeError, match=r"requires_grad needs floating-point data, got (int64|bool|object)"):
+        Tensor(data, requires_grad=True)
+    Tensor(data)  # a constant may be anything
+
+
+@pytest.mark.parametrize("number", [np.float64(2), np.float32(2), np.int64(2), 2, 2.0])
+def test_a_number_leaves_the_dtype_alone_and_gets_no_gradient(number):
+    x = Tensor(np.ones(3, np.float32), requires_grad=True)
+    for y in (x * number, number * x, x**number, x / number, number - x):
+        assert y.dtype == np.float32
+        y.sum().backward()
+        assert x.grad.dtype == np.float32 and np.isfinite(x.grad).all()
+
+
+def test_a_numpy_scalar_is_an_array_of_no_axis():
+    x = Tensor(np.float32(2), requires_grad=True)
+    (x * x).backward()
+    assert type(x.data) is np.ndarray and x.grad == 4 and x.grad.dtype == np.float32
+
+
+def test_a_tensor_is_no_array():
+    x = Tensor(np.ones(3))
+    for convert in (np.asarray, np.array, np.sum):
+        with pytest.raises(TypeError):
+            convert(x)
+    with pytest.raises(TypeError, match=r"take its array, x\.data"):
+        np.asarray(x)
+
+
+def test_the_zeroth_power_has_slope_0_everywhere():
+    x = Tensor(np.array([0.0, 2.0]), requires_grad=True)
+    (x**0).sum().backward()
+    np.testing.assert_array_equal(x.grad, [0, 0])

@@ -7,10 +7,15 @@ import pytest
 from crossing import travelling
 
 from minidat import ops
+from minidat.fast.numpy import bilinear as fast_bilinear
 from minidat.ops import bilinear
 
-g, g_slope, along_slope = (travelling(f) for f in (bilinear.g, bilinear.g_slope, bilinear.along_slope))
-FORMULATIONS = {"dense": travelling(bilinear._dense), "corners": travelling(bilinear._corners)}
+g, g_slope = travelling(bilinear.g), travelling(bilinear.g_slope)
+FORMULATIONS = {
+    "plain": travelling(ops.bilinear_sample.plain),
+    "product": fast_bilinear.by_product,
+    "corners": fast_bilinear.by_corners,
+}
 both = pytest.mark.parametrize("sample", FORMULATIONS.values(), ids=FORMULATIONS)
 H, W = 4, 3
 STEP = 2.0**-20  # a power of two: positions, weights and their differences are exact
@@ -49,7 +54,9 @@ def test_a_product_with_the_slopes_is_two_reads():
     n, rng = 5, np.random.default_rng(0)
     a = np.concatenate([np.arange(-2.0, n + 2), rng.uniform(-2, n + 1, 20)])
     dg = rng.standard_normal((len(a), n))
-    np.testing.assert_array_equal(along_slope(dg, a), (dg * g_slope(a, n)).sum(-1, keepdims=True))
+    np.testing.assert_array_equal(
+        fast_bilinear.along_slope(dg, a), (dg * bilinear.g_slope(a, n)).sum(-1, keepdims=True)
+    )
 
 
 @both
@@ -92,24 +99,27 @@ def test_border_rows(sample, row, value, slope):
     np.testing.assert_array_equal(dx[0, :, 0, 0], value)
 
 
-def test_dense_and_corners_agree_exactly_on_pixels_and_borders():
+def test_formulations_agree_exactly_on_pixels_and_borders():
     rng = np.random.default_rng(1)
     x = integers(rng, (2, H, W, 6))
     steps = [np.arange(-2.0, n + 1.25, 0.5) for n in (H, W)]  # whole and half pixels, on the border and beyond
     grid = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(1, 1, -1, 2)
     points = np.broadcast_to(grid, (2, 3, *grid.shape[2:]))
-    (y, vjp), (y2, vjp2) = (sample(x, points) for sample in FORMULATIONS.values())
-    np.testing.assert_array_equal(y, y2)
+    (y, vjp), *others = (sample(x, points) for sample in FORMULATIONS.values())
     dy = integers(rng, y.shape)
-    for one, other in zip(vjp(dy), vjp2(dy), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for other, other_vjp in others:
+        np.testing.assert_array_equal(other, y)
+        for one, two in zip(vjp(dy), other_vjp(dy), strict=True):
+            np.testing.assert_array_equal(one, two)
 
 
 @both
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_far_outside_is_zero_and_so_are_the_gradients(sample, dtype):
     x = np.ones((1, H, W, 2), dtype)
-    far = at((-50, 1), (1, 1e6), (-1e9, -1e9), (H, 1), (1, -1), (H + 0.5, W + 0.5), (1e30, 1)).astype(dtype)
+    far = at(
+        (-50, 1), (1, 1e6), (-1e9, -1e9), (H, 1), (1, -1), (H + 0.5, W + 0.5), (1e30, 1), (np.inf, 1), (1, -np.inf)
+    ).astype(dtype)
     y, vjp = sample(x, far)
     assert not y.any()
     dx, dpoints = vjp(np.ones_like(y))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from backends import restored
 
 import minidat.models  # noqa: F401 (every module and op is known then)
 from minidat.autograd import OPS, Tensor
@@ -30,9 +31,7 @@ class Crossing:
     @contextmanager
     def open(self):
         """Ops and modules cross, until the end of `with`."""
-        with pytest.MonkeyPatch.context() as patch:
-            for op in OPS.values():
-                patch.setattr(op, "raw", op.raw)  # what it is now comes back at the end
+        with restored(), pytest.MonkeyPatch.context() as patch:
             Module().to(device="gpu")  # as a user gets there
             for op in OPS.values():
                 patch.setattr(op, "raw", self.function(op.raw))

@@ -24,8 +24,9 @@ EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
     "released/test_options.py",
     "released/test_resize.py",
 )
-ABOUT_DEVICES = ("device/", "fast/cuda/", "test_benchmarks.py")  # they ask for what they need
+ABOUT_DEVICES = ("device/", "fast/cuda/", "fast/test_", "test_benchmarks.py")  # they ask for what they need
 ON_CPU = {  # and why no device has a part in what they prove
+    "ops/test_odd_inputs.py": "NumPy's own rules for empty, integer and NaN arrays; ops/test_kinks.py has NaN on devices",
     "ops/test_mutants.py": "tests of the tests: finite differences see an error wherever it was made",
     "autograd/test_shapes.py": "signature strings",
     "autograd/test_engine.py": "graphs, memory and threads; the engine's own arithmetic is in device/test_engine.py",
@@ -48,10 +49,6 @@ ON_CPU = {  # and why no device has a part in what they prove
 }
 ON_CPU_ALONE = {  # the same for tests in files of EVERYWHERE
     "test_indices_out_of_range_and_of_arrays_are_refused": "asking a device for its largest index would be to wait for it",
-    "test_maps_of_few_pixels_for_their_channels_are_dense_and_others_gathered": "a choice by what is fast on a CPU",
-    "test_small_maps_are_banded_where_there_are_many": "the same",
-    "test_both_formulations_of_depthwise_convolution_agree": "a formulation for the CPU",
-    "test_rows_far_below_the_largest_score_of_their_tile_keep_their_softmax": "a formulation for the CPU",
 }
 
 

@@ -14,7 +14,7 @@ from minidat.ops.sums import unbroadcast
 
 def weights(q: np.ndarray, k: np.ndarray, bias: Any, mask: Any, scale: float) -> np.ndarray:
     """P = softmax(scale·Q Kᵀ + bias + mask), (…, n, m)."""
-    p = q @ k.swapaxes(-1, -2)
+    p = np.matmul(q, k.swapaxes(-1, -2), order="C")  # the loop takes its tiles as one matrix: no copy may be made
     softmax_of(p, scale, bias, mask)
     return p
 
@@ -38,7 +38,7 @@ def attention(q, k, v, bias, mask, *, scale: float):
 
     def vjp(dy):
         dv = p.swapaxes(-1, -2) @ dy
-        ds, dbias = score_gradients(p, dy @ v.swapaxes(-1, -2), bias)
+        ds, dbias = score_gradients(p, np.matmul(dy, v.swapaxes(-1, -2), order="C"), bias)
         dq, dk = ds @ k, ds.swapaxes(-1, -2) @ q
         dq *= scale
         dk *= scale

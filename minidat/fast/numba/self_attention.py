@@ -31,7 +31,7 @@ def self_attention(qkv, bias, mask, *, heads: int):
         dqkv = np.empty(qkv.shape, qkv.dtype)
         dq, dk, dv = parts(dqkv)
         np.matmul(p.swapaxes(-1, -2), dy, out=dv)
-        ds, dbias = score_gradients(p, dy @ v.swapaxes(-1, -2), bias)
+        ds, dbias = score_gradients(p, np.matmul(dy, v.swapaxes(-1, -2), order="C"), bias)
         np.matmul(ds, k, out=dq)
         np.matmul(ds.swapaxes(-1, -2), q, out=dk)
         dqkv[..., : 2 * c] *= d**-0.5

@@ -37,7 +37,7 @@ def weights(q: Array, k: Array, bias: Array | None, mask: Array | None, scale: f
 
 def scores(q: Array, k: Array, bias: Array | None, mask: Array | None, scale: float) -> Array:
     """S = scale·Q Kᵀ + bias + mask"""
-    s = q @ k.swapaxes(-1, -2)  # (..., n, m)
+    s = np.matmul(q, k.swapaxes(-1, -2), order="C")  # (..., n, m), so that a tile is a row without a copy
     s *= scale
     if bias is not None:
         s += bias

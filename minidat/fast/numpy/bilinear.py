@@ -78,14 +78,15 @@ def by_corners(x: Array, points: Array):
     groups, n = points.shape[1:3]
     xg = np.ascontiguousarray(split_heads(x.reshape(b, h * w, c), groups)).reshape(-1, c // groups)  # (b·g·h·w, c/g)
     first = np.floor(points)
-    after = points - first  # weight of the second row and column
+    after = np.zeros_like(points)  # weight of the second row and column; NaN for a NaN, 0 for infinity
+    np.subtract(points, first, out=after, where=~np.isinf(points))
     plane = (np.arange(b * groups) * (h * w)).reshape(b, groups, 1)
     corners = []
     for i in (0, 1):
         for j in (0, 1):
             row, col = first[..., 0] + i, first[..., 1] + j
             inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
-            flat = np.clip(row, 0, h - 1).astype(np.int64) * w + np.clip(col, 0, w - 1).astype(np.int64)
+            flat = np.where(inside, row, 0).astype(np.int64) * w + np.where(inside, col, 0).astype(np.int64)
             wrow = after[..., 0] if i else 1 - after[..., 0]
             wcol = after[..., 1] if j else 1 - after[..., 1]
             value = xg[flat + plane] * inside[..., None]  # (b, g, n, c/g)

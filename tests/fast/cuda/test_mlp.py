@@ -1,4 +1,4 @@
-"""The MLP's twin on sizes that fit no warp and no block."""
+"""The MLP on sizes that fit no warp and no block."""
 
 import numpy as np
 import pytest

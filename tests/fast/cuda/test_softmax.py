@@ -1,4 +1,4 @@
-"""Softmax's and attention's twins: rows that fit no warp, and every way in which a bias and a mask may be repeated."""
+"""Softmax and attention: rows that fit no warp, and every way in which a bias and a mask may be repeated."""
 
 import numpy as np
 import pytest

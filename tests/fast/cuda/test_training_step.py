@@ -11,7 +11,7 @@ import standin
 from minidat import Tensor, ops
 from minidat.autograd import OPS, gradients
 from minidat.fast.cuda import cublas
-from minidat.fast.dispatch import Choice
+from minidat.fast.dispatch import Dispatch
 from minidat.models import Config, Pyramid, create
 from minidat.models.zoo import stages
 
@@ -84,8 +84,8 @@ def capture(device, monkeypatch):
             monkeypatch.setattr(device, name, already_there)
         monkeypatch.setattr(device, "RawModule", refusing("compiling"))
         for op in OPS.values():
-            if isinstance(op.raw, Choice):
-                monkeypatch.setattr(op.raw, "function", refusing(f"{op.name} without its twin"))
+            if isinstance(op.raw, Dispatch):
+                monkeypatch.setattr(op.raw, "plain", refusing(f"{op.name} as it is written"))
 
     return begin
 
@@ -103,7 +103,7 @@ MODELS = {
 }
 
 
-LETTERS = "ADLNPSX"  # C and M have no twins, and multiply as CuPy does
+LETTERS = "ADLNPSX"  # C and M have no kernels, and multiply as CuPy does
 
 
 def of_letters(letter, **options):
