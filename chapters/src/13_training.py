@@ -26,6 +26,7 @@ from minidat.models import create
 from minidat.training import loop
 from minidat.training.optim import AdamW, Arena, Schedule, clip_by_norm, decays
 from minidat.training.settings import Settings
+from minidat.training.step import HostStep
 from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source, stored
 
 np.set_printoptions(precision=3, suppress=True)
@@ -409,11 +410,11 @@ print("the last of 30 is below 0.1:", losses[-1] < 0.1)
 # heart is one method:
 
 # %%
-show_source(loop.Run._advance)
+show_source(HostStep.advance)
 
 # %% [markdown]
 # Beside the lines that you know there is one check: a loss or a gradient that is not finite stops the run, before it reaches the
-# weights. On a GPU another method takes its place, `DeviceStep.advance` in `training/device.py`: the same step from the same random
+# weights. On a GPU `DeviceStep.advance`, in the same file, takes its place: the same step from the same random
 # numbers, but nothing of it comes back before a line of the log is due. Why it must be so is the subject of chapter 16.
 
 # %% [markdown]

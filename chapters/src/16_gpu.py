@@ -34,9 +34,9 @@ from minidat.autograd import Op, array_module, backend, gradients
 from minidat.fast import cuda as kernels
 from minidat.fast.cuda import cublas
 from minidat.models import create
-from minidat.training.device import DeviceStep
 from minidat.training.graph import Graphed
 from minidat.training.optim import AdamW, Arena
+from minidat.training.step import DeviceStep
 from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source
 from minidat.tutorial.show import publish
 
@@ -568,7 +568,7 @@ hint("16.5")
 
 # %% [markdown] tags=["solution"]
 # Add on the device, ask at the end. (`sum(losses)` is fine too: it begins with the Python number 0.) The package does so on a
-# GPU: losses and right answers are added up there, and read once for each line of the log (`training/device.py`). Whether a
+# GPU: losses and right answers are added up there, and read once for each line of the log (`training/step.py`). Whether a
 # gradient was finite is written down there too, and read with them.
 
 # %% [markdown]
@@ -1011,7 +1011,7 @@ hint("16.8")
 # %% [markdown]
 # ### The package's step
 #
-# `training/device.py` is built around this. Its `advance` draws the random numbers of a step on the host, as on a CPU, and sends
+# `training/step.py` is built around this. Its `advance` draws the random numbers of a step on the host, as on a CPU, and sends
 # them up in one piece with the rate; it writes images, targets and numbers into arrays that stay where they are. Then it runs
 # `_compute`, which is what is recorded: from fixed arrays to fixed arrays, with no number of Python's that changes.
 
