@@ -19,7 +19,12 @@ from minidat.fast import cuda
 
 class Module:
     """Something with parameters. Tensors among its attributes that require a gradient are its parameters, the others
-    its buffers (constants); Modules and lists of Modules are walked. Names are the attribute paths, joined by dots."""
+    its buffers (constants); Modules and lists of Modules are walked. Names are the attribute paths, joined by dots.
+
+    `inline`: attributes that are left out of these paths, "table" for the Tensor `position.table`.
+    """
+
+    inline: tuple[str, ...] = ()
 
     if TYPE_CHECKING:
 
@@ -34,7 +39,7 @@ class Module:
                 if isinstance(child, Tensor):
                     yield path, child
                 elif isinstance(child, Module):
-                    yield from child.tensors(path + ".")
+                    yield from child.tensors(prefix if name in self.inline else path + ".")
 
     def parameters(self) -> dict[str, Tensor]:
         """Name → Tensor, of those that are trained."""

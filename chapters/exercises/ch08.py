@@ -3,7 +3,7 @@
 import numpy as np
 
 from minidat import ops
-from minidat.attention.deformable import grid
+from minidat.attention.grids import grid
 from minidat.tutorial.contracts import Gradient, Value
 from minidat.tutorial.report import Exercise
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from minidat import Tensor, ops
 from minidat.analysis.receptive import receptive_field
-from minidat.attention import DeformableAttention, DeformableConv2d, MultiHeadSelfAttention, WindowAttention
+from minidat.attention import DeformableAttention, DeformableConv2d, MultiHeadSelfAttention, Offsets, WindowAttention
 from minidat.autograd import no_grad
 from minidat.ops.coordinates import to_pixels
 from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, stored
@@ -105,7 +105,7 @@ vit = MultiHeadSelfAttention(C, 1, rng=rng)
 swin = WindowAttention(C, 1, window=4, size=(H, W), rng=rng)
 dcn = DeformableConv2d(C, C, rng=rng)
 dcn.offset.weight.data[...] = rng.normal(0, 0.12, dcn.offset.weight.shape)  # they start from zero; here as if trained
-dat = DeformableAttention(C, 1, size=(H, W), stride=4, kernel=5, range_factor=1.5, convention="v1", rng=rng)
+dat = DeformableAttention(C, 1, Offsets(stride=4, range_factor=1.5), size=(H, W), convention="v1", rng=rng)
 
 panels = (
     ("ViT: everything", vit),

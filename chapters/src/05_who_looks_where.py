@@ -26,6 +26,7 @@ from minidat.attention import (
     DeformableAttention,
     MultiHeadSelfAttention,
     NeighborhoodAttention,
+    Offsets,
     SpatialReductionAttention,
     WindowAttention,
     window,
@@ -763,7 +764,7 @@ for name, module, query, _ in panels[:5]:
     sets = [receptive_field(module, image, query, rng=rng) > 1e-12 for image in images]
     print(f"{name:22} the same set for both images: {np.array_equal(*sets)}")
 
-deformable = DeformableAttention(C, 2, size=(H, W), stride=4, rng=rng).to(dtype=np.float64)
+deformable = DeformableAttention(C, 2, Offsets(stride=4), size=(H, W), rng=rng).to(dtype=np.float64)
 records = [{}, {}]
 for image, record in zip(images, records):
     deformable(Tensor(image[None]), record)

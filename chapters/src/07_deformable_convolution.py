@@ -17,8 +17,8 @@ from itertools import product
 import numpy as np
 
 from minidat import Tensor, ops
-from minidat.attention import DeformableAttention, DeformableConv2d, DeformableSelfAttention
-from minidat.attention.deformable import grid
+from minidat.attention import DeformableAttention, DeformableConv2d, DeformableSelfAttention, Offsets
+from minidat.attention.grids import grid
 from minidat.ops.coordinates import edges_to_pixels, to_pixels
 from minidat.ops.deformable_conv import tap_points
 from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source
@@ -559,7 +559,7 @@ shaken(convolution.offset, 0.06)
 detr = DeformableSelfAttention(C, 1, points=6, rng=rng).to(dtype=np.float64)
 shaken(detr.attention.offset, 0.3)
 shaken(detr.attention.weigh, 0.25)
-dat = DeformableAttention(C, 1, size=(H, W), stride=3, range_factor=2.0, rng=rng).to(dtype=np.float64)
+dat = DeformableAttention(C, 1, Offsets(stride=3, range_factor=2.0), size=(H, W), rng=rng).to(dtype=np.float64)
 shaken(dat.query, 0.5)
 shaken(dat.key, 0.5)
 
@@ -574,7 +574,7 @@ shared = records[2]["points"][0, 0]  # (N, 2)
 def attention_to(points):
     """softmax(q k̃ᵀ/√d + bias): (H, W, N), of `dat`"""
     q, k = dat.query(Tensor(field[None])), dat.key(ops.bilinear_sample(Tensor(field[None]), Tensor(points[None, None])))
-    bias = dat.bias(Tensor(points[None, None]), dat.grids, (H, W)).data[0, 0]
+    bias = dat.position.bias(Tensor(points[None, None]), dat.grids).data[0, 0]
     return ops.softmax.raw(q.data.reshape(-1, C) @ k.data[0].T * C**-0.5 + bias)[0].reshape(H, W, -1)
 
 

@@ -18,7 +18,7 @@ from math import erf, sqrt
 import numpy as np
 
 from minidat import ops
-from minidat.attention.deformable import CONVENTIONS, grid
+from minidat.attention.grids import CONVENTIONS, grid
 from minidat.autograd.check import numeric_gradient
 from minidat.ops import conv
 from minidat.ops.coordinates import to_pixels

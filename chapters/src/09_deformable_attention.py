@@ -17,7 +17,7 @@ from itertools import product
 import numpy as np
 
 from minidat import composed, ops
-from minidat.attention.deformable import grid
+from minidat.attention.grids import grid
 from minidat.autograd import Tensor
 from minidat.ops.heads import merge_heads, split_heads
 from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source

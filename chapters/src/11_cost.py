@@ -21,6 +21,7 @@ from minidat.analysis import cost, mixer_cost, omega_dmha, skeleton
 from minidat.attention import (
     DeformableAttention,
     MultiHeadSelfAttention,
+    Offsets,
     SpatialReductionAttention,
     WindowAttention,
 )
@@ -38,7 +39,7 @@ from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, s
 # %% tags=["hide-input"]
 rng = np.random.default_rng(0)
 sides = (7, 14, 28, 56, 112)
-options = {"rng": rng, "size": (56, 56), "kernel": 5}
+options = {"rng": rng, "size": (56, 56)}
 kinds = {
     "full": (MultiHeadSelfAttention(96, 3, rng=rng), "-", "#b3b3b3"),
     "deformable, r = 1": (DeformableAttention(96, 3, **options), "-.", COLOURS[1]),
@@ -52,7 +53,7 @@ totals = {}
 for name, (mixer, style, colour) in kinds.items():
     totals[name] = work = []
     for side in sides:
-        one = mixer or DeformableAttention(96, 3, **(options | {"stride": side // 7}))
+        one = mixer or DeformableAttention(96, 3, Offsets(stride=side // 7), **options)
         work.append(mixer_cost(one, (side, side)).multiply_adds / 1e6)
     print(f"{name:26s}" + "".join(f"{number:12,.1f}" for number in work))
     axes.plot(sides, work, ls=style, color=colour, lw=6 if name == "full" else 2, marker="o", ms=4, label=name)
@@ -235,7 +236,7 @@ for r in (1, 2):
 show_source(omega_dmha)
 
 # %%
-built = DeformableAttention(384, 12, size=(14, 14), rng=rng, groups=3, stride=2)
+built = DeformableAttention(384, 12, Offsets(stride=2), size=(14, 14), rng=rng, groups=3)
 counted = mixer_cost(built, (14, 14))
 print(counted)
 formula = omega_dmha(14, 14, 384, 49, 5)
@@ -522,7 +523,7 @@ for name, (h, w) in (("224 × 224", (14, 14)), ("800 × 1333", (50, 84))):
 # **Full attention.** With $r=1$, no offsets and no bias, deformable attention costs what chapter 03's does.
 
 # %%
-plain = DeformableAttention(96, 3, size=(14, 10), rng=rng, offsets=False, position="none")
+plain = DeformableAttention(96, 3, Offsets(learned=False), size=(14, 10), rng=rng, position="none")
 for mixer in (plain, MultiHeadSelfAttention(96, 3, rng=rng)):
     print(type(mixer).__name__, mixer_cost(mixer, (14, 10)))
 
@@ -535,7 +536,7 @@ for mixer in (plain, MultiHeadSelfAttention(96, 3, rng=rng)):
 for side in (14, 28, 56):
     windows = mixer_cost(WindowAttention(96, 3, window=7, size=(side, side), rng=rng), (side, side))
     stride = side // 7
-    points = DeformableAttention(96, 3, size=(side, side), rng=rng, stride=stride, kernel=max(stride, 5) | 1)
+    points = DeformableAttention(96, 3, Offsets(stride, kernel=max(stride, 5) | 1), size=(side, side), rng=rng)
     deformable = mixer_cost(points, (side, side))
     pair = [f"{counted.multiply_adds / 1e6:7.2f} M" for counted in (windows, deformable)]
     print(f"{side} × {side}: windows {pair[0]}, 49 points {pair[1]}")

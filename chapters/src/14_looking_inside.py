@@ -273,7 +273,7 @@ def open_block(block, z, points=None, without=None, bias=True):
     heads = [split_heads(t.data.reshape(b, -1, c), attention.heads) for t in (q, k, v)]  # (B, M, HW or N, d)
     scores = heads[0] @ heads[1].swapaxes(-1, -2) * (c // attention.heads) ** -0.5  # (B, M, HW, N)
     if bias:
-        scores += attention.bias(points, attention.grids, (h, w)).data
+        scores += attention.position.bias(points, attention.grids).data
     if without is not None:
         scores[np.broadcast_to(without[:, None, None], scores.shape)] = -np.inf
     weights = ops.softmax.raw(scores)[0]  # P                       eq. (9)
@@ -336,7 +336,7 @@ for n, p in enumerate(e["points"][0, 0]):
     )
     key = read @ attention.key.weight.data + attention.key.bias.data  # (48,)
     down, right = row - p[0] + 7, col - p[1] + 7  # R: query − key, from the table's centre
-    table = attention.table.data[0]  # (15, 15): B̂ of head 0
+    table = attention.position.table.data[0]  # (15, 15): B̂ of head 0
     bias = sum(
         max(0, 1 - abs(down - r)) * max(0, 1 - abs(right - s)) * table[r, s] for r in range(15) for s in range(15)
     )

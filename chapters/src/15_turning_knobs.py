@@ -20,7 +20,7 @@ import numpy as np
 
 from minidat import Tensor, ops
 from minidat.analysis import cost, skeleton, totals
-from minidat.attention import DeformableAttention
+from minidat.attention import DeformableAttention, Offsets
 from minidat.models import zoo
 from minidat.ops.coordinates import to_normalised
 from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source, stored
@@ -345,7 +345,7 @@ show(
 
 # %%
 rng = np.random.default_rng(0)
-still = DeformableAttention(12, 3, size=(4, 5), rng=rng, range_factor=0.0, position="none", kernel=3)
+still = DeformableAttention(12, 3, Offsets(kernel=3, range_factor=0.0), size=(4, 5), rng=rng, position="none")
 still.to(dtype=np.float64)
 x = Tensor(rng.standard_normal((2, 4, 5, 12)))
 q, k, v = (layer(x) for layer in (still.query, still.key, still.value))
@@ -358,7 +358,7 @@ same("deformable attention with s = 0, and multi-head self-attention", still(x).
 # map they read:
 
 # %%
-released = DeformableAttention(12, 3, size=(14, 14), rng=rng, range_factor=0.0, kernel=3, convention="v1")
+released = DeformableAttention(12, 3, Offsets(kernel=3, range_factor=0.0), size=(14, 14), rng=rng, convention="v1")
 record = {}
 released(Tensor(rng.standard_normal((1, 14, 14, 12)).astype(np.float32)), record=record)
 print("rows of the first column's points:", record["points"][0, 0, ::14, 0].round(2))
@@ -503,7 +503,7 @@ def turned(letters=None, **knobs):
     stages = []
     for i, stage in enumerate(config.stages):
         changes = {name: value[i] if isinstance(value, tuple) else value for name, value in knobs.items()}
-        stages.append(replace(stage, **changes, **({"mixers": tuple(letters[i])} if letters else {})))
+        stages.append(stage.changed(**changes, **({"mixers": tuple(letters[i])} if letters else {})))
     return replace(config, stages=tuple(stages))
 
 
@@ -515,9 +515,9 @@ def count(config):
 for position in ("none", "fixed", "depthwise", "relative"):
     print(f"offsets, {position:10s}", count(turned(position=position)))
 for position in ("none", "relative"):
-    print(f"none,    {position:10s}", count(turned(position=position, offsets=False)))
+    print(f"none,    {position:10s}", count(turned(position=position, learned=False)))
 read = 3 * 196 * 384 + 49 * 768  # numbers that the three D blocks of stage 3 and the one of stage 4 sample
-bare = totals(cost(skeleton(turned(position="none", offsets=False)), "paper")).multiply_adds - 4 * read
+bare = totals(cost(skeleton(turned(position="none", learned=False)), "paper")).multiply_adds - 4 * read
 print(f"none, and no sampling counted: {bare / 1e9:.3f} G")
 
 # %% [markdown]
@@ -671,7 +671,7 @@ for groups in (1, 2, 3, 6, 12):
 # %%
 for stride in (1, 2, 7):
     small = turned(stride=(1, 1, stride, stride))
-    points_3 = skeleton(small).stages[2].blocks[1].mixer.key_size((14, 14))
+    points_3 = skeleton(small).stages[2].blocks[1].mixer.grids.keys
     print(f"r = {stride}: {points_3[0]} × {points_3[1]} points in stage 3, {count(small)}")
 
 # %% [markdown]

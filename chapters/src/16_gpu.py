@@ -673,7 +673,7 @@ def count(attention):
         mixer.key.bias,
         mixer.value.weight,
     ]
-    inputs += [mixer.value.bias, mixer.table, grids.rows, grids.cols, mixer.out.weight, mixer.out.bias]
+    inputs += [mixer.value.bias, mixer.position.table, grids.rows, grids.cols, mixer.out.weight, mixer.out.bias]
     leaves = [Tensor(gpu.asarray(getattr(t, "data", t)), requires_grad=True) for t in inputs]
     for constant in (8, 14, 15):
         leaves[constant].requires_grad = False

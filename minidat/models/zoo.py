@@ -14,16 +14,13 @@ Ints = tuple[int, ...]
 
 
 def stages(dims: Ints, heads: Ints, letters: tuple[str, ...], **options: object) -> tuple[StageConfig, ...]:
-    """A StageConfig for each of dims; letters: the mixers of each stage, "LDLDLD". An option is one value for all stages,
-    or a tuple or list of one for each."""
-
-    def option(value: object, i: int):
-        return value[i] if isinstance(value, tuple | list) else value
-
-    return tuple(
-        StageConfig(dim, heads[i], tuple(letters[i]), **{k: option(v, i) for k, v in options.items()})
-        for i, dim in enumerate(dims)
-    )
+    """A StageConfig for each of dims. letters: the mixers of each stage, "LDLDLD". options: of `StageConfig` and of its
+    `Offsets`, each one value for all stages, or a tuple or list with a value for each."""
+    made = []
+    for i, dim in enumerate(dims):
+        own = {name: value[i] if isinstance(value, tuple | list) else value for name, value in options.items()}
+        made.append(StageConfig(dim, heads[i], tuple(letters[i])).changed(**own))
+    return tuple(made)
 
 
 def dat(
@@ -140,7 +137,7 @@ MODELS: dict[str, Callable[[], Config]] = {
         stem="conv",
     ),
 }
-"""The small ones have as many parameters as `dat_cifar`, to 5 %: same budget, other attention."""
+"""Models named …_cifar have as many parameters as `dat_cifar`, to within 5 %; their multiply-adds differ more."""
 
 
 def config(name: str, *, classes: int | None = None, drop_path: float | None = None) -> Config:

@@ -29,9 +29,9 @@ def build(config):
 @pytest.mark.parametrize(
     "shape, message",
     [
-        ((1, 16, 12, 3), r"sides of images must be multiples of 8, got \(16, 12\); \[16, 16\] would fit"),
-        ((1, 3, 16, 16), r"images must be \(B, 16, 16, 3\), got \(1, 3, 16, 16\)"),
-        ((16, 16, 3), r"images must be \(B, 16, 16, 3\), got"),
+        ((1, 16, 12, 3), r"an image of 16×12 does not fit: its sides must be positive multiples of 8; 16×16 would fit"),
+        ((1, 3, 16, 16), r"model: the input must have the axes \(B, H, W, 3\), got shape \(1, 3, 16, 16\)"),
+        ((16, 16, 3), r"must have the axes \(B, H, W, 3\), got shape \(16, 16, 3\)"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(shape, message):
@@ -44,7 +44,10 @@ def test_a_model_takes_images_of_other_sizes():
     model = build(small())
     assert model(images(3, 16, 16, 3)).shape == model(images(3, 32, 16, 3)).shape == (3, 5)
     windowed = build(Config(16, 4, 5, (StageConfig(8, 2, ("L",), window=4),)))
-    with pytest.raises(ValueError, match="a map of 6×4 cannot be cut into windows of 4×4"):
+    with pytest.raises(
+        ValueError,
+        match=r"24×16 does not fit: stage 1: .* a map of 6×4 cannot be cut into windows of 4×4; 32×16 would fit",
+    ):
         windowed(images(1, 24, 16, 3))
 
 
@@ -75,13 +78,16 @@ def test_a_model_with_a_vector_for_each_position_takes_its_own_size():
     x = images(2, 16, 16, 3)
     turned = model(np.ascontiguousarray(x[:, ::-1])).data
     assert abs(model(x).data - turned).max() > 1e-4
-    with pytest.raises(ValueError, match=r"a vector for each position of a 16×16 image, got \(32, 16\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"an image of 32×16 does not fit: .* a vector for each position of a 16×16 image; 16×16 would fit",
+    ):
         model(images(1, 32, 16, 3))
 
 
 def test_tables_may_be_made_for_another_size():
     model = build(Config(32, 4, 5, (StageConfig(8, 2, ("D",)),), tables=16))
-    assert model.stages[0].blocks[0].mixer.table.shape == (2, 7, 7)
+    assert model.stages[0].blocks[0].mixer.position.table.shape == (2, 7, 7)
     assert model(images(1, 32, 32, 3)).shape == (1, 5)
 
 
@@ -172,7 +178,7 @@ def test_the_stem_may_be_narrower_than_the_first_stage():
         (lambda: small(stem="tokens"), "stem 'tokens' is unknown; choose from patch, overlap, conv"),
         (lambda: small(stem="conv", patch=3), "two strides that make the patch, so patch 3 must be even or a square"),
         (lambda: small(image=20), r"image size 20 must be a multiple of 8 = patch × 2\^\(stages − 1\)"),
-        (lambda: build(small(("X",))), "mixer X: its convolution needs an odd window to keep the map's size, got 2"),
+        (lambda: build(small(("X",))), "mixer X: window 2 is even, so its convolution has no centre: .* use 1 or 3"),
         (lambda: block_of(mlp="gated"), f"mlp 'gated' is unknown; choose from {', '.join(MLPS)}"),
     ],
 )
