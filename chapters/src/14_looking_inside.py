@@ -346,10 +346,10 @@ q = x @ attention.query.weight.data + attention.query.bias.data  # (8, 8, 48)
 d, (row, col) = 48 // 3, (3, 4)
 scores = np.zeros(64)
 for n, p in enumerate(e["points"][0, 0]):
-    read = sum(  # φ(x; p): the four pixels around p
+    there = sum(  # φ(x; p): the four pixels around p
         max(0, 1 - abs(p[0] - r)) * max(0, 1 - abs(p[1] - s)) * x[r, s] for r in range(8) for s in range(8)
     )
-    key = read @ attention.key.weight.data + attention.key.bias.data  # (48,)
+    key = there @ attention.key.weight.data + attention.key.bias.data  # (48,)
     down, right = row - p[0] + 7, col - p[1] + 7  # R: query − key, from the table's centre
     table = attention.position.table.data[0]  # (15, 15): B̂ of head 0
     bias = sum(
