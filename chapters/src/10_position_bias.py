@@ -193,9 +193,9 @@ def bias_loops(table, points, h, w):
 
 plane = 10.0 * rows + cols  # each cell holds its own displacement: 10 · row + column
 points = np.array([[1.0, 2.0], [1.7, 2.4], [0.3, 5.2]])
-read = bias_loops(plane[None], points, H, W)
-print("bias:", read.shape, "= (M, H·W, N)")
-for key, value in zip(points, read[0, 3 * W + 4]):
+looped = bias_loops(plane[None], points, H, W)
+print("bias:", looped.shape, "= (M, H·W, N)")
+for key, value in zip(points, looped[0, 3 * W + 4]):
     print(f"query (3, 4), key {key}: displacement {3 - key[0]:+.1f}, {4 - key[1]:+.1f}, and read: {value:+.1f}")
 
 # %% [markdown]

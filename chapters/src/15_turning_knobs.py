@@ -41,7 +41,11 @@ TOP1 = np.array([81.70, 81.89, 82.04, 81.94, 81.90, 81.99, 81.96, 82.07, 81.87, 
 
 flat = TOP1[(S >= 1) & (S <= 12)]
 band = 100 * np.sqrt(0.82 * 0.18 / 50_000)
+print(f"s = 1 … 12: from {flat.min()} to {flat.max()}, a range of {flat.max() - flat.min():.2f}")
+print(f"the best is s = {S[TOP1.argmax()]}")
+print(f"one standard error: {band:.2f}")
 
+# %% tags=["hide-input"]
 picture, axes = figure(6.6, 3.2)
 axes.axhspan(flat.mean() - band, flat.mean() + band, color="#e4e4e4")
 axes.plot(S, TOP1, "o-", color=COLOURS[0], lw=1.6, ms=5)
@@ -57,11 +61,6 @@ show(
     "and 82.07 up to s = 12, all inside the grey band of one standard error around their mean, and falls to 81.16 at 14 and "
     "80.63 at 16.",
 )
-
-# %%
-print(f"s = 1 … 12: from {flat.min()} to {flat.max()}, a range of {flat.max() - flat.min():.2f}")
-print(f"the best is s = {S[TOP1.argmax()]}")
-print(f"one standard error: {band:.2f}")
 
 # %% [markdown]
 # Three things are in this picture: some range is better than none, the range hardly matters from 1 to 12, and beyond that
@@ -218,7 +217,7 @@ hint("15.2")
 show_source(ops.deformed_points)
 
 # %%
-h, w, s = 5, 8, 3.0
+h, w, factor = 5, 8, 3.0
 rng = np.random.default_rng(0)
 p_grid = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1).reshape(-1, 2).astype(float)  # (N, 2)
 raw = rng.standard_normal(p_grid.shape)  # what an offset network might say
@@ -226,10 +225,10 @@ dP = rng.standard_normal(p_grid.shape)
 half = np.array([0.5, 0.5])
 
 reference = np.stack([to_normalised(p_grid[:, i], n) for i, n in enumerate((h, w))], -1)
-amplitude = (s / (h - 1), s / (w - 1))
+amplitude = (factor / (h - 1), factor / (w - 1))
 theirs, vjp = ops.deformed_points.raw(raw[None, None], reference, limit="tanh", amplitude=amplitude, size=(h, w))
-mine = points_vjp(dP, raw, p_grid, s, half) if passed("15.2") else (None, None)
-same("P", points(raw, p_grid, s, half), theirs[0, 0])
+mine = points_vjp(dP, raw, p_grid, factor, half) if passed("15.2") else (None, None)
+same("P", points(raw, p_grid, factor, half), theirs[0, 0])
 same("gradient to the offsets", mine[0], vjp(dP[None, None])[0][0, 0])
 
 # %% [markdown]
@@ -237,7 +236,7 @@ same("gradient to the offsets", mine[0], vjp(dP[None, None])[0][0, 0])
 # primitives:
 
 # %%
-s_tensor = Tensor(np.array(s), requires_grad=True)
+s_tensor = Tensor(np.array(factor), requires_grad=True)
 P = Tensor(p_grid) + s_tensor * Tensor(half) * ops.tanh(Tensor(raw))
 P.backward(dP)
 same("gradient to s, and the engine's", mine[1], s_tensor.grad)
@@ -259,6 +258,7 @@ def lost(P, n):
     return ((P < -1) | (n < P)).any(-1)
 
 
+# %% tags=["hide-input"]
 picture, panels = figure(7.2, 2.75, columns=3)
 for axes, s in zip(panels, (2, 8, 14)):
     P = points(said, grid14, s, half)
