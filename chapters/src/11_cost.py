@@ -72,8 +72,8 @@ show(
 
 # %% [markdown]
 # Two of the curves are the same module with another stride, and one of the two lies on full attention, or a little
-# above it (the last printed row: an offset network comes on top, 5.6 % on the smallest map and 0.1 % on the largest). So "what does deformable attention cost?" has no answer
-# until one says *how many points*.
+# above it: an offset network comes on top, 5.6 % on the smallest map and 0.1 % on the largest (the last printed row). So "what
+# does deformable attention cost?" has no answer until one says *how many points*.
 #
 # ## The equation
 #
@@ -642,7 +642,7 @@ for name, n in (("14 × 14", 196), ("50 × 84", 4200)):
 # %% [markdown] tags=["solution"]
 # Forward and backward are three times forward. Computed again is one product of the two, $q\,k^\top$, which costs $n^2C$;
 # the other one, weights times $v$, is not needed, since its result is not. So the extra work is at most a sixth, where
-# products are all there is, and the saving grows with $n^2$. On a photograph it is a bargain. minidat keeps the weights, and
+# products are all there is, and the saving grows with $n^2$. On a photograph it pays. minidat keeps the weights, and
 # reads its batch in pieces.
 
 # %% [markdown]

@@ -117,8 +117,8 @@ hint("13.1")
 # %% [markdown] tags=["solution"]
 # First give the bytes the shape in which they *lie*, (channel, row, column); only then put the axes in the order that you
 # want. To reshape to (32, 32, 3) at once gives an array of the right shape and the wrong content: three neighbouring reds
-# would become one pixel's red, green and blue. Nothing would fail. The network would train on grey mash and be some per cent
-# worse.
+# would become one pixel's red, green and blue. Nothing would fail. The network would train on scrambled images, and be worse
+# without a word.
 
 # %% [markdown]
 # So that this page needs no download, the cell below writes two drawn images in that layout and reads them back. (The
@@ -565,7 +565,7 @@ spoilt = by_heart(spoil=flip_biases)
 print("with the wrong sign, the last loss is below 0.1 too:", spoilt[-1] < 0.1)
 
 # %% [markdown]
-# A short list, for the wall:
+# A short list to keep:
 #
 # | what you see | look for |
 # |---|---|
