@@ -58,7 +58,9 @@ def main(run: str | None = None) -> None:
     model, accuracy = network(None if run is None else Path(run))
     print(f"accuracy {accuracy:.2%}; share of the points in the box of the object, {IMAGES} test images")
     for (stage, block), (own, other, still) in shares(model).items():
-        print(f"stage {stage + 1}, block {block + 1}: {own:.1%}, in another image's {other:.1%}, reference points {still:.1%}")
+        print(
+            f"stage {stage + 1}, block {block + 1}: {own:.1%}, in another image's {other:.1%}, reference points {still:.1%}"
+        )
 
 
 if __name__ == "__main__":

@@ -613,11 +613,11 @@ print("resized table, about 9/17 = 0.529:    ", resized[5:12].round(3))
 # The ruler takes $\frac{H_0-1}{H-1}=\frac48$ of a cell a pixel, the resized table $\frac{2H_0-1}{2H-1}=\frac9{17}$. Both keep displacement 0 in the middle. The resize treats cells as little squares and fits their *outer edges* (9 cells to 17), the ruler fits the *centres* of the outermost cells (8 steps to 16). So they differ by some 6 % here (a bicubic curve
 # weaves a little around the straight line), and the less the larger the maps. (It is the two conventions of chapter 07 once more.) The released second version needs neither: it reads a table of fixed size at normalised displacements, which is the stretched ruler.
 #
-# minidat stretches the ruler by itself, so a trained network takes images of another size as it is, wherever its windows fit (chapter 12). By command, what DAT-T costs at another size, and released weights for 224 on an image read at 448:
+# minidat stretches the ruler by itself, so a trained network takes images of another size as it is, wherever its windows fit (chapter 12). By command, what DAT-T costs at another size; and DAT-B at 384 from released weights for 224, whose tables are resized on loading:
 #
 # ```
 # minidat info dat_tiny --image 448
-# minidat predict IMAGE --weights dat_pp_tiny_in1k_224.pth
+# minidat predict photo.jpg --weights dat_base_in1k_224.pth --model dat_base_384
 # ```
 #
 # and in Python:

@@ -371,9 +371,12 @@ check("12.3", window_block)
 # %%
 hint("12.3")
 
+# %%
+told = f"{window_block(96, 3, 7):,}" if passed("12.3") else "not there yet"
+print("a window block of stage 1 of DAT-T, C = 96, M = 3, w = 7:", told)
+
 # %% [markdown] tags=["solution"]
-# For stage 1 of DAT-T, $C=96$, $M=3$, $w=7$: 112,347. The shift of an S block is a way of cutting and has no parameters,
-# so S counts like L.
+# The shift of an S block is a way of cutting and has no parameters, so S counts like L.
 
 # %% [markdown]
 # A deformable block has the same norms, the same four matrices and the same MLP. Only what depends on position differs.
@@ -401,10 +404,18 @@ check("12.4", deformable_block)
 # %%
 hint("12.4")
 
+# %%
+if passed("12.4"):
+    whole = deformable_block(384, 12, 3, 5, 14, 14)
+    table, offsets, matrices = 27 * 27 * 12, 128 * (5 * 5 + 5), 12 * 384**2
+    print(f"a deformable block of stage 3: {whole:,}; its table {table:,}, its matrices {matrices:,}")
+    print(f"its offset network {offsets:,}, or {offsets / whole:.1%}")
+else:
+    print("not there yet")
+
 # %% [markdown] tags=["solution"]
-# $4C+4C+5C=13C$ are norms and biases, as in a window block. In stage 3 of DAT-T the table has 8,748 entries and the
-# offset network $128\cdot30=3{,}840$ parameters, against 1,769,472 of the matrices. **The part that finds the points is
-# 0.2 % of the block.**
+# $4C+4C+5C=13C$ are norms and biases, as in a window block. In stage 3 of DAT-T the offset network has
+# $128\cdot30=3{,}840$ parameters. **The part that finds the points is 0.2 % of the block.**
 
 # %% [markdown]
 # ## Exercise 12.5: all of it (derive)

@@ -238,10 +238,15 @@ check("13.3", shares)
 # %%
 hint("13.3")
 
+# %%
+for beta, newest in ((0.9, 10), (0.999, 1000)):
+    told = f"{shares(beta, 20_000)[-newest:].sum():.0%}" if passed("13.3") else "not there yet"
+    print(f"β = {beta}: of a long run the newest {newest} gradients have {told}")
+
 # %% [markdown] tags=["solution"]
 # The newest gradient counts most, each older one $\beta$ times as much, and the shares add up to 1. For a long run the sum
-# over the last $n$ is $1-\beta^n$: with $\beta_1=0.9$ the last ten gradients have 65 %, and with $\beta_2=0.999$ the last
-# thousand have 63 %. So $\hat v$ remembers a hundred times longer than $\hat m$.
+# over the last $n$ is $1-\beta^n$: about two thirds for the last ten with $\beta_1=0.9$, and for the last thousand with
+# $\beta_2=0.999$. So $\hat v$ remembers a hundred times longer than $\hat m$.
 
 # %% [markdown]
 # The step is $u=\hat m/(\sqrt{\hat v}+\epsilon)$. Look at the very first one. $\hat m_1=g_1$ and $\hat v_1=g_1^2$, so

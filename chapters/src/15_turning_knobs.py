@@ -142,10 +142,16 @@ check("15.1", reach)
 # %%
 hint("15.1")
 
+# %%
+for stage, side in ((3, 14), (4, 7)):
+    told = f"{reach(2, side, side, 'v1'):.2f} pixels" if passed("15.1") else "not there yet"
+    print(
+        f"released DAT-T, s = 2, stage {stage}: reach {told}; neighbouring references are {(side - 1) / side:.2f} apart"
+    )
+
 # %% [markdown] tags=["solution"]
-# The released DAT-T has 14 points on a map of 14 in stage 3: $2/14\cdot13/2=0.93$ pixels, and in stage 4,
-# $2/7\cdot6/2=0.86$. Just under one pixel. That is exactly how far apart its references are, $(H-1)/H_G$ pixels. So a
-# released point never quite gets to the next reference: the network may choose *between* neighbours, not *beyond* them.
+# The released DAT-T has 14 points on a map of 14 in stage 3, and 7 on 7 in stage 4: just under one pixel. That is exactly how
+# far apart its references are, $(H-1)/H_G$ pixels. So a released point never quite gets to the next reference: the network may choose *between* neighbours, not *beyond* them.
 # With $r=2$ the points are twice as far apart and, at the same $s$, may go twice as far.
 
 # %% [markdown]
@@ -562,11 +568,18 @@ check("15.5", position_parameters)
 # %%
 hint("15.5")
 
+# %%
+if passed("15.5"):
+    stages = [(3, position_parameters(12, 384, 14, 14, 196)), (1, position_parameters(24, 768, 7, 7, 49))]
+    for kind, name in enumerate(("relative", "fixed", "depthwise")):
+        every = sum(blocks * counted[kind] for blocks, counted in stages)
+        print(f"{name:10s} {stages[0][1][kind]:8,} in a block of stage 3, {every:10,} in the four D blocks of DAT-T")
+else:
+    print("not there yet")
+
 # %% [markdown] tags=["solution"]
-# For stage 3 of DAT-T, $M=12$, $C=384$, $14\times14$ and 196 points: 8,748 for the relative table, 460,992 for the fixed
-# one, 3,840 for the convolution. Three such blocks and one of stage 4 make the differences of the table:
-# $3\cdot460{,}992+24\cdot49\cdot49=1.44$ million is all that "fixed" adds. The relative table is small because it is
-# *shared*: every pair with the same displacement reads the same place.
+# Three blocks of stage 3, with $M=12$, $C=384$, $14\times14$ and 196 points, and one of stage 4 make the differences of the
+# paper's table: 1.44 million is all that "fixed" adds. The relative table is small because it is *shared*: every pair with the same displacement reads the same place.
 
 # %% [markdown]
 # ## Knob: which stages
