@@ -20,14 +20,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -e
 .PHONY: help train chapters book notebooks test lint types clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 15
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 train: $(RUNTIME)  ## train a small DAT: `minidat train` with the options in ARGS
 	$(BIN)/minidat train $(ARGS)
 
-chapters: $(CHAPTERS)  ## open the chapters in JupyterLab, at the first
+chapters: $(CHAPTERS)  ## open the chapters in JupyterLab, at the first: `jupyter lab` with the options in ARGS
 	$(BIN)/jupyter trust chapters/[0-9]*.ipynb  # or JupyterLab would not show their interactive figures before they are run
-	$(BIN)/jupyter lab $(firstword $(sort $(wildcard chapters/[0-9]*.ipynb)))
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) $(firstword $(sort $(wildcard chapters/[0-9]*.ipynb)))
 
 book: $(BOOK)  ## make the chapters a site that needs no Python: build/book/index.html
 	$(BIN)/python chapters/book.py
@@ -35,8 +35,8 @@ book: $(BOOK)  ## make the chapters a site that needs no Python: build/book/inde
 notebooks: $(CHAPTERS)  ## make the notebooks from chapters/src: chapters/build.py with the options in ARGS
 	$(BIN)/python chapters/build.py $(ARGS)
 
-test: $(DEV)  ## run the tests: pytest with the options in ARGS
-	$(BIN)/python -m pytest $(ARGS)
+test: $(DEV)  ## run the tests on all cores: pytest with the options in ARGS
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(DEV)  ## check style and format
 	$(BIN)/ruff check .

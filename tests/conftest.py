@@ -4,8 +4,14 @@ The same few examples in every run: `--hypothesis-profile=explore` draws many fr
 `--device cpu` leaves the others out, `--device gpu` runs on a GPU or not at all. `--plain` switches the speed floor off.
 """
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
+
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # before NumPy is imported: one of several processes, each of which has one core
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import devices
 import numpy as np

@@ -16,7 +16,9 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+ENVIRONMENT, WITH_CUDA = (
+    yaml.safe_load((ROOT / name).read_text("utf-8")) for name in ("environment.yml", "environment-cuda.yml")
+)
 
 
 def by_name(requirements):
@@ -25,8 +27,15 @@ def by_name(requirements):
 
 
 RUNTIME = by_name(PROJECT["dependencies"])
-CONDA = by_name(item for item in ENVIRONMENT["dependencies"] if isinstance(item, str) and item != "pip")
 CONDA_NAMES = {"nvidia-cuda-nvrtc-cu12": "cuda-nvrtc"}
+
+
+def conda(environment):
+    """Name → floor of what an environment asks for, from conda-forge and by pip."""
+    items = environment["dependencies"]
+    return by_name([*(i for i in items if isinstance(i, str) and i != "pip"), *items[-1]["pip"][:-1]])
+
+
 PINNED = {"ruff", "ty"}  # for those who change minidat: `make lint types` gets exactly these
 
 
@@ -36,16 +45,25 @@ def test_environment_has_the_names_and_floors_of_pyproject():
         "python": SpecifierSet(PROJECT["requires-python"]),
         **RUNTIME,
         "cupy": by_name(EXTRAS["cuda12"])["cupy-cuda12x"],
+        **by_name(EXTRAS["book"]),
         **by_name(EXTRAS["chapters"]),
         **by_name(EXTRAS["compiled"]),
         **tools,
     }
-    assert expected == CONDA
+    assert expected == conda(WITH_CUDA)
 
 
-def test_environment_is_conda_forge_and_ends_in_minidat_itself():
-    assert ENVIRONMENT["channels"] == ["conda-forge"]
-    assert ENVIRONMENT["dependencies"][-2:] == ["pip", {"pip": ["-e ."]}]
+def test_only_the_one_for_a_gpu_asks_for_cuda():
+    """A Mac, and a machine without a GPU, can make the other."""
+    cuda = {"cupy", "cuda-nvrtc"}
+    assert conda(ENVIRONMENT) == {name: floor for name, floor in conda(WITH_CUDA).items() if name not in cuda}
+    assert cuda < set(conda(WITH_CUDA)) and ENVIRONMENT["name"] != WITH_CUDA["name"]
+
+
+@pytest.mark.parametrize("environment", [ENVIRONMENT, WITH_CUDA], ids=lambda environment: environment["name"])
+def test_an_environment_is_conda_forge_and_ends_in_minidat_itself(environment):
+    assert environment["channels"] == ["conda-forge"]
+    assert environment["dependencies"][-2] == "pip" and environment["dependencies"][-1]["pip"][-1] == "-e ."
 
 
 def test_both_cudas_ask_for_the_same_cupy():
@@ -147,8 +165,8 @@ def test_make_train_needs_the_runtime_only_and_makes_venv_once(make):
 
 
 def test_make_test_installs_what_tests_need(make):
-    assert make("test")[1] == [VENV, DEV_INSTALL, "-m pytest"]
-    assert make("test", "ARGS=-x")[1] == ["-m pytest -x"]
+    assert make("test")[1] == [VENV, DEV_INSTALL, "-m pytest -n auto worksteal"]
+    assert make("test", "ARGS=-x")[1] == ["-m pytest -n auto worksteal -x"]
     assert make("lint", "types")[1] == []
     assert make("train")[1] == [RUNTIME_INSTALL]
 
@@ -159,7 +177,19 @@ def test_make_chapters_opens_the_first_one(make):
         (make.folder / "chapters" / name).touch()
     output, asked = make("chapters")
     assert asked == [VENV, "-m pip install -e .[chapters]"]
-    assert "jupyter lab chapters/01_a.ipynb" in output
+    assert re.search(r"jupyter lab (--allow-root )?chapters/01_a.ipynb", output)
+    assert re.search(r"jupyter lab (--allow-root )?--no-browser chapters/01", make("chapters", "ARGS=--no-browser")[0])
+
+
+def test_make_chapters_runs_as_root_too(make):
+    """As in a container: JupyterLab refuses root unless it is told."""
+    (make.folder / "bin").mkdir()
+    for user, told in (("0", True), ("1000", False)):
+        command = make.folder / "bin" / "id"
+        command.write_text(f"#!/bin/sh\necho {user}\n")
+        command.chmod(0o755)
+        path = f"{make.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        assert ("--allow-root" in make("chapters", PATH=path)[0]) == told
 
 
 def test_make_book_and_notebooks_run_their_scripts(make):
@@ -211,4 +241,5 @@ def test_make_clean_keeps_data_and_runs(make):
 
 def test_make_alone_lists_every_target(make):
     listed = re.findall(r"^  make ([a-z]+) +\S", make()[0], flags=re.MULTILINE)
+    assert len({re.match(r"  make \w+ +", line).end() for line in make()[0].splitlines()}) == 1  # aligned
     assert set(listed) == makefile_targets() and len(listed) == 9

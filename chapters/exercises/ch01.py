@@ -185,9 +185,9 @@ EXERCISES = {
         [
             "Look at the shapes first: dX is (n, k) and is made of dY (n, m) and W (k, m). How must they be placed "
             "for the m to meet?",
-            "dX[i, a] = Σ_j dY[i, j] W[a, j]: the sum runs over the second index of both. That is dY times a "
+            "dX[i, l] = Σ_j dY[i, j] W[l, j]: the sum runs over the second index of both. That is dY times a "
             "transposed W.",
-            "dW[a, j] = Σ_i X[i, a] dY[i, j]: the sum runs over the first index of both, so the transposed one "
+            "dW[l, j] = Σ_i X[i, l] dY[i, j]: the sum runs over the first index of both, so the transposed one "
             "stands in front.",
         ],
     ),
@@ -269,24 +269,48 @@ EXERCISES = {
     ),
     "1.8": Exercise(
         Value(
-            lambda w, dw, m, rate, momentum: (w - rate * (momentum * m + dw), momentum * m + dw),
+            lambda w, dw, u, rate, momentum: (w - rate * (momentum * u + dw), momentum * u + dw),
             lambda rng: (*(rng.standard_normal((3, 4)) for _ in range(3)), 0.1, 0.9),
-            names=("w", "m"),
+            names=("w", "u"),
             mistakes={
-                "the step uses the old m: renew m first": lambda w, dw, m, rate, momentum: (
-                    w - rate * m,
-                    momentum * m + dw,
+                "the step uses the old u: renew u first": lambda w, dw, u, rate, momentum: (
+                    w - rate * u,
+                    momentum * u + dw,
                 ),
-                "that climbs: subtract to go down": lambda w, dw, m, rate, momentum: (
-                    w + rate * (momentum * m + dw),
-                    momentum * m + dw,
+                "that climbs: subtract to go down": lambda w, dw, u, rate, momentum: (
+                    w + rate * (momentum * u + dw),
+                    momentum * u + dw,
                 ),
-                "momentum is not used": lambda w, dw, m, rate, momentum: (w - rate * dw, dw),
+                "momentum is not used": lambda w, dw, u, rate, momentum: (w - rate * dw, dw),
             },
         ),
         [
-            "First m ← μ m + dw, then w ← w − η m, in this order.",
-            "Return new arrays: `m = momentum * m + dw` makes one; `m *= momentum` would write into the caller's.",
+            "First u ← μ u + dw, then w ← w − η u, in this order.",
+            "Return new arrays: `u = momentum * u + dw` makes one; `u *= momentum` would write into the caller's.",
+        ],
+    ),
+    "1.9": Exercise(
+        Gradient(
+            np.linalg.inv,
+            lambda rng: (rng.standard_normal((4, 4)) + 3 * np.eye(4),),
+            names=("dX",),
+            mistakes={
+                "that is how Y moves; beside δX stand the transposes": lambda dY, X: (
+                    -np.linalg.inv(X) @ dY @ np.linalg.inv(X)
+                ),
+                "the two factors do not commute: Yᵀ stands on either side of dY": lambda dY, X: (
+                    -dY @ np.linalg.inv(X).T @ np.linalg.inv(X).T
+                ),
+                "X Y = I: when X grows, Y shrinks. The sign is missing": lambda dY, X: (
+                    np.linalg.inv(X).T @ dY @ np.linalg.inv(X).T
+                ),
+            },
+        ),
+        [
+            "Let both factors of X Y = I move, as in step 1 of the matrix product. The right side stays I.",
+            "δX Y + X δY = 0. Multiply by Y from the left, and you have δY.",
+            "δY_ij = −Σ_lr Y_il δX_lr Y_rj. Put it into δL = Σ_ij dY_ij δY_ij, and read off what stands beside δX_lr.",
+            "dX_lr = −Σ_ij Y_il dY_ij Y_rj. The summed i is first in both, the summed j last in both: two transposes.",
         ],
     ),
 }

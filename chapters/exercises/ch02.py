@@ -1,4 +1,4 @@
-"""Exercises of chapter 02: broadcasting, linear, softmax, cross-entropy, layer norm and GELU by hand."""
+"""Exercises of chapter 02: a dozen functions by hand, from broadcasting to a convolution with stride 2."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from minidat import ops
 from minidat.autograd.backend import erf
-from minidat.tutorial.contracts import Behaviour, Gradient, Value, call, compare
+from minidat.tutorial.contracts import Behaviour, Gradient, call, compare
 from minidat.tutorial.report import Exercise
 
 SHAPES = (  # small, large
@@ -128,21 +128,49 @@ def mlp_inputs(rng):
     return tuple(rng.standard_normal(shape) for shape in ((4, 3), (3,), (3,), (3, 5), (5,), (5, 3), (3,)))
 
 
-def tanh_taylor(m, *, factorials=True, product_rule=True):
-    """(n,) → value, slope, y″/2, y‴/6 of tanh at m, four of (n,)."""
-    y = np.tanh(m)
-    u = 1 - y * y
-    second, third = -2 * y * u, -2 * u * u + (4 * y * y * u if product_rule else 0)
-    return y, u, second / (2 if factorials else 1), third / (6 if factorials else 1)
+def stands_out(dy, x, *, share=1.0):
+    return (x == x.max(0)) * dy - share * dy / len(x)
 
 
-def in_powers_of_x(m, taylor):
-    """Σ_k taylor_k (x − m)^k, multiplied out: four coefficients (n,) each."""
-    out = np.zeros((4, len(m)))
-    for i, centre in enumerate(m):
-        cubic = np.polynomial.Polynomial([t[i] for t in taylor])(np.polynomial.Polynomial([-centre, 1]))
-        out[:, i] = cubic.coef
-    return tuple(out)
+def readings(rng):
+    """A table (5, 3), and the rows that are read: two of them more than once, one never."""
+    return rng.standard_normal((5, 3)), rng.permutation([0, 2, 2, 4, 4, 4, 1])
+
+
+def scattered(dy, x, rho):
+    dx = np.zeros(x.shape)
+    np.add.at(dx, rho, dy)
+    return dx
+
+
+def last_one_stays(dy, x, rho):
+    dx = np.zeros(x.shape)
+    dx[rho] += dy
+    return dx
+
+
+def put_back(dy, x):
+    dx = np.zeros(x.shape)
+    np.put_along_axis(dx, x.argsort(-1), dy, -1)
+    return dx
+
+
+def conv(x, w):
+    return ops.conv2d.raw(x[None], w, None, stride=2, padding=1)[0][0]
+
+
+def conv_vjp(dy, x, w, *, add=True, flip=False):
+    framed = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+    dframed, dw = np.zeros(framed.shape), np.zeros(w.shape)
+    for p, q in np.ndindex(3, 3):
+        at = slice(p, p + 2 * len(dy), 2), slice(q, q + 2 * dy.shape[1], 2)
+        dw[p, q] = np.einsum("ijc,ijo->co", framed[at], dy)
+        dframed[at] = add * dframed[at] + dy @ (w[2 - p, 2 - q] if flip else w[p, q]).T
+    return dframed[1:-1, 1:-1], dw
+
+
+def map_and_taps(rng):
+    return rng.standard_normal((4, 6, 2)), rng.standard_normal((3, 3, 2, 3))
 
 
 EXERCISES = {
@@ -174,7 +202,7 @@ EXERCISES = {
         ),
         [
             "`dx` first: `dy @ W.T`, with all axes in front carried along.",
-            "For dW, lay the tokens of all images under each other: `X = x.reshape(-1, C)`, and the same with dy.",
+            "For dW, put the tokens of all images under each other: `X = x.reshape(-1, C)`, and the same with dy.",
             "`X.T @ dY` is (C, D), and `dY.sum(0)` is (D,).",
         ],
     ),
@@ -214,8 +242,8 @@ EXERCISES = {
             },
         ),
         [
-            "dl_bk = −t_bk dL / B. Put it into the answer of 2.3: dx = dl − y Σ_k dl_k.",
-            "Σ_k dl_bk = −dL / B, since Σ_k t_bk = 1. So both terms have the factor dL / B.",
+            "dl_mk = −t_mk dL / B. Put it into the answer of 2.3: dx = dl − y Σ_k dl_k.",
+            "Σ_k dl_mk = −dL / B, since Σ_k t_mk = 1. So both terms have the factor dL / B.",
             "`dL * (y - targets) / len(logits)`, with y the softmax of each row.",
         ],
     ),
@@ -297,25 +325,82 @@ EXERCISES = {
         ],
     ),
     "2.9": Exercise(
-        Value(
-            lambda m: in_powers_of_x(m, tanh_taylor(m)),
-            lambda rng: (rng.uniform(-2, 2, 6),),
-            names=("a", "b", "c", "d"),
+        Gradient(
+            lambda x: x.max(0) - x.mean(0),
+            lambda rng: (rng.standard_normal((5, 3)),),
+            names=("dx",),
             mistakes={
-                "these are the coefficients in powers of x − m: put t = x − m and collect": tanh_taylor,
-                "Taylor divides the second derivative by 2 and the third by 6": lambda m: in_powers_of_x(
-                    m, tanh_taylor(m, factorials=False)
+                "the mean's use is missing: every element moves it": lambda dy, x: stands_out(dy, x, share=0.0),
+                "the mean has 1/N in it": lambda dy, x: stands_out(dy, x, share=len(x)),
+                "the mean is subtracted": lambda dy, x: stands_out(dy, x, share=-1.0),
+                "only one element of each column moves the largest": lambda dy, x: np.broadcast_to(
+                    dy - dy / len(x), x.shape
                 ),
-                "y″ = −2 y u is a product, and both factors move": lambda m: in_powers_of_x(
-                    m, tanh_taylor(m, product_rule=False)
-                ),
-                "t = x − m, not x + m": lambda m: in_powers_of_x(-m, tanh_taylor(m)),
             },
         ),
         [
-            "Call the slope u = 1 − y². Then u′ = −2 y y′ = −2 y u, so y″ = −2 y u.",
-            "y‴ is the slope of −2 y u: −2 u · u − 2 y · u′, with u′ put in.",
-            "Now collect as for GELU: d = y‴/6, c = y″/2 − 3 m d, b = u − 2 m (y″/2) + 3 m² d, a = y − m u + m² (y″/2) − m³ d.",
+            "Two uses, two gradients, added: one through the largest, one through the mean.",
+            "Through the largest dy_c goes to the row n*, and to no other. Through the mean each row gets −dy_c / N.",
+            "`x == x.max(0)` is True where the largest is. As a factor, True is 1.",
+        ],
+    ),
+    "2.10": Exercise(
+        Gradient(
+            lambda x, rho: x[rho],
+            readings,
+            names=("dx", None),
+            mistakes={
+                "where a row is read more than once, its gradients must be added: only the last one stays": last_one_stays,
+                "a row that is read more than once gets the sum, not the mean": lambda dy, x, rho: (
+                    scattered(dy, x, rho) / np.maximum(np.bincount(rho, minlength=len(x)), 1)[:, None]
+                ),
+            },
+        ),
+        [
+            "Begin with zeros in the shape of x. Each row of dy belongs to one row of x: which?",
+            "Row i of dy is added to row rho[i]. In a loop over i nothing gets lost.",
+            "`np.add.at(dx, rho, dy)`, which adds also where a number is in rho twice.",
+        ],
+    ),
+    "2.11": Exercise(
+        Gradient(
+            lambda x: np.sort(x, axis=-1),
+            lambda rng: (rng.standard_normal((3, 5)),),
+            names=("dx",),
+            mistakes={
+                "dy is in the sorted order; it must go back to where each number came from": lambda dy, x: dy,
+                "that reads dy where it must write to dx: the order is undone in the wrong direction": (
+                    lambda dy, x: np.take_along_axis(dy, x.argsort(-1), -1)
+                ),
+            },
+        ),
+        [
+            "If x moves a little, its order stays the same. What is y then, with `order = x.argsort(-1)`?",
+            "y[r, i] = x[r, order[r, i]]: an index, in which no place comes twice. Its vjp is a scatter with nothing to add.",
+            "For each row r: `dx[r, order[r]] = dy[r]`.",
+        ],
+    ),
+    "2.12": Exercise(
+        Gradient(
+            conv,
+            map_and_taps,
+            names=("dx", "dW"),
+            mistakes={
+                "windows overlap: what several of them send to a pixel must be added": lambda dy, x, w: conv_vjp(
+                    dy, x, w, add=False
+                ),
+                "the taps are not turned round: what tap (p, q) read gets W[p, q]": lambda dy, x, w: conv_vjp(
+                    dy, x, w, flip=True
+                ),
+            },
+        ),
+        [
+            "The loops of the forward pass will do: where it says `y[i, j, o] += x[h, w, c] * W[p, q, c, o]`, both factors "
+            "get a gradient.",
+            "`dx[h, w, c] += W[p, q, c, o] * dy[i, j, o]` and `dW[p, q, c, o] += x[h, w, c] * dy[i, j, o]`, inside the same "
+            "`if`.",
+            "Faster, tap by tap: with a ring of zeros around x, tap (p, q) reads `framed[p : p + 2 * rows : 2, q : q + 2 * "
+            "columns : 2]`. Add `dy @ W[p, q].T` there, and cut the ring off in the end.",
         ],
     ),
 }

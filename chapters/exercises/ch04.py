@@ -177,16 +177,16 @@ EXERCISES = {
             names=("counts", "share"),
             mistakes={
                 "at most K: the ways with exactly K belong to it": share_of(lambda w, counts, k: w[:k].sum() / w.sum()),
-                "a way through k branches carries the factor h k times": share_of(
+                "a way through k branches carries the factor α k times": share_of(
                     lambda w, counts, k: counts[: k + 1].sum() / counts.sum()
                 ),
                 "that is the amount: divide it by that of all ways": share_of(lambda w, counts, k: w[: k + 1].sum()),
             },
         ),
         [
-            "To take k of L detours: in how many ways can one choose k things out of L? `math.comb(L, k)`.",
-            "A way through k branches carries h^k. All ways with k branches together carry comb(L, k) · h^k.",
-            "The share is the sum of these for k = 0 … K, divided by their sum for k = 0 … L.",
+            "To take k of n detours: in how many ways can one choose k things out of n? `math.comb(n, k)`.",
+            "A way through k branches carries α^k. All ways with k branches together carry comb(n, k) · α^k.",
+            "The share is the sum of these for k = 0 … K, divided by their sum for k = 0 … n.",
         ],
     ),
     "4.6": Exercise(

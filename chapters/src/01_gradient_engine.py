@@ -1,15 +1,15 @@
 # %% [markdown]
 # # 01 · A gradient engine from scratch
 #
-# > A network has a million inputs that may be turned, and one number that says how bad it is. How can we know, for each of
-# > the million, which way to turn it, for about the price of running the network two more times?
+# > A network has a million numbers that can be changed, and one number that says how bad it is. How can we know, for each of
+# > the million, which way to change it, for about the price of running the network two more times?
 #
-# The obvious way is to turn one input a little, run the network, look at the number, and turn it back. That is a million
+# The obvious way is to change one number a little, run the network, look at the result, and change it back. That is a million
 # runs. The way of this chapter goes through the network *once*, backward. It is called reverse-mode differentiation, or
 # backpropagation. By the end you have written all of it: the gradients of single functions, the machine that chains them, and
 # the test that tells you whether they are right.
 #
-# You need the chain rule, matrix products and NumPy. It takes about an hour and a half with the exercises.
+# You need the chain rule, matrix products and NumPy. It takes about two hours with the exercises.
 
 # %%
 from itertools import product
@@ -20,12 +20,136 @@ import minidat
 from minidat import ops
 from minidat.autograd import engine
 from minidat.autograd.check import check_gradient
-from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, show_source
 
 np.set_printoptions(precision=3, suppress=True)
 
 # %% [markdown]
-# ## The picture
+# ## Five numbers
+#
+# Before there are arrays, here are five numbers. Two are given, $a=2$ and $b=-3$. Three are computed, and the last one is the
+# **loss** $L$, which says how bad things are:
+#
+# $$c=a\,b,\qquad s=a+c,\qquad L=s^2 .$$
+
+# %%
+a, b = 2.0, -3.0
+c = a * b
+s = a + c
+L = s * s
+print(f"c = {c}, s = {s}, L = {L}")
+
+# %% [markdown]
+# How should $a$ and $b$ be changed, so that $L$ becomes smaller? For each number, take $a$, we look for
+# $\mathrm da=\partial L/\partial a$: how fast $L$ grows when $a$ grows, and everything that is computed from $a$ follows. If $a$
+# grows by a small amount, $L$ grows by $\mathrm da$ times that amount. We begin at the end, and go back one operation at a time.
+#
+# * $\mathrm dL=1$: if $L$ grows by something, it grows by just that.
+# * $L=s^2$ has the slope $2s$. So $\mathrm ds=2s\cdot\mathrm dL=-8$.
+# * $s=a+c$ passes a change of either on as it is. So $\mathrm dc=\mathrm ds=-8$; and $a$ gets $-8$ too, **from this use** of it.
+# * $c=a\,b$: when $b$ grows, $c$ grows $a$ times as much. So $\mathrm db=a\,\mathrm dc=-16$. When $a$ grows, $c$ grows $b$ times as
+#   much. So $a$ gets $b\,\mathrm dc=24$ **from this use**.
+# * $a$ is used twice. When it moves, it moves $L$ in both ways at once, so the two are added: $\mathrm da=-8+24=16$.
+
+# %%
+dL = 1.0
+ds = 2 * s * dL
+dc = ds
+db = a * dc
+da = ds + b * dc  # used twice: two gradients, added
+print(f"ds = {ds}, dc = {dc}, db = {db}, da = {da}")
+
+# %% tags=["hide-input"]
+picture, axes = figure(7, 2.7)
+axes.set(xlim=(0, 10), ylim=(0, 3.9))
+axes.axis("off")
+nodes = {
+    "a": (0.9, 3.2, a, da),
+    "b": (0.9, 0.7, b, db),
+    "c = a b": (3.9, 0.7, c, dc),
+    "s = a + c": (6.4, 2.3, s, ds),
+    "L = s²": (9.1, 2.3, L, dL),
+}
+for text, (column, row, value, gradient) in nodes.items():
+    box = {"boxstyle": "round,pad=0.35", "fc": "#f2f2f2", "ec": "#595959"}
+    axes.text(column, row, text, ha="center", va="center", fontsize=10, bbox=box)
+    axes.text(column - 0.1, row - 0.62, f"{value:g}".replace("-", "−"), ha="right", fontsize=11, color=COLOURS[0])
+    axes.text(column + 0.1, row - 0.62, f"{gradient:g}".replace("-", "−"), ha="left", fontsize=11, color=COLOURS[1],
+              fontweight="bold")  # fmt: skip
+for (x0, y0), (x1, y1), share in (
+    ((1.2, 3.2), (5.65, 2.45), f"{ds:g}"),
+    ((1.2, 3.0), (3.3, 1.0), f"{b * dc:g}"),
+    ((1.2, 0.7), (3.3, 0.7), f"{a * dc:g}"),
+    ((4.5, 0.95), (5.75, 2.0), f"{ds:g}"),
+    ((7.1, 2.3), (8.5, 2.3), f"{2 * s * dL:g}"),
+):
+    axes.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "-|>", "color": COLOURS[0], "lw": 1.6})
+    axes.text((x0 + x1) / 2, (y0 + y1) / 2, share.replace("-", "−"), color=COLOURS[1], ha="center", va="center",
+              fontsize=10, bbox={"fc": "white", "ec": "none", "pad": 1.2})  # fmt: skip
+show(
+    picture,
+    alt="A graph of five boxes, a, b, c = a b, s = a + c and L = s², with arrows from a and b to c, from a and c to s, and "
+    "from s to L. Under each box its value in blue and its gradient in orange: a 2 and 16, b −3 and −16, c −6 and −8, s −4 "
+    "and −8, L 16 and 1. On the arrows what goes back along them: from s to a −8, from c to a 24, which add up to 16.",
+)
+
+# %% [markdown]
+# Under each box stand its value (blue) and its gradient (orange); on each arrow, what goes back along it. To see that it is
+# right, change $a$ a little to either side, then $b$, run everything again, and look at $L$:
+
+
+# %%
+def loss_of(a, b):
+    return (a + a * b) ** 2
+
+
+step = 1e-6
+print("measured da:", round((loss_of(a + step, b) - loss_of(a - step, b)) / (2 * step), 4))
+print("measured db:", round((loss_of(a, b + step) - loss_of(a, b - step)) / (2 * step), 4))
+
+# %% [markdown]
+# Both agree. But measuring took two runs for each number that was given. Going back took one walk for all of them.
+#
+# ### What it costs
+#
+# Count multiplications. Forward there were two, $a\cdot b$ and $s\cdot s$. Going back, **each product of two factors asks for two**:
+# one for the gradient of either factor. Sums ask for none. So the way back costs twice the way forward, *however many numbers
+# are given*. Here is a longer calculation. It has 1000 given numbers $w_1,\dots,w_{1000}$, each used twice:
+#
+# $$h_0=1,\qquad h_i=w_i\,h_{i-1}+w_i,\qquad L=h_{1000}.$$
+
+
+# %%
+def long_run(w):
+    """w (n) or (n, copies) → h_n"""
+    h = 1.0
+    for w_i in w:
+        h = w_i * h + w_i
+    return h
+
+
+w_long = np.random.default_rng(0).uniform(0.8, 1.1, 1000)
+h_long = [1.0]
+for w_i in w_long:
+    h_long.append(w_i * h_long[-1] + w_i)  # one product for each number
+dw_long, dh = np.zeros(1000), 1.0
+for i in reversed(range(1000)):
+    dw_long[i] = dh * h_long[i] + dh  # two uses, two gradients, added: one product
+    dh = dh * w_long[i]  # what goes on to the number before: one product
+
+n = len(w_long)
+nudge = step * np.eye(n)  # column i moves number i alone
+measured = (long_run(w_long[:, None] + nudge) - long_run(w_long[:, None] - nudge)) / (2 * step)
+same("all 1000 gradients, and those measured one by one", dw_long, measured, tolerance=1e-6)
+print(f"products of one run forward:          {n:>9,}")
+print(f"of the way back, for all gradients:   {2 * n:>9,}")
+print(f"of measuring, two runs for each:      {2 * n * n:>9,}")
+
+# %% [markdown]
+# That is the promise of the first line: all gradients for about the price of two more runs. Nothing in it depends on how many
+# numbers there are. The rest of this chapter does the same with arrays, and lets a machine do the walking.
+#
+# ## The picture, with arrays
 #
 # A calculation is a graph. Values go from left to right. What we want goes from right to left: next to every array $X$
 # another array $\mathrm dX$, **of the same shape**, that says how much the loss grows when an element of $X$ grows. We write
@@ -37,14 +161,14 @@ np.set_printoptions(precision=3, suppress=True)
 picture, axes = figure(7, 2.5)
 axes.set(xlim=(0, 10), ylim=(0, 3.6))
 axes.axis("off")
-places = {
+boxes = {
     "x\n(3, 5)": (0.7, 2.8),
     "W\n(5, 4)": (0.7, 0.8),
-    "a = x W\n(3, 4)": (3.6, 1.8),
-    "y = tanh a\n(3, 4)": (6.4, 1.8),
+    "h = x W\n(3, 4)": (3.6, 1.8),
+    "y = tanh h\n(3, 4)": (6.4, 1.8),
     "L = Σ y²\n()": (9.2, 1.8),
 }
-for text, (column, row) in places.items():
+for text, (column, row) in boxes.items():
     axes.text(
         column,
         row,
@@ -57,7 +181,7 @@ for text, (column, row) in places.items():
 arrows = [
     ((1.3, 2.6), (2.75, 2.05), "dx"),
     ((1.3, 1.0), (2.75, 1.55), "dW"),
-    ((4.45, 1.8), (5.4, 1.8), "da"),
+    ((4.45, 1.8), (5.4, 1.8), "dh"),
     ((7.4, 1.8), (8.5, 1.8), "dy"),
 ]
 for start, end, name in arrows:
@@ -84,9 +208,9 @@ for start, end, name in arrows:
     )
 show(
     picture,
-    alt="A graph of boxes: x of shape (3, 5) and W of shape (5, 4) lead to a = x W, then y = tanh a, then the "
+    alt="A graph of boxes: x of shape (3, 5) and W of shape (5, 4) lead to h = x W, then y = tanh h, then the "
     "number L. Solid blue arrows go right with the "
-    "values; dashed orange arrows go left along the same edges, with dy, da, dx and dW.",
+    "values; dashed orange arrows go left along the same edges, with dy, dh, dx and dW.",
 )
 
 # %% [markdown]
@@ -114,7 +238,7 @@ show(
 # %% [markdown]
 # ## Typed in, as loops
 #
-# Let $y=\tanh(x)$ with three elements. We find $J$ by brute force: turn each input a little to either side and see how each
+# Let $y=\tanh(x)$ with three elements. We find $J$ by brute force: change each input a little to either side and see how each
 # output moves.
 
 
@@ -131,23 +255,23 @@ def jacobian(f, x, step=1e-6):
     return J
 
 
-x = np.array([0.0, 1.0, -2.0])
-J = jacobian(np.tanh, x)
-print(J)
+x_three = np.array([0.0, 1.0, -2.0])
+J_three = jacobian(np.tanh, x_three)
+print(J_three)
 
 # %% [markdown]
 # Output $j$ depends on input $j$ only, so everything off the diagonal is zero. On the diagonal there is the slope of tanh at
-# each element: 1 in the middle, nearly flat at $-2$.
+# each element: 1 at $0$, and nearly flat at $-2$.
 #
 # And the vjp, for some $\mathrm dy$, as the boxed formula says:
 
 # %%
-dy = np.array([10.0, 1.0, 1.0])
-dx = np.zeros(3)
+dy_three = np.array([10.0, 1.0, 1.0])
+dx_three = np.zeros(3)
 for i in range(3):
     for j in range(3):
-        dx[i] += J[j, i] * dy[j]
-print(dx)
+        dx_three[i] += J_three[j, i] * dy_three[j]
+print(dx_three)
 
 # %% [markdown]
 # ## Without the matrix
@@ -156,10 +280,10 @@ print(dx)
 # them zero. **Nobody ever builds $J$.** For each function we find, with pencil and paper, a short way to compute
 # $J^{\top}\mathrm dy$ directly.
 #
-# The order of multiplication matters just as much. A network is a chain $x\to a\to b\to L$, and its gradient is a product of
-# three Jacobians, $\mathrm dx=J_a^{\top}\,(J_b^{\top}\,(J_L^{\top}\cdot 1))$, where $J_a$ is that of the step to $a$, and so on;
+# The order of multiplication matters just as much. A network is a chain $x\to h\to y\to L$, and its gradient is a product of
+# three Jacobians, $\mathrm dx=J_h^{\top}\,(J_y^{\top}\,(J_L^{\top}\cdot 1))$, where $J_h$ is that of the step to $h$, and so on;
 # the 1 is $\mathrm dL=\partial L/\partial L$. Since the loss is one number, $J_L^{\top}$ is a column. Multiply from the loss's
-# side, and there is always a *vector* to be multiplied. With 1000 numbers in each of $x$, $a$ and $b$:
+# side, and there is always a *vector* to be multiplied. With 1000 numbers in each of $x$, $h$ and $y$:
 
 # %%
 n = 1000
@@ -228,9 +352,9 @@ def tanh(x):
     return y, vjp
 
 
-y, vjp = tanh(x)
-print(y, vjp(dy)[0])
-same("vjp of tanh, and the loops above", vjp(dy)[0], dx)
+y_three, vjp_three = tanh(x_three)
+print(y_three, vjp_three(dy_three)[0])
+same("vjp of tanh, and the loops above", vjp_three(dy_three)[0], dx_three, tolerance=1e-8)
 
 # %% [markdown]
 # Every function of minidat is written like this, down to the whole deformable attention of chapter 09.
@@ -264,39 +388,43 @@ hint("1.2")
 # %% [markdown]
 # ## The backward pass of a matrix product, one line at a time
 #
-# Nearly all of a Transformer's work is $Y=XW$. With rows $i$, columns $j$ and the inner index $a$,
+# Nearly all of a Transformer's work is $Y=XW$. With rows $i$, columns $j$ and the inner index $l$,
 #
-# $$\underbrace{Y}_{(n,m)}=\underbrace{X}_{(n,k)}\;\underbrace{W}_{(k,m)},\qquad Y_{ij}=\sum_{a}X_{ia}W_{aj}.$$
+# $$\underbrace{Y}_{(n,m)}=\underbrace{X}_{(n,k)}\;\underbrace{W}_{(k,m)},\qquad Y_{ij}=\sum_{l}X_{il}W_{lj}.$$
 
 # %%
-X = np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]])  # (n, k) = (2, 3)
-W = np.array([[1.0, 0.0], [2.0, 1.0], [0.0, 5.0]])  # (k, m) = (3, 2)
-print(X @ W)
+X_small = np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]])  # (n, k) = (2, 3)
+W_small = np.array([[1.0, 0.0], [2.0, 1.0], [0.0, 5.0]])  # (k, m) = (3, 2)
+Y_small = np.zeros((2, 2))
+for i, j, inner in product(range(2), range(2), range(3)):
+    Y_small[i, j] += X_small[i, inner] * W_small[inner, j]
+print(Y_small)
+same("X @ W", X_small @ W_small, Y_small)
 
 # %% [markdown]
 # **Step 1.** Move both factors a little. The product rule, term by term:
 #
-# $$\delta Y_{ij}=\sum_a\big(\delta X_{ia}\,W_{aj}+X_{ia}\,\delta W_{aj}\big).$$
+# $$\delta Y_{ij}=\sum_l\big(\delta X_{il}\,W_{lj}+X_{il}\,\delta W_{lj}\big).$$
 
 # %% [markdown]
 # **Step 2.** The loss moves by $\delta L=\sum_{ij}\mathrm dY_{ij}\,\delta Y_{ij}$. Put step 1 in:
 #
-# $$\delta L=\sum_{i,j,a}\mathrm dY_{ij}\,W_{aj}\;\delta X_{ia}\;+\;\sum_{i,j,a}\mathrm dY_{ij}\,X_{ia}\;\delta W_{aj}.$$
+# $$\delta L=\sum_{i,j,l}\mathrm dY_{ij}\,W_{lj}\;\delta X_{il}\;+\;\sum_{i,j,l}\mathrm dY_{ij}\,X_{il}\;\delta W_{lj}.$$
 
 # %% [markdown]
-# **Step 3.** Collect what stands beside $\delta X_{ia}$. Of the three sums two, over $i$ and $a$, say *which* element we talk
+# **Step 3.** Collect what stands beside $\delta X_{il}$. Of the three sums two, over $i$ and $l$, say *which* element we talk
 # about; one is left:
 #
-# $$\mathrm dX_{ia}=\sum_j\mathrm dY_{ij}\,W_{aj}.$$
+# $$\mathrm dX_{il}=\sum_j\mathrm dY_{ij}\,W_{lj}.$$
 
 # %% [markdown]
-# **Step 4.** The same beside $\delta W_{aj}$; now the sum over $i$ is left:
+# **Step 4.** The same beside $\delta W_{lj}$; now the sum over $i$ is left:
 #
-# $$\mathrm dW_{aj}=\sum_iX_{ia}\,\mathrm dY_{ij}.$$
+# $$\mathrm dW_{lj}=\sum_iX_{il}\,\mathrm dY_{ij}.$$
 
 # %% [markdown]
 # **Step 5: matrices.** A matrix product sums over the *last* index of the first factor and the *first* index of the second.
-# In step 3 the summed $j$ is last in both, so $W$ must be turned around; in step 4 the summed $i$ is first in both. Which
+# In step 3 the summed $j$ is last in both, so $W$ must be transposed; in step 4 the summed $i$ is first in both. Which
 # transposes follow, and in which order the factors stand, is the exercise.
 #
 # ## Exercise 1.3: the vjp of a matrix product (derive)
@@ -321,14 +449,18 @@ hint("1.3")
 # %% [markdown] tags=["solution"]
 # $\mathrm dX=\mathrm dY\,W^{\top}$ and $\mathrm dW=X^{\top}\mathrm dY$. A picture to keep: the other factor, transposed, in
 # the place where it stood; and $\mathrm dY$ in the place of the one that is differentiated. Backward costs two products of
-# the same size where forward costs one. This is where "the price of running it two more times" comes from.
+# the same size where forward costs one: what a product of two numbers asks for, a product of two matrices asks for too.
 
 # %% [markdown]
+# **What it costs.** Forward is one matrix product of $n\,k\,m$ multiplications. Backward is two, of as many each, one for either
+# factor. So the count that we made with numbers holds for whole layers: twice the price of a run, for all gradients.
+#
 # ## The package's own source
 #
 # `ops.matmul` allows more axes in front, which are carried along; `unbroadcast` is the subject of chapter 02 and does nothing
-# here. The line in the middle is yours. The line with `@op` names the axes, and makes two functions of this one:
-# `ops.matmul.raw` is what you see, arrays in, value and vjp out; `ops.matmul` itself works on Tensors, which come next.
+# here. The line in the middle is yours. The line with `@op` names the axes, and makes three functions of this one.
+# `ops.matmul.plain` is exactly what you see: arrays in, value and vjp out. `ops.matmul.raw` computes the same numbers, for some
+# ops by a faster form (chapter 16); this is the one to use. `ops.matmul` itself works on Tensors, which come next.
 
 # %%
 show_source(ops.matmul)
@@ -336,28 +468,29 @@ show_source(ops.matmul)
 # %%
 rng = np.random.default_rng(0)
 X_random, W_random, dY_random = rng.standard_normal((4, 3)), rng.standard_normal((3, 5)), rng.standard_normal((4, 5))
-Y, vjp = ops.matmul.raw(X_random, W_random)
-yours = matmul_vjp(dY_random, X_random, W_random) or (None, None)
-same("dX", yours[0], vjp(dY_random)[0])
-same("dW", yours[1], vjp(dY_random)[1])
-same("dX, and step 3 as it stands", np.einsum("ij,aj->ia", dY_random, W_random), vjp(dY_random)[0])
-same("dW, and step 4 as it stands", np.einsum("ia,ij->aj", X_random, dY_random), vjp(dY_random)[1])
+_, vjp_random = ops.matmul.plain(X_random, W_random)
+dX_random, dW_random = vjp_random(dY_random)
+same("dX, and step 3 as it stands", np.einsum("ij,lj->il", dY_random, W_random), dX_random)
+same("dW, and step 4 as it stands", np.einsum("il,ij->lj", X_random, dY_random), dW_random)
+yours = matmul_vjp(dY_random, X_random, W_random) if passed("1.3") else (None, None)
+same("your dX", yours[0], dX_random)
+same("your dW", yours[1], dW_random)
 
 # %% [markdown]
 # ## The tape: chaining by hand, then by machine
 #
-# Here is the graph of the first picture. Forward we call the ops one after the other and keep their vjps; backward we call
+# Here is the graph of the picture with arrays. Forward we call the ops one after the other and keep their vjps; backward we call
 # the vjps in the opposite order, each with what the one before gave.
 
 # %%
 x, W = rng.standard_normal((3, 5)), rng.standard_normal((5, 4))
-a, vjp_a = ops.matmul.raw(x, W)
-y, vjp_y = ops.tanh.raw(a)
-L, dy = (y * y).sum(), 2 * y  # ∂(Σ y²)/∂y = 2 y
+h, vjp_h = ops.matmul.raw(x, W)
+y, vjp_y = ops.tanh.raw(h)
+loss, dy = (y * y).sum(), 2 * y  # ∂(Σ y²)/∂y = 2 y
 
-(da,) = vjp_y(dy)
-dx, dW = vjp_a(da)
-print("L =", L.round(4), " dx", dx.shape, " dW", dW.shape)
+(dh,) = vjp_y(dy)
+dx, dW = vjp_h(dh)
+print("L =", loss.round(4), " dx", dx.shape, " dW", dW.shape)
 
 # %% [markdown]
 # That is backpropagation, all of it. What remains is bookkeeping, so that nobody has to write the backward half by hand. We
@@ -402,7 +535,8 @@ print(
 # Two things need care on the way back.
 #
 # **An array that is used twice gets two gradients, and they are added.** $\delta L$ has one term for every use, and both
-# stand beside the same $\delta y$. In our graph $y$ enters the product on both sides.
+# stand beside the same $\delta y$. In our graph $y$ enters the product on both sides, as $a$ was used twice among the five
+# numbers.
 #
 # **An array must wait until all of its gradients have arrived.** If `y_` called its vjp after the first of the two, the
 # second would come too late. So we go through the graph in an order in which *every Tensor comes after all its users*: the
@@ -479,8 +613,9 @@ hint("1.5")
 # %% [markdown]
 # ## The package's engine
 #
-# These are minidat's `backward` and `topological`. Differences from yours: a Tensor that needs no gradient is left out, and
-# the graph is taken apart as it is walked, so that memory is freed.
+# These are minidat's `backward` and `topological`. Two things are different from yours: a Tensor that needs no gradient is left
+# out, and the graph is taken apart on the way, so that memory is freed. In between stands `_pull`, which hands out each leaf
+# with its gradient.
 
 # %%
 show_source(minidat.Tensor.backward, engine._pull, engine._topological)
@@ -492,11 +627,13 @@ out = ops.tanh(theirs[0] @ theirs[1])
 same("the package's dx, and ours chained by hand", dx, theirs[0].grad)
 same("the package's dW, and ours chained by hand", dW, theirs[1].grad)
 
-order = topological(root)
-if order:
-    backward(order, np.ones(root.data.shape))  # L is the sum of root's elements: its gradient is 1 for each
-same("your engine's dx", x_.grad, theirs[0].grad)
-same("your engine's dW", W_.grad, theirs[1].grad)
+leaves = Tensor(x), Tensor(W)  # new ones: .grad of the old ones would be added to
+activated = tanh_(matmul_(*leaves))
+product_ = times(activated, activated)
+if passed("1.4") and passed("1.5"):  # L is the sum of all elements: a gradient of 1 for each
+    backward(topological(product_), np.ones(product_.data.shape))
+same("your engine's dx", leaves[0].grad, theirs[0].grad)
+same("your engine's dW", leaves[1].grad, theirs[1].grad)
 
 # %% [markdown]
 # ## Is it right? Finite differences
@@ -513,23 +650,31 @@ same("your engine's dW", W_.grad, theirs[1].grad)
 # \underbrace{J^{\top}\mathrm dy}_{\text{the vjp}},\,v\rangle .$$
 #
 # One random direction $v$ tests all inputs at once, for the price of two runs. If a single element of the vjp is off, a
-# random $v$ sees it: the chance that its errors cancel is nil.
+# random $v$ sees it: that several errors cancel each other exactly does not happen.
 #
 # How small should $\varepsilon$ be? Too large, and the curve is not straight. Too small, and two nearly equal numbers are
 # subtracted, which leaves rounding noise. Let us look.
 
 # %%
-v, dy = rng.standard_normal(x.shape), rng.standard_normal((3, 4))
+v, dout = rng.standard_normal(x.shape), rng.standard_normal((3, 4))
 
 
-def loss(x):
-    return (dy * np.tanh(x @ W)).sum()
+def weighted(x, dtype=np.float64):
+    """⟨dy, tanh(x W)⟩, a number"""
+    return (dout * np.tanh(x.astype(dtype) @ W.astype(dtype))).sum(dtype=np.float64)
 
 
-exact = (tanh(x @ W)[1](dy)[0] @ W.T * v).sum()
+exact = (tanh(x @ W)[1](dout)[0] @ W.T * v).sum()
 steps = np.logspace(-12, -0.5, 70)
-central = [abs((loss(x + s * v) - loss(x - s * v)) / (2 * s) - exact) for s in steps]
-one_sided = [abs((loss(x + s * v) - loss(x)) / s - exact) for s in steps]
+central = [abs((weighted(x + e * v) - weighted(x - e * v)) / (2 * e) - exact) for e in steps]
+one_sided = [abs((weighted(x + e * v) - weighted(x)) / e - exact) for e in steps]
+single = [
+    abs((weighted(x + e * v, np.float32) - weighted(x - e * v, np.float32)) / (2 * e) - exact) / abs(exact)
+    for e in steps
+]
+at = abs((weighted(x + 1e-6 * v) - weighted(x - 1e-6 * v)) / 2e-6 - exact) / abs(exact)
+print(f"correct digits with a step of 1e-6: {-np.log10(at):.0f}")
+print(f"in 32 bits, with one of the best of all these steps: {-np.log10(np.sort(single)[3]):.0f}")
 
 # %% tags=["hide-input"]
 picture, axes = figure(6.4, 3.4)
@@ -549,8 +694,8 @@ show(
 # %% [markdown]
 # From the right, the central difference falls with $\varepsilon^2$ and the one-sided one with $\varepsilon$ only: expand
 # $f(x\pm\varepsilon)=f\pm\varepsilon f'+\tfrac12\varepsilon^2f''\pm\dots$, and in the difference of both sides the $f''$
-# cancels. From the left comes the rounding of 64-bit numbers, about $10^{-16}/\varepsilon$. Steps near $10^{-6}$ leave some
-# nine correct digits. In 32 bits there would be four at best, so gradients are always checked in 64.
+# cancels. From the left comes the rounding of 64-bit numbers, about $10^{-16}/\varepsilon$. A step of
+# $10^{-6}$ leaves most of the digits. In 32 bits few are left with any step, so gradients are always checked in 64.
 #
 # ## Exercise 1.6: the slope along a direction (fill in)
 
@@ -586,20 +731,20 @@ hint("1.6")
 
 # %%
 scores = rng.standard_normal((3, 5))
-y, right = ops.softmax.raw(scores)
+_, right = ops.softmax.raw(scores)
 wrong = {
-    "right": lambda dy: right(dy)[0],
-    "wrong sign": lambda dy: -right(dy)[0],
-    "twice as large": lambda dy: 2 * right(dy)[0],
-    "always zero": lambda dy: 0 * dy,
+    "right": lambda d: right(d)[0],
+    "wrong sign": lambda d: -right(d)[0],
+    "twice as large": lambda d: 2 * right(d)[0],
+    "always zero": lambda d: 0 * d,
 }
-v, random = rng.standard_normal(scores.shape), rng.standard_normal(scores.shape)
+along, random = rng.standard_normal(scores.shape), rng.standard_normal(scores.shape)
 print(f"{'':16}{'error with ones':>18}{'with a random dy':>18}")
 for name, vjp in wrong.items():
     errors = []
-    for dy in (np.ones(scores.shape), random):
-        moved = ops.softmax.raw(scores + 1e-6 * v)[0] - ops.softmax.raw(scores - 1e-6 * v)[0]
-        errors.append(abs((dy * moved).sum() / 2e-6 - (vjp(dy) * v).sum()))
+    for d in (np.ones(scores.shape), random):
+        moved = ops.softmax.raw(scores + 1e-6 * along)[0] - ops.softmax.raw(scores - 1e-6 * along)[0]
+        errors.append(abs((d * moved).sum() / 2e-6 - (vjp(d) * along).sum()))
     print(f"{name:16}" + "".join(f"{'passes' if error < 1e-6 else f'{error:.2f}':>18}" for error in errors))
 
 # %% [markdown]
@@ -681,15 +826,15 @@ print("softmax passes:", error < 1e-6)
 # ## Exercise 1.8: put it to work (extend)
 #
 # A gradient is for going downhill. The plain step is $w\leftarrow w-\eta\,\mathrm dw$. With **momentum** the step remembers
-# where it was going: $m\leftarrow\mu\,m+\mathrm dw$, then $w\leftarrow w-\eta\,m$. Write one such step.
+# where it was going: $u\leftarrow\mu\,u+\mathrm dw$, then $w\leftarrow w-\eta\,u$. Write one such step.
 
 
 # %%
-def momentum_step(w, dw, m, rate, momentum):
-    """w, dw, m of one shape; rate η, momentum μ: numbers → new w, new m (new arrays: the given ones stay as they are)"""
+def momentum_step(w, dw, u, rate, momentum):
+    """w, dw, u of one shape; rate η, momentum μ: numbers → new w, new u (new arrays: the given ones stay as they are)"""
     # BEGIN SOLUTION
-    m = momentum * m + dw
-    return w - rate * m, m
+    u = momentum * u + dw
+    return w - rate * u, u
     # END SOLUTION
 
 
@@ -699,8 +844,8 @@ check("1.8", momentum_step)
 hint("1.8")
 
 # %% [markdown] tags=["solution"]
-# Where the slope keeps its direction, $m$ grows to $\mathrm dw/(1-\mu)$: ten times the step for $\mu=0.9$. Where it flips to
-# and fro, the contributions cancel.
+# Where the slope keeps its direction, $u$ grows to $\mathrm dw/(1-\mu)$: ten times the step for $\mu=0.9$. Where the slope
+# changes its sign again and again, the contributions cancel.
 
 # %% [markdown]
 # Below, a network with 16 hidden units learns a curve from 40 points, by the package's engine, once with plain steps and,
@@ -711,8 +856,8 @@ inputs = np.linspace(-3, 3, 40)[:, None]  # (40, 1)
 targets = np.sin(2 * inputs) * np.exp(-(inputs**2) / 6)  # (40, 1)
 
 
-def plain_step(w, dw, m, rate, momentum):
-    return w - rate * dw, m
+def plain_step(w, dw, u, rate, momentum):
+    return w - rate * dw, u
 
 
 def predict(weights, x):
@@ -721,32 +866,31 @@ def predict(weights, x):
 
 
 def train(step, epochs=1500):
-    """The final weights and the loss after each epoch; (None, None) if `step` is not written yet."""
+    """→ the final weights, and the loss after each epoch"""
     draw = np.random.default_rng(1).standard_normal
     weights = [draw((1, 16)), draw(16), draw((16, 1)) / 4, np.zeros(1)]
-    moments, losses = [np.zeros_like(w) for w in weights], []
+    past, losses = [np.zeros_like(w) for w in weights], []
     for _ in range(epochs):
         leaves = [minidat.Tensor(w, requires_grad=True) for w in weights]
         error = predict(leaves, inputs) - targets
         mean = (error * error).mean()
         mean.backward()
         losses.append(float(mean.data))
-        stepped = [step(w, leaf.grad, m, 0.05, 0.9) for w, leaf, m in zip(weights, leaves, moments)]
-        if stepped[0] is None:
-            return None, None
-        weights, moments = [w for w, _ in stepped], [m for _, m in stepped]
+        stepped = [step(w, leaf.grad, u, 0.05, 0.9) for w, leaf, u in zip(weights, leaves, past)]
+        weights, past = [w for w, _ in stepped], [u for _, u in stepped]
     return weights, losses
 
 
 # %% tags=["hide-input"]
-runs = {"plain steps": (plain_step, COLOURS[1], "--"), "your momentum": (momentum_step, COLOURS[0], "-")}
+runs = {"plain steps": (plain_step, COLOURS[1], "--")}
+if passed("1.8"):
+    runs["your momentum"] = momentum_step, COLOURS[0], "-"
 picture, (left_axes, right_axes) = figure(7, 3.0, columns=2)
 left_axes.plot(inputs[:, 0], targets[:, 0], "o", ms=3.5, color="#595959", label="data")
-for name, (step, colour, line) in runs.items():
-    weights, losses = train(step)
-    if weights is not None:
-        left_axes.plot(inputs[:, 0], predict(weights, inputs).data[:, 0], line, color=colour, lw=1.8, label=name)
-        right_axes.semilogy(losses, line, color=colour, lw=1.8, label=name)
+for name, (move, colour, line) in runs.items():
+    weights, losses = train(move)
+    left_axes.plot(inputs[:, 0], predict(weights, inputs).data[:, 0], line, color=colour, lw=1.8, label=name)
+    right_axes.semilogy(losses, line, color=colour, lw=1.8, label=name)
 left_axes.set(title="the curve", xlabel="input", ylim=(-1.15, 1.8))
 right_axes.set(title="the loss", xlabel="epoch")
 left_axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center", handlelength=1.4, columnspacing=0.8)
@@ -757,6 +901,35 @@ show(
     "the epoch. Plain steps go down slowly; the "
     "run with momentum, once exercise 1.8 is solved, gets far lower and its curve goes through the points.",
 )
+
+# %% [markdown]
+# ## Exercise 1.9: the vjp of an inverse (derive)
+#
+# Let $X$ be a square matrix and $Y=X^{-1}$. No formula for its derivative has been given here, and none is needed. You know how
+# a product of matrices moves, and you know that $X\,Y=I$, which does not move at all.
+
+
+# %%
+def inverse_vjp(dY, X):
+    """dY, X (n, n) → dX (n, n), for Y = np.linalg.inv(X)"""
+    # BEGIN SOLUTION
+    Y = np.linalg.inv(X)
+    return -Y.T @ dY @ Y.T
+    # END SOLUTION
+
+
+check("1.9", inverse_vjp)
+
+# %%
+hint("1.9")
+
+# %% [markdown] tags=["solution"]
+# Both factors of $XY=I$ move, and the right side does not: $\delta X\,Y+X\,\delta Y=0$. Multiply by $Y=X^{-1}$ from the left:
+# $\delta Y=-Y\,\delta X\,Y$. So $\delta Y_{ij}=-\sum_{l,r}Y_{il}\,\delta X_{lr}\,Y_{rj}$, and what stands beside $\delta X_{lr}$ in
+# $\delta L=\sum_{i,j}\mathrm dY_{ij}\,\delta Y_{ij}$ is
+# $\mathrm dX_{lr}=-\sum_{i,j}Y_{il}\,\mathrm dY_{ij}\,Y_{rj}$, in matrices $-Y^{\top}\mathrm dY\,Y^{\top}$. With one element it is
+# the derivative of $1/x$, which is $-1/x^2$. An equation that stays true while things move is often a shorter way to a
+# gradient than a formula.
 
 # %% [markdown]
 # ## What differs from the paper and the released code
@@ -778,7 +951,7 @@ show(
 #    inputs, never building $J$.
 # 2. To derive one: move the inputs by $\delta$, insert into $\delta L=\langle \mathrm dy,\delta y\rangle$, and read off what
 #    stands beside each $\delta x$. Indices first, then matrices.
-# 3. The tape remembers which vjp made which array; backward calls them in reverse topological order and adds up where an
+# 3. The tape remembers with which vjp each array was made; backward calls them in reverse topological order and adds up where an
 #    array was used twice.
 # 4. Finite differences, central, in 64 bits, along a random direction, with a random cotangent, tell whether a vjp is right.
 # 5. A cotangent of ones tells nothing about softmax and layer norm: their vjp of ones is zero, and so is a wrong one's.

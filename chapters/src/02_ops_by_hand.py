@@ -1,29 +1,31 @@
 # %% [markdown]
-# # 02 · Six functions by hand
+# # 02 · A dozen functions by hand
 #
-# > Beside attention, a Transformer is built from six small functions. What does each of them do to the gradient that comes back
-# > through it?
+# > Beside attention, a Transformer is built from a dozen small functions. What does each of them do to the gradient that comes
+# > back through it?
 #
-# They are broadcasting, the linear layer, softmax, cross-entropy, layer norm and GELU. Each takes a page: the equation, the
-# loops, the derivation, and then its vjp is yours to write. Afterwards you will know them by what they do to a gradient: the
-# first *sums* it, the second *turns it around*, two *take a part out of it*, one *dims* it, and one is where it all begins.
+# Each takes a page: the equation, the loops, the derivation, and then its vjp is yours to write. Sections 1 to 6 have those
+# that calculate: broadcasting, the linear layer, softmax, cross-entropy, layer norm and GELU. Sections 7 and 8 have those that
+# only add up, pick out or move: sum, mean, the largest, indexing and joining. Section 9 makes a convolution of two of them.
+# Afterwards you will know them by what they do to a gradient. Broadcasting *sums* it. Softmax and layer norm *take a part out of
+# it*. GELU *dims* it. An index *scatters* it. And cross-entropy is where it begins.
 #
-# You need chapter 01. It takes about an hour and a half with the exercises. If you are in a hurry, do softmax and layer norm,
-# and come back for the rest.
+# You need chapter 01. It takes about three hours with the exercises, so better in two sittings: sections 1 to 6, then the rest.
+# If you are in a hurry, do softmax, layer norm and section 8, and come back for the others.
 
 # %%
 import math
 from itertools import product
 
 import numpy as np
-from minidat.ops.normalise import column_sum, row_dot, row_sum, softmax_vjp
 
 from minidat import Tensor, ops
 from minidat.autograd.backend import erf
-from minidat.ops.gelu import _read, value_and_slope
-from minidat.ops.gelu import cubics as package_cubics
-from minidat.ops.sums import unbroadcast
-from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source
+from minidat.autograd.check import check_adjoint
+from minidat.ops.conv2d import cropped, padded, shifted
+from minidat.ops.softmax import softmax_vjp
+from minidat.ops.sums import column_sum, repeated_axes, row_dot, row_sum, summed_to, unbroadcast
+from minidat.tutorial import COLOURS, check, figure, hint, passed, pixels, same, show, show_source
 
 np.set_printoptions(precision=3, suppress=True)
 rng = np.random.default_rng(0)
@@ -43,6 +45,7 @@ points = 2.0 * rng.standard_normal((24, 3))
 on_triangle, _ = ops.softmax.raw(points)
 on_circle, _ = ops.layer_norm.raw(points, np.ones(3), np.zeros(3))
 
+# %% tags=["hide-input"]
 picture, (left, right) = figure(7.2, 3.4, columns=2)
 angle = np.linspace(0, 2 * np.pi, 100)[:, None]
 first, second = (
@@ -93,12 +96,12 @@ show(
 # $$\underbrace{y_{nc}}_{(N,C)}=\underbrace{x_{nc}}_{(N,C)}+\underbrace{b_c}_{(C)}.$$
 
 # %%
-x, b = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), np.array([10.0, 0.0, -10.0])
+x_rows, b_row = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), np.array([10.0, 0.0, -10.0])
 y = np.zeros((2, 3))
 for n, c in product(range(2), range(3)):
-    y[n, c] = x[n, c] + b[c]  # b has no index n: it is read again for each row
+    y[n, c] = x_rows[n, c] + b_row[c]  # b has no index n: it is read again for each row
 print(y)
-same("x + b", y, x + b)
+same("x + b", y, x_rows + b_row)
 
 # %% [markdown]
 # **Derivation.** $\delta y_{nc}=\delta x_{nc}+\delta b_c$, so
@@ -144,24 +147,26 @@ hint("2.1")
 # 1 in the large shape too, the sum has one term and changes nothing.
 
 # %% [markdown]
-# The package's own takes the small *array* in place of its shape, and does nothing where nothing was repeated. Below it is held
-# against the two sums as derived.
+# The package's own takes the small *array* in place of its shape, and finds all repeated axes at once. Below it is held against
+# the sum as derived.
 
 # %%
-show_source(unbroadcast)
+show_source(unbroadcast, summed_to, repeated_axes)
 
 # %%
-gamma, dy = rng.standard_normal(3), rng.standard_normal((2, 3))
-_, vjp = ops.multiply.raw(x, gamma)
-same("dγ = Σ_n dy x", (dy * x).sum(0), vjp(dy)[1])
-same("yours", sum_to(dy * x, gamma.shape), vjp(dy)[1])
+gamma_row, dy = rng.standard_normal(3), rng.standard_normal((2, 3))
+_, vjp = ops.multiply.raw(x_rows, gamma_row)
+same("dγ = Σ_n dy x", (dy * x_rows).sum(0), vjp(dy)[1])
+same("yours", sum_to(dy * x_rows, gamma_row.shape) if passed("2.1") else None, vjp(dy)[1])
 
 # %% [markdown]
 # ## 2 · The linear layer
 #
 # Tokens come in a batch, $(B,N,C)$, and each is multiplied by the same matrix:
 #
-# $$\underbrace{y_{bnj}}_{(B,N,D)}=\sum_{i}\underbrace{x_{bni}}_{(B,N,C)}\underbrace{W_{ij}}_{(C,D)}+\underbrace{b_j}_{(D)}.$$
+# $$\underbrace{y_{mnj}}_{(B,N,D)}=\sum_{i}\underbrace{x_{mni}}_{(B,N,C)}\underbrace{W_{ij}}_{(C,D)}+\underbrace{b_j}_{(D)}.$$
+#
+# ($m$ counts the images of the batch, since $b$ is the bias here.)
 
 
 # %%
@@ -180,20 +185,20 @@ print("y:", linear_loops(x, W, b).tolist())
 same("x @ W + b", x @ W + b, linear_loops(x, W, b))
 
 # %% [markdown]
-# **Derivation.** Three things move: $\delta y_{bnj}=\sum_i(\delta x_{bni}\,W_{ij}+x_{bni}\,\delta W_{ij})+\delta b_j$. Put into
-# $\delta L=\sum_{b,n,j}\mathrm dy_{bnj}\,\delta y_{bnj}$:
+# **Derivation.** Three things move: $\delta y_{mnj}=\sum_i(\delta x_{mni}\,W_{ij}+x_{mni}\,\delta W_{ij})+\delta b_j$. Put into
+# $\delta L=\sum_{m,n,j}\mathrm dy_{mnj}\,\delta y_{mnj}$:
 #
-# $$\delta L=\sum_{b,n,i}\Big(\sum_j\mathrm dy_{bnj}W_{ij}\Big)\delta x_{bni}+\sum_{i,j}\Big(\sum_{b,n}x_{bni}\,\mathrm
-# dy_{bnj}\Big)\delta W_{ij}+\sum_j\Big(\sum_{b,n}\mathrm dy_{bnj}\Big)\delta b_j .$$
+# $$\delta L=\sum_{m,n,i}\Big(\sum_j\mathrm dy_{mnj}W_{ij}\Big)\delta x_{mni}+\sum_{i,j}\Big(\sum_{m,n}x_{mni}\,\mathrm
+# dy_{mnj}\Big)\delta W_{ij}+\sum_j\Big(\sum_{m,n}\mathrm dy_{mnj}\Big)\delta b_j .$$
 
 # %% [markdown]
-# The three brackets are the three gradients. Look at the second: $W$ has no index $b$ or $n$. It was used for *every* token,
-# and sums what all tokens ask of it. Image and token, $b$ and $n$, always stand together, so we may count them as one index
-# $t$: lay all tokens under each other, $X$ of shape $(BN,C)$ and $\mathrm dY$ of shape $(BN,D)$, and it is chapter 01's matrix
-# product
+# The three brackets are the three gradients. Look at the second: $W$ has no index $m$ or $n$. It was used for *every* token,
+# and sums what all tokens ask of it. Image and token, $m$ and $n$, always stand together, so we may count them as one index
+# $r$: put all tokens as rows under each other, $X$ of shape $(BN,C)$ and $\mathrm dY$ of shape $(BN,D)$, and it is chapter 01's
+# matrix product
 #
 # $$\underbrace{\mathrm dX}_{(BN,C)}=\mathrm dY\,W^{\top},\qquad \underbrace{\mathrm dW}_{(C,D)}=X^{\top}\mathrm dY,
-# \qquad\underbrace{\mathrm db}_{(D)}=\sum_t\mathrm dY_t .$$
+# \qquad\underbrace{\mathrm db}_{(D)}=\sum_r\mathrm dY_r .$$
 #
 # ## Exercise 2.2: the vjp of a linear layer (fill in)
 
@@ -213,25 +218,22 @@ check("2.2", linear_vjp)
 hint("2.2")
 
 # %% [markdown] tags=["solution"]
-# `dy @ W.T` works for any number of axes in front. For $\mathrm dW$ the tokens of all images must be laid under each other
+# `dy @ W.T` works for any number of axes in front. For $\mathrm dW$ the tokens of all images must be put under each other
 # first: `x.swapaxes(-1, -2) @ dy` is one matrix *for each image*, and one would still have to sum them.
 
 # %% [markdown]
-# The package's own writes $\mathrm db$ as a product, too. With a one for every token, $\mathrm db_j=\sum_t\mathrm dY_{tj}=
-# \sum_t1\cdot\mathrm dY_{tj}$, a row of ones times a matrix. One can see it coming: $y=xW+\mathbf 1b^{\top}$ says "repeat $b$
-# for every token" as a matrix product, and then $\mathrm db$ is what chapter 01 says of any product, $\mathbf 1^{\top}\mathrm
-# dY$. To multiply by 1 sounds like work for nothing. But nothing on a machine is as carefully tuned as its matrix product, and
-# it is faster than `dY.sum(0)`, which adds row after row.
+# The package's own does the same (`.plain` is the function as it is shown, chapter 01). `column_sum` is the sum over the rows. It is written as the product of a row of ones with the
+# matrix, $\mathrm db_j=\sum_r1\cdot\mathrm dY_{rj}$: the same sum. (Why: chapter 16.)
 
 # %%
 show_source(ops.linear, column_sum)
 
 # %%
 x, W, b, dy = (rng.standard_normal(shape) for shape in ((2, 4, 3), (3, 5), (5,), (2, 4, 5)))
-_, vjp = ops.linear.raw(x, W, b)
+_, vjp = ops.linear.plain(x, W, b)
 theirs = vjp(dy)
-derived = np.einsum("bnj,ij->bni", dy, W), np.einsum("bni,bnj->ij", x, dy), np.einsum("bnj->j", dy)
-yours = linear_vjp(dy, x, W, b) or (None, None, None)
+derived = np.einsum("mnj,ij->mni", dy, W), np.einsum("mni,mnj->ij", x, dy), np.einsum("mnj->j", dy)
+yours = linear_vjp(dy, x, W, b) if passed("2.2") else (None, None, None)
 for name, bracket, mine, package in zip(("dx", "dW", "db"), derived, yours, theirs):
     same(f"{name}, and its bracket", bracket, package)
     same(f"{name}, and yours", mine, package)
@@ -271,21 +273,19 @@ print("each row adds up to zero:", abs(J_softmax.sum(1)).max() < 1e-15)
 # first. So only *differences* within $\mathrm dy$ count:
 
 # %%
-_, vjp = ops.softmax.raw(scores)
+_, vjp = ops.softmax.plain(scores)  # exactly what is shown below; .raw may compute it in a faster way
 dy = np.array([1.0, -1.0, 0.5, 2.0])
 print("dy       ", dy, "→", vjp(dy)[0])
 print("dy + 100 ", dy + 100, "→", vjp(dy + 100)[0])
 print("ones: below 1e-15 →", abs(vjp(np.ones(4))[0]).max() < 1e-15)
 same("the package's vjp, and Jᵀ dy", J_softmax.T @ dy, vjp(dy)[0])
 
+# %% [markdown]
+# The package's own: `row_sum` is the sum of a row, and `row_dot` the sum of the products of two rows, both kept as an axis of
+# size 1.
+
 # %%
 show_source(softmax_vjp, ops.softmax)
-
-# %% [markdown]
-# `out` says where the result may be written. `ops.softmax` gives none: $\mathrm dy$ belongs to whoever handed it in, and an op
-# never writes to its inputs. Attention (chapter 03) makes the $\mathrm dy$ of its softmax itself and needs it no more
-# afterwards; it says `out=dy` and saves an array as large as all its scores. That is safe here: the row's sum, which needs the
-# whole row, is taken before the first number is overwritten; after that, each number needs only itself.
 
 # %% [markdown]
 # ### The logarithm of softmax
@@ -338,28 +338,27 @@ hint("2.3")
 # %% [markdown]
 # ## 4 · Cross-entropy
 #
-# The network says $x_{bk}$, a score for each class $k$ of image $b$. The truth is a distribution $t_{bk}$: 1 for the right
+# The network says $x_{mk}$, a score for each class $k$ of image $m$. The truth is a distribution $t_{mk}$: 1 for the right
 # class, 0 else (or something softer: the released code trains with mixed images and mixed labels). The loss is
 #
-# $$\underbrace{L}_{()}=-\frac1B\sum_{b,k}\underbrace{t_{bk}}_{(B,K)}\,\ln\underbrace{y_{bk}}_{(B,K)},\qquad y_b
-# =\mathrm{softmax}(x_b).$$
+# $$\underbrace{L}_{()}=-\frac1B\sum_{m,k}\underbrace{t_{mk}}_{(B,K)}\,\ln\underbrace{y_{mk}}_{(B,K)},\qquad y_m
+# =\mathrm{softmax}(x_m).$$
 #
 # With one right class, it is 0 if all probability is there, and large if little is.
 
 # %%
 logits = np.array([[2.0, 1.0, -1.0], [0.0, 0.0, 0.0]])  # (B, K) = (2, 3)
 targets = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-loss = 0.0
-for b, k in product(range(2), range(3)):
-    loss -= targets[b, k] * (logits[b, k] - math.log(sum(math.exp(score) for score in logits[b]))) / 2
-print(
-    "loss", round(loss, 4), "= (0.3490 + ln 3) / 2: the first image is fairly right, the second one guesses among three"
-)
-same("the package's", loss, ops.cross_entropy.raw(logits, targets)[0])
+shares = np.zeros(2)
+for m, k in product(range(2), range(3)):
+    shares[m] -= targets[m, k] * (logits[m, k] - math.log(sum(math.exp(score) for score in logits[m])))
+print("of the first image, which is fairly right:", shares[0].round(4))
+print("of the second, which guesses among three: ", shares[1].round(4), "= ln 3")
+same("their mean, and the package's", shares.sum() / 2, ops.cross_entropy.plain(logits, targets)[0])
 
 # %% [markdown]
-# **Derivation.** With $\ell=\ln y$ we have $L=-\frac1B\sum t_{bk}\,\ell_{bk}$, so what arrives at the log-softmax is
-# $\mathrm d\ell_{bk}=-\frac1B\,t_{bk}\,\mathrm dL$. ($\mathrm dL$ is the gradient of the loss itself, 1, unless the loss is
+# **Derivation.** With $\ell=\ln y$ we have $L=-\frac1B\sum t_{mk}\,\ell_{mk}$, so what arrives at the log-softmax is
+# $\mathrm d\ell_{mk}=-\frac1B\,t_{mk}\,\mathrm dL$. ($\mathrm dL$ is the gradient of the loss itself, 1, unless the loss is
 # part of something larger.) Exercise 2.3 does the rest.
 #
 # ## Exercise 2.4: where every gradient begins (derive)
@@ -397,9 +396,11 @@ show_source(ops.cross_entropy)
 # %%
 said = np.array([[1.5, 0.2, 2.1, -0.6, 0.4]])
 truth = np.eye(5)[[0]]
-_, vjp = ops.cross_entropy.raw(said, truth)
+_, vjp = ops.cross_entropy.plain(said, truth)
 push = -vjp(1.0)[0][0]
+same("the push, and t − y", push, (truth - ops.softmax.raw(said)[0])[0])
 
+# %% tags=["hide-input"]
 picture, axes = figure(6, 2.8)
 classes = np.arange(5)
 axes.bar(classes - 0.27, ops.softmax.raw(said)[0][0], 0.25, color=COLOURS[0], label="what it said, y")
@@ -408,7 +409,6 @@ axes.bar(classes + 0.27, push, 0.25, color=COLOURS[1], hatch="//", edgecolor="wh
 axes.axhline(0, color="#595959", lw=0.8)
 axes.set(xlabel="class", xticks=classes, ylim=(-0.65, 1.1))
 axes.legend(frameon=False, fontsize=9)
-same("the push, and t − y", push, (truth - ops.softmax.raw(said)[0])[0])
 show(
     picture,
     alt="Bars for five classes. The network gives class 2 the most probability and class 0 the second most; the truth "
@@ -533,27 +533,23 @@ hint("2.5")
 # many derivations the gradients to $\mu$ and to $\sigma^2$ are found one after the other and added up in the end, in ten lines;
 # letting things *move* makes $\overline u=0$ do the work early.
 
-# %% [markdown]
-# In the package's own, `row_sum` and `row_dot` are the sums in the two means; the first is a product with ones again. `dx`
-# begins as $d$. What is taken out of it, $\overline d+\hat x\,\overline{d\,\hat x}$, is gathered in one array and subtracted
-# at once. So two arrays of $x$'s shape are made, and everything else happens in them, in place. The formula is yours; it only
-# wastes no memory.
+# The package's own is the same formula. The two means are `row_sum` and `row_dot`, divided by $C$.
 
 # %%
-show_source(row_dot, row_sum, ops.layer_norm)
+show_source(ops.layer_norm, row_sum, row_dot)
 
 # %%
-x, dy = rng.standard_normal((3, 5)), rng.standard_normal((3, 5))
+tokens, dy = rng.standard_normal((3, 5)), rng.standard_normal((3, 5))
 gamma, beta = rng.standard_normal(5), rng.standard_normal(5)
-y, vjp = ops.layer_norm.raw(x, gamma, beta)
+y, vjp = ops.layer_norm.plain(tokens, gamma, beta)
 dx, dgamma, dbeta = vjp(dy)
-same("the value, and the loops", layer_norm_loops(x, gamma, beta), y)
+same("the value, and the loops", layer_norm_loops(tokens, gamma, beta), y)
 
-centred = x - x.mean(-1, keepdims=True)
+centred = tokens - tokens.mean(-1, keepdims=True)
 s = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
 jacobians = [(np.eye(5) - 1 / 5 - np.outer(row, row) / 5) / scale for row, scale in zip(centred / s, s[:, 0])]
 same("dx, and Jᵀ d for each token", np.stack([J.T @ d for J, d in zip(jacobians, gamma * dy)]), dx)
-yours = layer_norm_vjp(dy, x, gamma, beta, 1e-5) or (None, None, None)
+yours = layer_norm_vjp(dy, tokens, gamma, beta, 1e-5) if passed("2.5") else (None, None, None)
 for name, mine, theirs in zip(("dx", "dγ", "dβ"), yours, (dx, dgamma, dbeta)):
     same(f"your {name}", mine, theirs)
 
@@ -568,6 +564,7 @@ share, _ = ops.softmax.raw(row)
 hat, _ = ops.layer_norm.raw(row, np.ones(5), np.zeros(5))
 J_norm = (np.eye(5) - 1 / 5 - np.outer(hat, hat) / 5) / math.sqrt(row.var() + 1e-5)
 
+# %% tags=["hide-input"]
 picture, panels = figure(7, 3.5, columns=2)
 for axes, J, name in zip(panels, (np.diag(share) - np.outer(share, share), J_norm), ("softmax", "layer norm")):
     assert abs(J.sum(1)).max() < 1e-12
@@ -584,18 +581,18 @@ show(
 )
 
 # %% [markdown]
-# **So what do ones tell?** Let somebody check a network that ends in one of them by `y.sum()`, whose cotangent is ones. For
+# **So what do ones tell?** Suppose somebody checks a network that ends in one of them by `y.sum()`, whose cotangent is ones. For
 # softmax, and for layer norm with $\gamma$ all alike (as it is before training), *every* gradient behind it is zero, right or
 # wrong. The engine of this project asks for a cotangent (chapter 01), and all checks draw a random one.
 
 # %%
 for name, op, arguments in (
-    ("softmax", ops.softmax, (x,)),
-    ("layer norm, γ = 1", ops.layer_norm, (x, np.ones(5), beta)),
-    ("layer norm, γ random", ops.layer_norm, (x, gamma, beta)),
+    ("softmax", ops.softmax, (tokens,)),
+    ("layer norm, γ = 1", ops.layer_norm, (tokens, np.ones(5), beta)),
+    ("layer norm, γ random", ops.layer_norm, (tokens, gamma, beta)),
 ):
     _, vjp = op.raw(*arguments)
-    sizes = [abs(vjp(dy)[0]).max() for dy in (np.ones((3, 5)), rng.standard_normal((3, 5)))]
+    sizes = [abs(vjp(d)[0]).max() for d in (np.ones((3, 5)), rng.standard_normal((3, 5)))]
     print(f"{name:22} ones: {'0 to rounding' if sizes[0] < 1e-14 else f'{sizes[0]:.2f}':15} random: {sizes[1]:.2f}")
 
 # %% [markdown]
@@ -604,8 +601,8 @@ for name, op, arguments in (
 # Two linear layers in a row are one linear layer. Between them must stand something bent. ReLU cuts off all that is negative.
 # GELU does it smoothly: it multiplies $x$ by the probability that a normally distributed number is below $x$:
 #
-# $$y=x\,\Phi(x),\qquad \Phi(x)=\int_{-\infty}^{x}\varphi(t)\,\mathrm dt=\tfrac12\big(1+\mathrm{erf}(x/\sqrt2)\big),
-# \qquad\varphi(t)=\frac{e^{-t^2/2}}{\sqrt{2\pi}} .$$
+# $$y=x\,\Phi(x),\qquad \Phi(x)=\int_{-\infty}^{x}\varphi(\xi)\,\mathrm d\xi=\tfrac12\big(1+\mathrm{erf}(x/\sqrt2)\big),
+# \qquad\varphi(\xi)=\frac{e^{-\xi^2/2}}{\sqrt{2\pi}} .$$
 
 # %%
 for value in (-3.0, -1.0, 0.0, 1.0, 3.0):
@@ -641,14 +638,19 @@ hint("2.6")
 # as $-0.13$ at $x=-\sqrt2$ and as high as $1.13$ at $x=\sqrt2$, since $y''=2\varphi+x\varphi'=(2-x^2)\varphi$.
 
 # %%
-show_source(ops.gelu, value_and_slope)
-
-# %% [markdown]
-# The last four lines are your formula. (`is_recording` asks whether somebody will want a gradient; if not, no slope is
-# computed.) What `_read` does in their place for 32-bit numbers comes in a moment. First look at value and slope.
+show_source(ops.gelu)
 
 # %%
 line = np.linspace(-4, 4, 401)
+slope = ops.gelu.plain(line)[1](np.ones_like(line))[0]
+derived = [0.5 * (1 + math.erf(v / math.sqrt(2))) + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi) for v in line]
+same("the package's slope, and Φ + x φ", derived, slope)
+same("yours", gelu_vjp(np.ones_like(line), line) if passed("2.6") else None, slope)
+print(
+    f"lowest slope {slope.min():.2f} at {line[slope.argmin()]:.2f}, highest {slope.max():.2f} at {line[slope.argmax()]:.2f}"
+)
+
+# %% tags=["hide-input"]
 picture, (left, right) = figure(7, 2.7, columns=2)
 for op, colour, style, name in ((ops.relu, COLOURS[1], "--", "ReLU"), (ops.gelu, COLOURS[0], "-", "GELU")):
     value, vjp = op.raw(line)
@@ -667,176 +669,27 @@ show(
 # %% [markdown]
 # Where the slope is near zero, no gradient comes through: GELU *dims* it, element by element. (Ones as a cotangent are no
 # danger here; each output depends on its own input only, so ones give the slope.)
+
+# %% [markdown]
+# ## The six together
 #
-# ### GELU in 32 bits: a table of cubics
-#
-# NumPy takes long for erf and for exponentials. But GELU is a function of *one* number, and there are not so many 32-bit
-# numbers. Nearly all the work can be done once, beforehand, and then be looked up.
-#
-# A 32-bit number has a sign, 8 bits for an exponent $e$ and 23 for a fraction $f$: $x=\pm1.f\times2^e$. **Cut the bits in the
-# middle.** The upper half, sign, exponent and the first seven bits of the fraction, is a number by itself, in the format that
-# is called bfloat16. All numbers with the same upper half are neighbours: they fill the interval from the one whose lower half
-# is all zeros to the one whose lower half is all ones. It is $2^{e-7}$ wide, and no number in it is smaller than $2^e$. So
-# **sixteen bits say to under one percent which number it is.**
+# The second half of a Transformer block, equation (5) of the paper, is $\mathrm{MLP}(\mathrm{LN}(x))$: layer norm, linear, GELU,
+# linear. (The sum with $x$ is exercise 2.7.) Put a cross-entropy behind it, and all six are at work: each bias is broadcast, and
+# the cross-entropy has a softmax in it. First the engine of chapter 01 differentiates it; then the vjps, called in reverse.
 
 # %%
-for number in (1.7, -0.3, 3.0, 3.01):
-    bits = int(np.float32(number).view(np.uint32))
-    upper, lower = bits >> 16, bits & 0xFFFF
-    low, high = np.array([upper << 16, upper << 16 | 0xFFFF], np.uint32).view(np.float32)
-    text = f"{upper >> 15:b} {upper >> 7 & 0xFF:08b} {upper & 0x7F:07b} | {lower:016b}"
-    print(f"{number:5}  {text}   interval {upper:5}: {low:.6f} to {high:.6f}")
-
-# %% [markdown]
-# On so short an interval GELU is nearly a straight line, and still more nearly a polynomial of third degree. We take Taylor's,
-# about the middle $m$. With $t=x-m$,
-#
-# $$y(m+t)\approx y(m)+y'(m)\,t+\tfrac12\,y''(m)\,t^2+\tfrac16\,y'''(m)\,t^3 .$$
-
-# %% [markdown]
-# **The derivatives.** Since $\varphi'=-x\varphi$, the product rule turns "polynomial times $\varphi$" into another one:
-#
-# $$y'=\Phi+x\varphi,\qquad y''=(2-x^2)\,\varphi,\qquad y'''=(x^3-4x)\,\varphi,\qquad y''''=(-x^4+7x^2-4)\,\varphi .$$
-
-# %% [markdown]
-# **The error** is the term that was left out, with the derivative somewhere in the interval: $\frac1{24}y''''\,t^4$ for the
-# value. The slope comes from the same cubic, by differentiating it, and loses $\frac16y''''\,t^3$. Between 1 and 2 the interval
-# is $2^{-7}$ wide, so $|t|\le2^{-8}$, and $|y''''|<0.9$: the value is wrong by $10^{-11}$ at most, the slope by $10^{-8}$.
-# Rounding to 32 bits alone changes a number near 1 by up to $2^{-24}\approx6\cdot10^{-8}$. Is the third degree needed, then?
-# Here is the worst error in each interval for a line, a quadratic and a cubic.
-
-
-# %%
-def derivatives(x):
-    """x (n,) → (4, n): GELU and its first three derivatives"""
-    Phi, phi = 0.5 * (1 + erf(x / math.sqrt(2))), np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
-    return np.stack([x * Phi, Phi + x * phi, (2 - x**2) * phi, (x**3 - 4 * x) * phi])
-
-
-exponents, seven_bits = np.repeat(np.arange(-3.0, 3.0), 128), np.tile(np.arange(128.0), 6)
-middles = 2**exponents * (1 + (seven_bits + 0.5) / 128)  # (768,): of all intervals from 1/8 to 8
-t = 2 ** (exponents - 8) * np.linspace(-1, 1, 9)[:, None]  # (9, 768): nine places in each
-picture, (left, right) = figure(7.2, 3.1, columns=2)
-for degree, colour, style in ((1, COLOURS[2], ":"), (2, COLOURS[1], "--"), (3, COLOURS[0], "-")):
-    for sign in (-1, 1):
-        m = sign * middles
-        exact, about_m = derivatives(m + t), derivatives(m)
-        value = sum(about_m[k] * t**k / math.factorial(k) for k in range(degree + 1))
-        slope = sum(about_m[k] * t ** (k - 1) / math.factorial(k - 1) for k in range(1, degree + 1))
-        name = ("line", "quadratic", "cubic")[degree - 1]
-        left.semilogy(m, abs(value - exact[0]).max(0), style, color=colour, lw=1.4, label=name)
-        right.semilogy(m, abs(slope - exact[1]).max(0), style, color=colour, lw=1.4)
-for axes, title in ((left, "error of the value"), (right, "error of the slope")):
-    axes.axhline(2**-24, color="#595959", lw=0.9, label="rounding to 32 bits, near 1")
-    axes.set(title=title, xlabel="x", ylim=(1e-14, 3e-2), xlim=(-6.5, 6.5))
-left.legend(handles=left.lines[:6:2], frameon=False, fontsize=9, ncols=3, loc="upper center", handlelength=1.6)
-right.legend(handles=right.lines[-1:], frameon=False, fontsize=9, loc="lower center")
-show(
-    picture,
-    alt="Errors on a logarithmic scale over x from −6.5 to 6.5, with a grey level at 6e-8, the rounding of 32 bits near 1. "
-    "Left, the value: the line is far above the level, the quadratic below it, the cubic far below. Right, the slope: "
-    "line and quadratic are far above the level, only the cubic stays below it.",
-)
-
-# %% [markdown]
-# For the value a quadratic would do. It is the *slope* that asks for the third degree: a quadratic's slope is wrong by a
-# hundred times the rounding. With the cubic, one set of coefficients serves both. (The steps are the powers of 2, where the
-# intervals become twice as wide.)
-#
-# **In powers of $x$.** To work with $t$ one would have to look up $m$ as well. Put $t=x-m$ and collect:
-#
-# $$y\approx a+bx+cx^2+dx^3,\qquad d=\tfrac16y''',\quad c=\tfrac12y''-3md,\quad b=y'-2m\,\tfrac12y''+3m^2d,\quad
-# a=y-my'+m^2\,\tfrac12y''-m^3d,$$
-#
-# all taken at $m$. Then two lines are left, and the second shares its first bracket with the first line:
-#
-# $$y=a+x\,\big(b+x\,(c+xd)\big),\qquad y'=b+2cx+3dx^2=\big(b+x\,(c+xd)\big)+x\,(c+2xd).$$
-
-
-# %%
-def cubics(m):
-    """m (n,): the middles of n intervals → (n, 4): a, b, c, d of each"""
-    y, y1, half_y2, d = (np.array([1, 1, 1 / 2, 1 / 6]) * derivatives(m).T).T
-    a, b = y - m * y1 + m**2 * half_y2 - m**3 * d, y1 - 2 * m * half_y2 + 3 * m**2 * d
-    return np.stack([a, b, half_y2 - 3 * m * d, d], -1)
-
-
-table = package_cubics().view(np.float32).reshape(-1, 4)  # (65536, 4)
-single = middles[middles < 6].astype(np.float32)
-here = single.view(np.uint32) >> 16
-same("a, b, c, d, and the package's table", cubics(single.astype(float)), table[here], tolerance=2e-7)
-
-# %%
-show_source(_read, package_cubics)
-
-# %% [markdown]
-# `x.view(np.uint16)[_UPPER::2]` are the upper halves of all numbers, read as integers: the index into the table costs no
-# arithmetic. The four coefficients lie side by side, 16 bytes. NumPy has no array of such fours, but a complex number of 128 bits
-# is just as long; so one `take` fetches all four at once, and nobody ever looks at them as complex numbers. Beyond `FAR` GELU is
-# 0 or $x$, two cubics of their own, and what is no number stays none.
-#
-# What is left of the error is that of 32-bit numbers: the coefficients are rounded, and so is each step. Against Python's own
-# erf:
-
-# %%
-single = np.linspace(-10, 10, 100_001, dtype=np.float32)
-exact = np.array([number * 0.5 * (1 + math.erf(number / math.sqrt(2))) for number in single.tolist()])
-value, pull = ops.gelu.raw(single)
-error = abs(value - exact) / np.maximum(1, exact)
-print("value: error below 3e-7, of 1 or of GELU where that is larger:", error.max() < 3e-7)
-slope = pull(np.ones_like(single))[0]
-print("slope: error below 3e-7:", abs(slope - derivatives(single.astype(float))[1]).max() < 3e-7)
-yours = gelu_vjp(np.ones_like(line), line)
-same("your slope, in 64 bits", yours, ops.gelu.raw(line)[1](np.ones_like(line))[0])
-
-# %% [markdown]
-# (Mind what that says: to the left of $-4$, where GELU itself is smaller than $10^{-3}$, the error is a small part of 1, not of
-# GELU. The next layer adds it to numbers of size 1, and there it is gone.) The blocks in `value_and_slope` are for speed as
-# well: so many numbers at a time that what lies between the steps stays in the processor's cache.
-
-# %% [markdown]
-# ## Where it meets what you know
-#
-# **Two classes.** A softmax of two scores is the logistic curve of their difference, $y_1=1/(1+e^{-(x_1-x_2)})$: divide
-# fraction and bar by $e^{x_1}$.
-
-# %%
-pair = rng.standard_normal((6, 2))
-same(
-    "softmax of two, sigmoid of the difference",
-    ops.softmax.raw(pair)[0][:, 0],
-    ops.sigmoid.raw(pair[:, 0] - pair[:, 1])[0],
-)
-
-# %% [markdown]
-# **Two channels.** What does layer norm say of two channels? The circle of the first picture shrinks to two points:
-# $\hat x=(1,-1)$ or $(-1,1)$. It can say which is larger, nothing else; and what can only jump has no slope. With *one* channel
-# it always says 0.
-
-# %%
-y, vjp = ops.layer_norm.raw(pair, np.ones(2), np.zeros(2))
-print(y[:3].round(2).tolist())
-print("largest gradient below 1e-2:", abs(vjp(rng.standard_normal((6, 2)))[0]).max() < 1e-2)
-
-# %% [markdown]
-# **All together.** The second half of a Transformer block, equation (5) of the paper, is $\mathrm{MLP}(\mathrm{LN}(x))$: layer
-# norm, linear, GELU, linear. (The sum with $x$ is exercise 2.7.) Put a cross-entropy behind it, and all six are at work: each
-# bias is broadcast, and the cross-entropy has a softmax in it. First the engine of chapter 01 differentiates it; then the vjps,
-# called in reverse.
-
-# %%
-x, targets = rng.standard_normal((6, 4)), np.eye(3)[rng.integers(0, 3, 6)]
+x_six, truths = rng.standard_normal((6, 4)), np.eye(3)[rng.integers(0, 3, 6)]
 shapes = {"γ": (4,), "β": (4,), "W₁": (4, 8), "b₁": (8,), "W₂": (8, 3), "b₂": (3,)}
 params = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
 leaves = {name: Tensor(value, requires_grad=True) for name, value in params.items()}
-hidden = ops.linear(ops.layer_norm(Tensor(x), leaves["γ"], leaves["β"]), leaves["W₁"], leaves["b₁"])
-ops.cross_entropy(ops.linear(ops.gelu(hidden), leaves["W₂"], leaves["b₂"]), Tensor(targets)).backward()
+hidden = ops.linear(ops.layer_norm(Tensor(x_six), leaves["γ"], leaves["β"]), leaves["W₁"], leaves["b₁"])
+ops.cross_entropy(ops.linear(ops.gelu(hidden), leaves["W₂"], leaves["b₂"]), Tensor(truths)).backward()
 
-a, vjp_a = ops.layer_norm.raw(x, params["γ"], params["β"])
+a, vjp_a = ops.layer_norm.raw(x_six, params["γ"], params["β"])
 h, vjp_h = ops.linear.raw(a, params["W₁"], params["b₁"])
 g, vjp_g = ops.gelu.raw(h)
 out, vjp_out = ops.linear.raw(g, params["W₂"], params["b₂"])
-loss, vjp_loss = ops.cross_entropy.raw(out, targets)
+loss, vjp_loss = ops.cross_entropy.raw(out, truths)
 grads = {}
 dout = vjp_loss(1.0)[0]
 dg, grads["W₂"], grads["b₂"] = vjp_out(dout)
@@ -847,9 +700,7 @@ for name in shapes:
     same(f"d{name}", grads[name], leaves[name].grad)
 
 # %% [markdown]
-# ## Exercises
-#
-# ### Exercise 2.7: equation (5) (derive)
+# ## Exercise 2.7: equation (5) (derive)
 #
 # Write that chain without the loss, but with what equation (5) adds to it: $y=\mathrm{MLP}(\mathrm{LN}(x))+x$, with
 # $\varepsilon=10^{-5}$, the default of `ops.layer_norm`. One vjp, seven gradients. Call the package's ops (`.raw`, each gives a
@@ -885,7 +736,7 @@ hint("2.7")
 # second way.
 
 # %% [markdown]
-# ### Exercise 2.8: a norm without the mean (extend)
+# ## Exercise 2.8: a norm without the mean (extend)
 #
 # Some newer Transformers leave the mean alone and only scale: $y_c=\gamma_c\,\hat x_c$ with $\hat x_c=x_c/s$ and
 # $s=\sqrt{\overline{x^2}+\varepsilon}$. Derive its vjp, as in steps 2 to 5. Is it blind to ones?
@@ -914,45 +765,411 @@ hint("2.8")
 # sphere one can move along $(1,\dots,1)$.
 
 # %% [markdown]
-# ### Exercise 2.9: a table for tanh (extend)
+# ## 7 · Sum, mean, and the largest
 #
-# DAT limits its offsets by a tanh (chapter 08), which is a function of one number too. With $y=\tanh x$ the slope is $y'=1-y^2$.
-# Find $y''$ and $y'''$, and from them the four coefficients about $m$, in powers of $x$.
+# Broadcasting repeats on the way forward and sums on the way back. Now a sum on the way forward. Take $x$ of shape $(N,C)$, and
+# bring each column to one number:
+#
+# $$\underbrace{y_c}_{(C)}=\sum_n\underbrace{x_{nc}}_{(N,C)},\qquad\text{or}\quad y_c=\frac1N\sum_nx_{nc},
+# \qquad\text{or}\quad y_c=\max_nx_{nc}.$$
+
+# %%
+x_columns = np.array([[1.0, 5.0], [4.0, 2.0], [3.0, 0.0]])  # (N, C) = (3, 2)
+total, largest = np.zeros(2), np.full(2, -np.inf)
+for n, c in product(range(3), range(2)):
+    total[c] += x_columns[n, c]
+    largest[c] = max(largest[c], x_columns[n, c])
+print("sum", total, " mean", total / 3, " largest", largest)
+same("sum, mean, largest", [total, total / 3, largest], [x_columns.sum(0), x_columns.mean(0), x_columns.max(0)])
+
+# %% [markdown]
+# **The sum.** $\delta y_c=\sum_n\delta x_{nc}$, so
+#
+# $$\delta L=\sum_c\mathrm dy_c\sum_n\delta x_{nc}=\sum_{n,c}\mathrm dy_c\;\delta x_{nc},
+# \qquad\text{hence}\qquad\mathrm dx_{nc}=\mathrm dy_c .$$
+#
+# Every summand gets the whole of $\mathrm dy_c$: it is repeated along the axis that was summed. **The vjp of a sum is
+# broadcasting, and the vjp of broadcasting is a sum.**
+
+# %% [markdown]
+# **The mean** has the factor $\frac1N$ in it, so $\mathrm dx_{nc}=\frac1N\,\mathrm dy_c$.
+
+# %% [markdown]
+# **The largest.** Let $n^*_c$ be the row in which column $c$ is largest, and let no other be as large. If the column moves by
+# little enough, row $n^*_c$ stays the largest, and the result moves with it alone:
+#
+# $$\delta y_c=\delta x_{n^*_cc},\qquad\delta L=\sum_c\mathrm dy_c\,\delta x_{n^*_cc}=\sum_{n,c}[n=n^*_c]\,\mathrm dy_c\;
+# \delta x_{nc},\qquad\mathrm dx_{nc}=[n=n^*_c]\,\mathrm dy_c .$$
+#
+# The winner gets everything, the others nothing. If two are equally large there is a kink: raise one of them, and the result
+# rises with it (slope 1); lower it, and nothing happens (slope 0). The package then gives each of them half.
+
+# %%
+dy_columns = np.array([10.0, 1.0])
+for op in (ops.sum, ops.mean, ops.max):
+    print(f"{op.name:5}", op.raw(x_columns, axis=0)[1](dy_columns)[0].round(3).tolist())
+print("two equal ones:", ops.max.raw(np.array([2.0, 2.0, 1.0]))[1](np.array(1.0))[0])
+
+# %% [markdown]
+# The package's own. `_spread` puts the axis that was summed back, with length 1, so that broadcasting does the rest:
+
+# %%
+show_source(ops.sum, ops.mean, ops.max)
+
+# %%
+x, dy = rng.standard_normal((4, 3)), rng.standard_normal(3)
+same("sum:  dx = dy, repeated", np.repeat(dy[None], 4, axis=0), ops.sum.plain(x, axis=0)[1](dy)[0])
+same("mean: dx = dy / N, repeated", np.repeat(dy[None] / 4, 4, axis=0), ops.mean.plain(x, axis=0)[1](dy)[0])
+winner = np.arange(4)[:, None] == x.argmax(0)  # (N, C): [n = n*_c]
+same("max:  dx = [n = n*] dy", winner * dy, ops.max.plain(x, axis=0)[1](dy)[0])
+
+# %% [markdown]
+# ## Exercise 2.9: how far the largest stands out (derive)
+#
+# $y_c=\max_nx_{nc}-\frac1N\sum_nx_{nc}$. Every element is used twice, the largest in another way than the rest.
 
 
 # %%
-def tanh_cubics(m):
-    """m (n,), the middles → a, b, c, d, each (n,): tanh x ≈ a + b x + c x² + d x³ for x near m"""
+def stands_out_vjp(dy, x):
+    """dy (C), x (N, C), no two of a column alike → dx (N, C), for y = x.max(0) − x.mean(0)"""
     # BEGIN SOLUTION
-    y = np.tanh(m)
-    u = 1 - y**2  # the slope
-    half_y2, d = -y * u, u * (6 * y**2 - 2) / 6
-    return y - m * u + m**2 * half_y2 - m**3 * d, u - 2 * m * half_y2 + 3 * m**2 * d, half_y2 - 3 * m * d, d
+    winner = x == x.max(0)  # (N, C)
+    return winner * dy - dy / len(x)
     # END SOLUTION
 
 
-check("2.9", tanh_cubics)
+check("2.9", stands_out_vjp)
 
 # %%
 hint("2.9")
 
 # %% [markdown] tags=["solution"]
-# With $u=1-y^2$ for the slope, $u'=-2yy'=-2yu$. So $y''=u'=-2yu$, and its product rule gives
-# $y'''=-2u\cdot u-2y\,(-2yu)=u\,(4y^2-2u)=u\,(6y^2-2)$. What was collected for GELU holds for any function: only the
-# derivatives are its own.
+# $\mathrm dx_{nc}=\big([n=n^*_c]-\frac1N\big)\,\mathrm dy_c$: the two uses are added. Each column of $\mathrm dx$ adds up to
+# zero, since a shift of the whole column changes nothing.
+
+# %% [markdown]
+# ## 8 · Indices and joins
+#
+# Reading a table at given places, cutting out a window, taking the pixel under a point: all of these are an index. Let $\rho$ be
+# a list of row numbers. Some may be in it more than once, others not at all:
+#
+# $$\underbrace{y_{ic}}_{(R,C)}=x_{\rho_i\,c},\qquad\underbrace{x}_{(N,C)},\quad\underbrace{\rho}_{(R)}\text{ with numbers from }
+# 0\text{ to }N-1 .$$
+
+# %%
+x_table = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])  # (N, C) = (3, 2)
+rho = np.array([2, 0, 2, 2])  # (R): row 2 three times, row 1 never
+y = np.zeros((4, 2))
+for i, c in product(range(4), range(2)):
+    y[i, c] = x_table[rho[i], c]
+print(y)
+same("x[ρ]", x_table[rho], y)
+
+# %% [markdown]
+# **Step 1.** $\rho$ is given and does not move. So $\delta y_{ic}=\delta x_{\rho_i\,c}$, and with a bracket it is a sum over all
+# rows, of which one is left:
+#
+# $$\delta y_{ic}=\sum_j[\rho_i=j]\;\delta x_{jc}.$$
+
+# %% [markdown]
+# **Step 2.** Into $\delta L$, and exchange the sums:
+#
+# $$\delta L=\sum_{i,c}\mathrm dy_{ic}\sum_j[\rho_i=j]\,\delta x_{jc}=\sum_{j,c}\Big(\sum_i[\rho_i=j]\,\mathrm dy_{ic}\Big)\,
+# \delta x_{jc}.$$
+
+# %% [markdown]
+# **Step 3.** Read off:
+#
+# $$\boxed{\;\mathrm dx_{jc}=\sum_{i\,:\,\rho_i=j}\mathrm dy_{ic}\;}$$
+#
+# This is called **scatter-add**. Begin with zeros; go through the rows of $\mathrm dy$; *add* row $i$ to row $\rho_i$. What was
+# read three times gets the sum of three gradients, like any number that is used three times (chapter 01). What was never read
+# gets zero. Chapter 05's tables of biases, and chapter 06's reading between pixels, go back like this.
+#
+# With $E_{ij}=[\rho_i=j]$ as a matrix of zeros and ones it is $y=Ex$ and $\mathrm dx=E^{\top}\mathrm dy$, the linear layer again.
+# Nobody builds $E$.
+#
+# One trap is waiting. `dx[rho] += dy` looks right, and is wrong: NumPy reads `dx[rho]`, adds, and writes back, so that of the
+# three rows for place 2 only the last one stays. `np.add.at` really adds.
+
+# %%
+dy_table = np.array([[1.0, 1.0], [10.0, 10.0], [100.0, 100.0], [1000.0, 1000.0]])
+lost, scattered = np.zeros((3, 2)), np.zeros((3, 2))
+lost[rho] += dy_table
+np.add.at(scattered, rho, dy_table)
+E = (rho[:, None] == np.arange(3)).astype(float)  # (R, N)
+print("dx[ρ] += dy:", lost[:, 0], "   np.add.at:", scattered[:, 0])
+same("Eᵀ dy", E.T @ dy_table, scattered)
+
+# %% [markdown]
+# **A slice** is an index in which nothing comes twice: its vjp writes $\mathrm dy$ into zeros, at the place that was cut out.
+#
+# **A join** puts rows under each other: $y_n=x_n$ for $n<N$, and $y_n=z_{n-N}$ after that. In
+# $\delta L=\sum_n\mathrm dy_n\,\delta y_n$ the first $N$ terms belong to $x$ and the others to $z$. So $\mathrm dx$ is the upper
+# part of $\mathrm dy$ and $\mathrm dz$ the lower one. The vjp of a join is a cut; and the vjp of cutting an array into parts is
+# the join of their gradients.
+
+# %%
+show_source(ops.take, ops.getitem, ops.concatenate)
+
+# %% [markdown]
+# `take` works along any axis, and so it counts the place of each number as if the whole array were one long row (`flat`); the
+# addition is the same `add.at`.
+
+# %%
+x, z = rng.standard_normal((5, 3)), rng.standard_normal((2, 3))
+picked = np.array([4, 0, 4, 1, 4, 0])
+dy = rng.standard_normal((6, 3))
+derived = np.zeros((5, 3))
+for i, j in product(range(6), range(5)):
+    derived[j] += (picked[i] == j) * dy[i]
+same("index: the box", derived, ops.take.plain(x, indices=picked, axis=0)[1](dy)[0])
+d_joined = rng.standard_normal((7, 3))
+dx, dz = ops.concatenate.plain(x, z, axis=0)[1](d_joined)
+same("join: the upper part", d_joined[:5], dx)
+same("join: the lower part", d_joined[5:], dz)
+d_cut = rng.standard_normal((2, 3))
+same("slice: zeros around", np.pad(d_cut, ((1, 2), (0, 0))), ops.getitem.plain(x, index=slice(1, 3))[1](d_cut)[0])
+
+# %% [markdown]
+# ## Exercise 2.10: the vjp of an index (fill in)
+
+
+# %%
+def index_vjp(dy, x, rho):
+    """dy (R, C), x (N, C), rho (R) of row numbers → dx (N, C), for y = x[rho]"""
+    # BEGIN SOLUTION
+    dx = np.zeros_like(x)
+    np.add.at(dx, rho, dy)
+    return dx
+    # END SOLUTION
+
+
+check("2.10", index_vjp)
+
+# %%
+hint("2.10")
+
+# %% [markdown] tags=["solution"]
+# The box. A loop `for i, j in enumerate(rho): dx[j] += dy[i]` is as good: one row at a time, nothing is lost.
+
+# %% [markdown]
+# ## Exercise 2.11: sorting (derive)
+#
+# `y = np.sort(x, axis=-1)` puts each row in order. Is that differentiable at all? Think of the winner in section 7, then write
+# the vjp.
+
+
+# %%
+def sort_vjp(dy, x):
+    """dy, x (rows, n), no two of a row alike → dx (rows, n), for y = np.sort(x, axis=-1)"""
+    # BEGIN SOLUTION
+    order = x.argsort(-1)  # (rows, n): y[r, i] = x[r, order[r, i]]
+    dx = np.zeros_like(x)
+    for r in range(len(x)):
+        dx[r, order[r]] = dy[r]
+    return dx
+    # END SOLUTION
+
+
+check("2.11", sort_vjp)
+
+# %%
+hint("2.11")
+
+# %% [markdown] tags=["solution"]
+# A small move does not change the order, if no two are alike. So near $x$, sorting is an index with fixed $\rho$ = `argsort`, in
+# which each place comes exactly once: the scatter has nothing to add up. The trap is to *read* `dy[order]` where one must
+# *write* to `dx[order]`: that would be the order undone in the wrong direction.
+
+# %% [markdown]
+# ## 9 · A convolution whose windows overlap
+#
+# DAT++ begins with two convolutions of 3 × 3 taps and stride 2 (chapter 12). The window moves by two pixels at a time and is
+# three wide, so neighbouring windows share a row or a column of pixels. With $i,j$ for row and column of the output, $p,q$ for
+# the taps (0, 1, 2), $c$ and $o$ for the channels that go in and come out, and zeros around the map,
+#
+# $$\underbrace{y_{ijo}}_{(3,4,O)}=\sum_{p,q,c}\underbrace{x_{2i+p-1,\,2j+q-1,\,c}}_{(6,8,C)}\;\underbrace{W_{pqco}}_{(3,3,C,O)} .$$
+#
+# The shapes are those of a map of 6 × 8 pixels.
+
+
+# %%
+def conv_loops(x, W):
+    """x (rows, columns, C), W (3, 3, C, O) → y (rows / 2, columns / 2, O): stride 2, one ring of zeros"""
+    rows, columns, channels = x.shape
+    y = np.zeros(((rows + 1) // 2, (columns + 1) // 2, W.shape[3]))
+    for i, j, o in np.ndindex(*y.shape):
+        for p, q, c in product(range(3), range(3), range(channels)):
+            h, w = 2 * i + p - 1, 2 * j + q - 1  # the pixel that tap (p, q) of window (i, j) reads
+            if 0 <= h < rows and 0 <= w < columns:
+                y[i, j, o] += x[h, w, c] * W[p, q, c, o]
+    return y
+
+
+ramp = np.arange(24.0).reshape(4, 6, 1)  # one channel
+means = np.full((3, 3, 1, 1), 1 / 9)
+print("the map\n", ramp[..., 0].astype(int))
+print("means of its windows\n", conv_loops(ramp, means)[..., 0])
+
+# %% [markdown]
+# **Step 1.** It is a sum of products, so as in chapter 01 both factors move:
+#
+# $$\delta L=\sum_{i,j,o}\mathrm dy_{ijo}\sum_{p,q,c}\big(\delta x_{2i+p-1,2j+q-1,c}\,W_{pqco}+x_{2i+p-1,2j+q-1,c}\,\delta
+# W_{pqco}\big).$$
+
+# %% [markdown]
+# **Step 2: the weights.** One tap serves all windows, and gets the sum over them:
+#
+# $$\mathrm dW_{pqco}=\sum_{i,j}x_{2i+p-1,\,2j+q-1,\,c}\;\mathrm dy_{ijo}.$$
+
+# %% [markdown]
+# **Step 3: the pixels.** Beside $\delta x_{hwc}$ stand all terms in which that pixel is read. Which are they? Those with
+# $2i+p-1=h$ and $2j+q-1=w$:
+#
+# $$\mathrm dx_{hwc}=\sum_{\substack{i,p\\2i+p-1=h}}\;\sum_{\substack{j,q\\2j+q-1=w}}\;\sum_oW_{pqco}\,\mathrm dy_{ijo}.$$
+#
+# Solve $2i+p-1=h$. If $h$ is even, $p$ must be 1: one window. If $h$ is odd, $p$ is 0 or 2: two windows, $i=(h+1)/2$ and
+# $i=(h-1)/2$. The same holds for columns. So a pixel gets one, two or four gradients (fewer in the last row
+# and column, where the next window is missing). Here are the numbers, counted by the vjp
+# itself: with all taps 1, and a cotangent of ones, each reading brings a 1 back. (For once ones are what we want.)
+
+# %%
+ones_map = np.ones((1, 6, 8, 1))
+_, vjp = ops.conv2d.raw(ones_map, np.ones((3, 3, 1, 1)), None, stride=2, padding=1)
+readings = vjp(np.ones((1, 3, 4, 1)))[0][0, :, :, 0]  # (6, 8)
+print("a pixel is read by", sorted({int(count) for count in readings.flat}), "windows")
+
+# %% tags=["hide-input"]
+picture, axes = figure(5.2, 3.4)
+pixels(axes, readings, numbers=".0f", high=6)
+for (i, j), colour, style in (((1, 1), COLOURS[0], "-"), ((1, 2), COLOURS[1], "--"), ((2, 1), COLOURS[2], ":")):
+    top, left_edge = 2 * i - 1.5, 2 * j - 1.5
+    inset = 0.06 * (COLOURS.index(colour) + 1)
+    a0, a1, b0, b1 = left_edge + inset, left_edge + 3 - inset, top + inset, top + 3 - inset
+    axes.plot([a0, a1, a1, a0, a0], [b0, b0, b1, b1, b0], style, color=colour, lw=2.2, label=f"window ({i}, {j})")
+axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+show(
+    picture,
+    alt="A map of 6 by 8 pixels with the number of windows that read each: 1 where row and column are even, 2 where one of "
+    "them is odd, 4 where both are, and fewer in the last row and column. Three windows of 3 by 3 are drawn: the second "
+    "shares a column with the first, the third a row.",
+)
+
+# %% [markdown]
+# **Step 4: two parts that you know.** Put the pixels of window $(i,j)$ into one row of a matrix $P$, of shape $(12,9C)$ here.
+# That is an index, in which many pixels come more than once: section 8. Then $Y=PW$ with $W$ as a matrix $(9C,O)$: section 2.
+# Going back, first the linear layer, $\mathrm dP=\mathrm dY\,W^{\top}$ and $\mathrm dW=P^{\top}\mathrm dY$. Then the index:
+# $\mathrm dP$ is scattered to the pixels and *added*. The sum over $i,p$ and $j,q$ of step 3 is that scatter-add.
+#
+# ## Exercise 2.12: the vjp of a convolution with stride 2 (derive)
+
+
+# %%
+def conv_vjp(dy, x, W):
+    """dy (rows / 2, columns / 2, O), x (rows, columns, C), both even, W (3, 3, C, O) → dx, dW, for conv_loops"""
+    # BEGIN SOLUTION
+    rows, columns, _ = dy.shape
+    framed = np.pad(x, ((1, 1), (1, 1), (0, 0)))  # a ring of zeros, so that no tap reads beside the map
+    dframed, dW = np.zeros(framed.shape), np.zeros(W.shape)
+    for p, q in product(range(3), range(3)):
+        at = slice(p, p + 2 * rows, 2), slice(q, q + 2 * columns, 2)  # the pixels that tap (p, q) reads, one a window
+        dW[p, q] = np.einsum("ijc,ijo->co", framed[at], dy)  # step 2
+        dframed[at] += dy @ W[p, q].T  # step 3
+    return dframed[1:-1, 1:-1], dW
+    # END SOLUTION
+
+
+check("2.12", conv_vjp)
+
+# %%
+hint("2.12")
+
+# %% [markdown] tags=["solution"]
+# Go through the nine taps. *One* tap reads a different pixel in each window, so within a tap nothing comes twice, and `+=`
+# through a slice is safe. What overlaps are different taps, and those are added one after the other. What was sent to the ring of
+# zeros is cut off in the end: those zeros are no inputs.
+
+# %% [markdown]
+# The package's own does it for a batch and for any kernel, stride and padding. `shifted` are the pixels that one tap reads.
+
+# %%
+show_source(ops.conv2d, padded, cropped, shifted)
+
+# %%
+x, W = rng.standard_normal((6, 8, 2)), rng.standard_normal((3, 3, 2, 5))
+dy = rng.standard_normal((3, 4, 5))
+y, vjp = ops.conv2d.plain(x[None], W, None, stride=2, padding=1)
+dx, dW, _ = vjp(dy[None])
+same("the value, and the loops", conv_loops(x, W), y[0])
+step2, step3 = np.zeros(W.shape), np.zeros(x.shape)
+for i, j in np.ndindex(3, 4):
+    for p, q in product(range(3), range(3)):
+        h, w = 2 * i + p - 1, 2 * j + q - 1
+        if 0 <= h < 6 and 0 <= w < 8:
+            step2[p, q] += np.outer(x[h, w], dy[i, j])
+            step3[h, w] += W[p, q] @ dy[i, j]
+same("dW, and step 2", step2, dW)
+same("dx, and step 3", step3, dx[0])
+yours = conv_vjp(dy, x, W) if passed("2.12") else (None, None)
+same("your dx", yours[0], dx[0])
+same("your dW", yours[1], dW)
+error = check_adjoint(ops.conv2d.plain, [x[None], W, None], 0, rng=rng, stride=2, padding=1)
+print("it is linear in x, and ⟨dy, conv(x)⟩ = ⟨dx, x⟩ to twelve digits:", error < 1e-12)
+
+# %% [markdown]
+# ## Where it meets what you know
+#
+# **Two classes.** A softmax of two scores is the logistic curve of their difference, $y_1=1/(1+e^{-(x_1-x_2)})$: divide
+# fraction and bar by $e^{x_1}$.
+
+# %%
+pair = np.array([[1.0, 3.0], [0.5, -2.0], [4.0, 4.8], [-1.0, 1.5], [2.0, 0.5], [0.0, -1.0]])
+same(
+    "softmax of two, sigmoid of the difference",
+    ops.softmax.raw(pair)[0][:, 0],
+    ops.sigmoid.raw(pair[:, 0] - pair[:, 1])[0],
+)
+
+# %% [markdown]
+# **Two channels.** What does layer norm say of two channels? The circle of the first picture shrinks to two points:
+# $\hat x=(1,-1)$ or $(-1,1)$. It can say which is larger, nothing else; and what can only jump has no slope. With *one* channel
+# it always says 0. (The $\varepsilon$ rounds the jump off a little, so the gradient below is not quite 0.)
+
+# %%
+y, vjp = ops.layer_norm.raw(pair, np.ones(2), np.zeros(2))
+print(y.round(2).tolist())
+print("largest gradient below 1e-3:", abs(vjp(rng.standard_normal((6, 2)))[0]).max() < 1e-3)
+
+# %% [markdown]
+# **Windows that do not overlap.** With a kernel as wide as its stride every pixel belongs to one window. Then the index only
+# changes the order of the pixels, the scatter adds nothing, and the convolution is a linear layer on patches. The first version
+# of DAT begins like this, with patches of 4 × 4.
+
+# %%
+image, kernel = rng.standard_normal((1, 4, 6, 3)), rng.standard_normal((2, 2, 3, 5))
+patches = image.reshape(2, 2, 3, 2, 3).transpose(0, 2, 1, 3, 4).reshape(6, 12)  # 2 × 3 patches of 2 · 2 · 3 numbers
+same(
+    "2 × 2 with stride 2, and a linear layer on patches",
+    (patches @ kernel.reshape(12, 5)).reshape(1, 2, 3, 5),
+    ops.conv2d.raw(image, kernel, None, stride=2)[0],
+)
 
 # %% [markdown]
 # ## What differs from the paper and the released code
 #
 # * **Layer norm** in the released code works on maps with the channels in front; it moves them to the end, norms them with
 #   $\varepsilon=10^{-5}$, and moves them back. minidat has them at the end always.
-# * **GELU** is the exact one with erf in the released code, not the tanh approximation that others use; so here. In 32 bits on
-#   the CPU it is read from the table of cubics, as exact as 32 bits are.
+# * **GELU** is the exact one with erf in the released code, not the tanh approximation that others use; so here.
+# * **How they are computed.** What is shown here is each function as its equation says. For 32-bit numbers minidat has faster
+#   forms of softmax, layer norm, GELU and the convolution beside them, in `minidat/fast`. Their results differ by rounding only
+#   (chapter 16).
 # * **Linear layers.** PyTorch stores the matrix as (outputs, inputs) and computes $x\,W^{\top}$. Here it is (inputs, outputs),
 #   and the code reads like the equation.
 # * **Cross-entropy.** The released code trains with mixed labels and a smoothing of 0.1, so targets are distributions.
 #   `ops.cross_entropy` takes them, and does the smoothing by its `smoothing`.
-# * The paper takes all six for granted.
+# * **The convolution with stride 2** is in DAT++ only. The first version cuts the image into patches that do not overlap.
+# * The paper takes all of these functions for granted.
 #
 # ## In five lines
 #
@@ -962,4 +1179,6 @@ hint("2.9")
 # 3. Layer norm: $\mathrm dx=\frac1s\big(d-\overline d-\hat x\,\overline{d\,\hat x}\big)$ with $d=\gamma\,\mathrm dy$: what lies
 #    along $\mathbf 1$ and along $\hat x$ is taken out.
 # 4. Outputs that cannot move along $\mathbf 1$ send back zero for a cotangent of ones. So a check with ones proves nothing.
-# 5. GELU multiplies the gradient by $\Phi(x)+x\,\varphi(x)$, element by element.
+# 5. GELU multiplies the gradient by $\Phi(x)+x\,\varphi(x)$, element by element. A sum hands it to all, the largest to the
+#    winner, an index back to where each number was read, *adding* where one was read twice; a convolution is an index and a
+#    linear layer.

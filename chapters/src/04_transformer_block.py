@@ -8,7 +8,8 @@
 # attention is in them. What matters in them is a plus sign and the place of a norm. We derive what both do to a gradient, watch
 # it in stacks that are deep, and in the end put blocks together to a vision Transformer that learns to tell shapes apart.
 #
-# You need chapters 02 (layer norm, GELU) and 03 (attention). It takes about an hour with the exercises.
+# You need chapters 02 (layer norm, GELU) and 03 (attention). It takes about an hour and a half with the
+# exercises.
 
 # %%
 import json
@@ -24,7 +25,7 @@ from minidat.data.shapes import CLASSES, Shapes
 from minidat.models.blocks import Block
 from minidat.models.config import Config, StageConfig
 from minidat.models.pyramid import Pyramid
-from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source, stored
+from minidat.tutorial import COLOURS, check, figure, hint, passed, pixels, same, show, show_source, stored
 
 np.set_printoptions(precision=3, suppress=True)
 rng = np.random.default_rng(0)
@@ -36,7 +37,7 @@ rng = np.random.default_rng(0)
 # copy aside, norms it, does something to it, and *adds* what comes out to what is on the road. The orange line is the way back
 # of a gradient: along the road it meets nothing but plus signs, and passes them unchanged.
 
-# %%
+# %% tags=["hide-input"]
 picture, axes = figure(7.2, 2.5)
 axes.set(xlim=(0, 14.4), ylim=(-0.75, 3.1))
 axes.axis("off")
@@ -74,8 +75,8 @@ show(
 #
 # * $z_{l-1}$ are the $N$ tokens before block number $l$, $z_l$ those after it. The shape is the same, so blocks can be stacked.
 # * MHSA is equations (1) to (3), chapter 03. In later chapters something else stands in its place: windows, deformed points.
-# * MLP is $\mathrm{GELU}(a\,W_1+b_1)\,W_2+b_2$, with $W_1$ of shape $(C,4C)$ and $W_2$ of shape $(4C,C)$. Each token goes
-#   through it by itself.
+# * MLP is $\mathrm{GELU}(x\,W_1+b_1)\,W_2+b_2$, with $W_1$ of shape $(C,4C)$ and $W_2$ of shape $(4C,C)$. Each token goes
+#   through it by itself, without looking at the others.
 # * LN, layer norm, stands *before* the function, on the branch. This is called **pre-norm**. The first Transformers had
 #   $\mathrm{LN}(z+f(z))$ instead, with the norm after the sum and on the main road: **post-norm**.
 # * The added $z$ is called the **residual connection**.
@@ -107,10 +108,10 @@ def block_loops(z, Wq, Wk, Wv, Wo, W1, W2):
     return after_attention, after_mlp
 
 
-z = np.array([[1.0, 0.0, 0.0, -1.0], [1.0, 1.0, -1.0, -1.0], [0.0, 3.0, 0.0, 1.0]])  # (N, C) = (3, 4)
+z_three = np.array([[1.0, 0.0, 0.0, -1.0], [1.0, 1.0, -1.0, -1.0], [0.0, 3.0, 0.0, 1.0]])  # (N, C) = (3, 4)
 matrices = [rng.standard_normal(shape) / 2 for shape in ((4, 4),) * 4 + ((4, 16), (16, 4))]
-after_attention, after_mlp = block_loops(z, *matrices)
-print("z, before\n", z)
+after_attention, after_mlp = block_loops(z_three, *matrices)
+print("z, before\n", z_three)
 print("z', after attention\n", after_attention)
 print("z, after the MLP\n", after_mlp)
 
@@ -161,7 +162,7 @@ def mlp_branch(W1, W2):
 
 Wq, Wk, Wv, Wo, W1, W2 = matrices
 mhsa, mlp = attention_branch(np.concatenate([Wq, Wk, Wv], 1), Wo, heads=1), mlp_branch(W1, W2)
-between = mhsa(norm(z)[0])[0] + z
+between = mhsa(norm(z_three)[0])[0] + z_three
 result = mlp(norm(between)[0])[0] + between
 same("z', and the loops", between, after_attention)
 same("z, and the loops", result, after_mlp)
@@ -169,18 +170,18 @@ same("z, and the loops", result, after_mlp)
 # %% [markdown]
 # ### Who does what
 #
-# Change one token, and see whom each half tells of it.
+# Change one token, and see which tokens each half changes in its turn.
 
 # %%
-changed = z.copy()
+changed = z_three.copy()
 changed[2] += [0.0, 0.5, -0.5, 0.0]
 for name, branch in (("attention", mhsa), ("MLP", mlp)):
-    difference = branch(norm(changed)[0])[0] - branch(norm(z)[0])[0]
+    difference = branch(norm(changed)[0])[0] - branch(norm(z_three)[0])[0]
     print(f"{name:10} moves of the three tokens: {np.linalg.norm(difference, axis=-1).round(3)}")
 
 # %% [markdown]
-# Attention tells all. The MLP changes that token alone. **Attention moves information between places, the MLP works on it in
-# its place.** What attention passes on are averages of the values; to bend them is left to the MLP. Two thirds of a block's
+# Attention changes all of them. The MLP changes that token alone. **Attention moves information between places, the MLP works on
+# it in its place.** What attention passes on are averages of the values; only the MLP bends them. Two thirds of a block's
 # parameters are there (exercise 4.6).
 
 # %% [markdown]
@@ -203,30 +204,30 @@ for name, branch in (("attention", mhsa), ("MLP", mlp)):
 # branch.
 
 # %% [markdown]
-# **Step 3: a stack.** Let $J_1,\dots,J_L$ be the Jacobians of all branches in a row. Backward they are applied from the last to
-# the first:
+# **Step 3: a stack.** Let $J_1,\dots,J_n$ be the Jacobians of all $n$ branches in a row, $x$ what enters the first of them and $y$
+# what leaves the last. Backward they are applied from the last to the first:
 #
-# $$\mathrm dz_0=(I+J_1^{\top})(I+J_2^{\top})\cdots(I+J_L^{\top})\;\mathrm dz_L .$$
+# $$\mathrm dx=(I+J_1^{\top})(I+J_2^{\top})\cdots(I+J_n^{\top})\;\mathrm dy .$$
 
 # %% [markdown]
-# **Step 4: multiply out.** From each bracket one takes either $I$ or $J_l^{\top}$:
+# **Step 4: multiply out.** From each bracket one takes either $I$ or $J_i^{\top}$:
 #
-# $$\mathrm dz_0=\mathrm dz_L+\sum_{l}J_l^{\top}\,\mathrm dz_L+\sum_{l<m}J_l^{\top}J_m^{\top}\,\mathrm
-# dz_L+\dots+J_1^{\top}J_2^{\top}\cdots J_L^{\top}\,\mathrm dz_L .$$
+# $$\mathrm dx=\mathrm dy+\sum_{i}J_i^{\top}\,\mathrm dy+\sum_{i<j}J_i^{\top}J_j^{\top}\,\mathrm
+# dy+\dots+J_1^{\top}J_2^{\top}\cdots J_n^{\top}\,\mathrm dy .$$
 #
-# There are $2^L$ terms, one for each way from the end to the beginning: at each plus sign a way may take the detour or not.
-# **One of them is $\mathrm dz_L$ itself**, whatever the branches do. Without residuals only the *last* term is there: a product
-# of $L$ matrices. If each halves what it is given, 64 of them leave $10^{-19}$; if each doubles it, $10^{19}$.
+# There are $2^n$ terms, one for each way from the end to the beginning: at each plus sign a way may take the detour or not.
+# **One of them is $\mathrm dy$ itself**, whatever the branches do. Without residuals only the *last* term is there: a product
+# of $n$ matrices. If each halves what it is given, 64 of them leave $2^{-64}$, next to nothing; if each doubles it, $2^{64}$.
 
 # %% [markdown]
 # **Step 5: pre-norm.** The branch is $f(\mathrm{LN}(x))$. Chapter 02 has the Jacobian of layer norm for each token, with $s$
 # the standard deviation of its channels. With $\gamma=1$, as before training,
 #
-# $$J_l=J_f\;\underbrace{\frac1s\Big(I-\frac1C\mathbf 1\mathbf 1^{\top}-\frac1C\hat x\hat x^{\top}\Big)}_{J_{\mathrm{LN}}}.$$
+# $$J_i=J_f\;\underbrace{\frac1s\Big(I-\frac1C\mathbf 1\mathbf 1^{\top}-\frac1C\hat x\hat x^{\top}\Big)}_{J_{\mathrm{LN}}}.$$
 #
 # There is a $1/s$ in it. On the main road nothing norms the tokens, so they grow from block to block, and $s$ with them. Every
 # branch gets normed tokens and adds about as much as the one before: relative to what is already there, less and less. So
-# $I+J_l$ comes ever closer to $I$ as the stack gets deeper.
+# $I+J_i$ comes ever closer to $I$ as the stack gets deeper.
 
 # %% [markdown]
 # **Step 6: post-norm.** $y=\mathrm{LN}(x+f(x))$. The norm is on the road, and its Jacobian stands before everything:
@@ -361,30 +362,23 @@ for vjp in reversed(vjps):
     back = back + vjp(back)  # the boxed formula
 same("the value", value, out.data.reshape(6, 8))
 same("the gradient, by the boxed formula", back, leaf.grad.reshape(6, 8))
-yours, your_vjp = pre_norm_block(tokens, *branches) or (None, None)
+yours, your_vjp = pre_norm_block(tokens, *branches) if passed("4.2") else (None, lambda dout: None)
 same("your value", yours, out.data.reshape(6, 8))
-same("your gradient", your_vjp and your_vjp(dout), leaf.grad.reshape(6, 8))
+same("your gradient", your_vjp(dout), leaf.grad.reshape(6, 8))
 
 # %% [markdown]
 # ### The MLP as one op
 #
-# `self.mlp` of the block calls one op, with its backward pass in it: three vjps of chapter 02, read from the bottom up. With
-# $h=xW_1+b_1$, $a=\mathrm{GELU}(h)$, $y=aW_2+b_2$, tokens as rows,
+# `self.mlp` of the block calls one op, which puts three vjps of chapter 02 together, forward downwards and backward upwards. With
+# $h=xW_1+b_1$, $g=\mathrm{GELU}(h)$, $y=gW_2+b_2$, tokens as rows and $t$ for a token,
 #
-# $$\mathrm db_2=\sum_t\mathrm dy_t,\qquad\mathrm dW_2=a^{\top}\mathrm dy,\qquad\mathrm da=\mathrm dy\,W_2^{\top},$$
+# $$\mathrm db_2=\sum_t\mathrm dy_t,\qquad\mathrm dW_2=g^{\top}\mathrm dy,\qquad\mathrm dg=\mathrm dy\,W_2^{\top},$$
 #
-# $$\mathrm dh=\mathrm da\odot\mathrm{GELU}'(h),$$
+# $$\mathrm dh=\mathrm dg\odot\mathrm{GELU}'(h),$$
 #
 # $$\mathrm db_1=\sum_t\mathrm dh_t,\qquad\mathrm dW_1=x^{\top}\mathrm dh,$$
 #
 # $$\mathrm dx=\mathrm dh\,W_1^{\top}.$$
-#
-# Of the wide arrays, backward needs $a$ and the slope $\mathrm{GELU}'(h)$, not $h$ itself: `value_and_slope` writes $a$ over
-# it. And **the work goes block by block of tokens.** The hidden layer is the widest array of a network. In the first stage of
-# DAT-T it has 56 · 56 tokens of 384 channels, for 64 images 300 MB, and no cache holds that: between two products all of it
-# would travel to memory and back. But each token goes through the MLP by itself. So a few hundred are multiplied, bent and
-# multiplied again while they lie in the cache. Only the weights' gradients know of the other tokens, and they are sums over
-# tokens: a block adds its share.
 
 # %%
 show_source(ops.mlp)
@@ -392,16 +386,15 @@ show_source(ops.mlp)
 # %%
 x, dy = rng.standard_normal((6, 4)), rng.standard_normal((6, 4))
 b1, b2 = rng.standard_normal(16), rng.standard_normal(4)
-y, vjp = ops.mlp.raw(x, W1, b1, W2, b2)
+y, vjp = ops.mlp.plain(x, W1, b1, W2, b2)
 theirs = vjp(dy)
 
-a, gelu_vjp = ops.gelu.raw(x @ W1 + b1)
-same("the value", a @ W2 + b2, y)
+g, gelu_vjp = ops.gelu.raw(x @ W1 + b1)
+same("the value", g @ W2 + b2, y)
 (dh,) = gelu_vjp(dy @ W2.T)
-ours = dh @ W1.T, x.T @ dh, dh.sum(0), a.T @ dy, dy.sum(0)
+ours = dh @ W1.T, x.T @ dh, dh.sum(0), g.T @ dy, dy.sum(0)
 for name, mine, package in zip(("dx", "dW1", "db1", "dW2", "db2"), ours, theirs):
     same(name, mine, package)
-same("dW1 as a sum of three blocks", sum(x[i : i + 2].T @ dh[i : i + 2] for i in (0, 2, 4)), theirs[1])
 
 # %% [markdown]
 # ## Four ways to join, 32 blocks deep
@@ -466,6 +459,7 @@ joins = {"pre-norm": pre_norm, "post-norm": post_norm, "residual, no norm": no_n
 styles = dict(zip(joins, zip((COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[3]), ("-", "--", ":", "-."))))
 measured = {name: deep(join) for name, join in joins.items()}
 
+# %% tags=["hide-input"]
 picture, panels = figure(6.4, 2.5, columns=3)
 for name, results in measured.items():
     colour, line = styles[name]
@@ -484,12 +478,12 @@ show(
 )
 
 # %%
-print(f"{'after 64 branches':20}{'tokens':>10}{'difference':>12}{'gradient':>10}")
+print(f"{'after 64 branches':20}{'tokens':>10}{'difference':>12}{'gradient':>10}{'its smallest':>14}")
 for gain, name_of_gain in ((1.0, "variance 1/C"), (3**-0.5, "variance 1/(3 C)")):
     print(name_of_gain)
     for name, join in joins.items():
         sizes, spreads, gradients = measured[name] if gain == 1.0 else deep(join, gain)
-        print(f"  {name:18}{sizes[-1]:10.2g}{spreads[-1]:12.2f}{gradients[0]:10.2g}")
+        print(f"  {name:18}{sizes[-1]:10.2g}{spreads[-1]:12.2f}{gradients[0]:10.2g}{gradients.min():14.2g}")
 
 # %% [markdown]
 # * **Residual without norm explodes.** Each branch adds something as large as its input, so sizes are multiplied, branch after
@@ -497,14 +491,15 @@ for gain, name_of_gain in ((1.0, "variance 1/C"), (3**-0.5, "variance 1/(3 C)"))
 # * **Without residuals the tokens become one.** Attention averages, and averages of averages of averages are all alike. Nothing
 #   of a token survives but what is added back to it. The gradient of all tokens together is not even small here; there is just
 #   nothing left that it could tell apart.
-# * **Post-norm** keeps the size, by force. The gradient soon shrinks to a fifth and less, as step 6 says, and recovers only in
-#   the first dozen branches. And here the tokens merge too: at each norm what is old loses weight against what is new.
-# * **Pre-norm** grows slowly, like $\sqrt l$ (exercise 4.4). It is the only one of the four that has kept its tokens apart, and
-#   its gradient changes by a factor of six over 64 branches.
+# * **Post-norm** keeps the size, since each norm sets it. On its way back the gradient shrinks to a seventh (the last column), as
+#   step 6 says, and grows again only near the start. And here the tokens become alike too: at each norm what is old loses weight
+#   against what is new.
+# * **Pre-norm** grows slowly, like the root of the number of branches (exercise 4.4). It is the only one of the four that has
+#   kept its tokens apart, and its gradient grows by a factor of six over 64 branches.
 #
 # The table's second half has weights of a third of that variance, which is how the released models start. There those with a
 # residual differ less, and post-norm does well too. So with care, in the start or in a slow warm-up of the learning rate,
-# post-norm can be trained. Pre-norm simply does not need the care.
+# post-norm can be trained. Pre-norm does not need that care.
 
 # %% [markdown]
 # ### Does it matter for learning?
@@ -520,13 +515,15 @@ if TRAIN_AGAIN:
         runpy.run_path(str(stored(script)))["main"]()
 
 depth = json.loads(stored("04_depth.json").read_text("utf-8"))
+
+# %% tags=["hide-input"]
 picture, panels = figure(6.2, 2.5, columns=2)
-for axes, (gain, runs) in zip(panels, depth.items()):
+for axes, (start, runs) in zip(panels, depth.items()):
     for name, losses in runs.items():
         colour, line = styles[name]
         axes.plot(np.arange(5, 200, 10), np.reshape(losses, (20, 10)).mean(1), line, color=colour, lw=2, label=name)
     axes.set(
-        title=f"start: {gain}",
+        title=f"start: {start}",
         xlabel="step",
         ylabel="loss, mean of ten steps" if axes is panels[0] else "",
         ylim=(0, 1.3),
@@ -541,8 +538,8 @@ show(
 
 # %% [markdown]
 # Left, small weights: whatever has a residual learns, even with no norm in its blocks. Without the residual nothing is learned.
-# Right, weights a little larger: only pre-norm learns, and hardly notices the difference. That is what it is good for: **it
-# does not ask you to start right.** (Where only two lines are seen on the right, three lie on each other.)
+# Right, weights a little larger: only pre-norm learns, and as well as before. That is what it is good for: **it works from either
+# start.** (On the right, three of the four lines lie on each other or nearly so.)
 
 # %% [markdown]
 # ## A vision Transformer
@@ -572,7 +569,7 @@ show_source(Pyramid.__call__)
 # The data is `shapes`, drawn as we go: one object among clutter on a dim ground, ten classes. Here are four images, with the 8
 # × 8 patches that ViT will see.
 
-# %%
+# %% tags=["hide-input"]
 picture, panels = figure(4.8, 1.6, columns=4)
 for axes, image, label in zip(panels, images, labels):
     axes.imshow(image, extent=(0, 32, 32, 0))
@@ -596,6 +593,7 @@ confusion = np.array(trained["confusion"])  # (10, 10): true class, said class
 print(f"right: {trained['accuracy']:.1%}  (by chance: 10 %)   parameters: {trained['parameters']}")
 steps, losses = zip(*trained["loss"])
 
+# %% tags=["hide-input"]
 picture, (left, right) = figure(6.2, 3.0, columns=2, ratios=(1, 1.15))
 left.plot(steps, losses, "-", color=COLOURS[0], lw=1.8)
 left.axhline(math.log(10), color="#595959", ls="--", lw=1)
@@ -627,7 +625,14 @@ positions = np.array(trained["positions"])  # (64, 48)
 positions -= positions.mean(0)
 positions /= np.linalg.norm(positions, axis=1, keepdims=True)
 likeness = (positions @ positions.T).reshape(8, 8, 8, 8)
+grid = np.argwhere(np.ones((8, 8)))
+apart = abs(grid[:, None] - grid[None]).sum(-1)  # (64, 64): steps from place to place
+print(
+    "mean likeness of places 1, 2, 3 and 6 steps apart:",
+    [round(float(likeness.reshape(64, 64)[apart == steps].mean()), 2) for steps in (1, 2, 3, 6)],
+)
 
+# %% tags=["hide-input"]
 picture, panels = figure(7.2, 2.1, columns=4)
 for axes, (r, c) in zip(panels, ((0, 0), (0, 4), (3, 3), (6, 5))):
     image = axes.imshow(likeness[r, c], cmap="PuOr_r", vmin=-1, vmax=1)
@@ -635,12 +640,6 @@ for axes, (r, c) in zip(panels, ((0, 0), (0, 4), (3, 3), (6, 5))):
     axes.set(title=f"place ({r}, {c})", xticks=[], yticks=[])
     axes.grid(False)
 picture.colorbar(image, ax=panels.tolist(), shrink=0.8)
-grid = np.argwhere(np.ones((8, 8)))
-apart = abs(grid[:, None] - grid[None]).sum(-1)  # (64, 64): steps from place to place
-print(
-    "mean likeness of places 1, 2, 3 and 6 steps apart:",
-    [round(float(likeness.reshape(64, 64)[apart == n].mean()), 2) for n in (1, 2, 3, 6)],
-)
 show(
     picture,
     alt="Four 8 by 8 maps: how alike the position vector of one place, marked by a star, is to those of all places. "
@@ -694,22 +693,22 @@ check("4.4", growth)
 hint("4.4")
 
 # %% [markdown] tags=["solution"]
-# $1+a+a+\dots=1+na$ against $(1+a)(1+a)\cdots=(1+a)^n$; then the root. A walk against compound interest. The measurement above
-# for pre-norm, 6.4 after 64 branches, fits $\sqrt{1+64a}$ with $a\approx0.6$.
+# $1+a+a+\dots=1+na$ against $(1+a)(1+a)\cdots=(1+a)^n$; then the root. The first grows like a sum, the second like compound
+# interest.
 
 # %% [markdown]
 # ### Exercise 4.5: counting ways back (derive)
 #
-# Step 4 has $2^L$ terms. How many of them go through exactly $k$ branches? Then, if each branch multiplies the length of a
-# gradient by $h$ and all terms simply added up, how much of the total would go through at most $K$ branches? Give both.
+# Step 4 has $2^n$ terms. How many of them go through exactly $k$ branches? Then, if each branch multiplies the length of a
+# gradient by $\alpha$ and all terms simply added up, how much of the total would go through at most $K$ branches? Give both.
 
 
 # %%
-def ways(L, h, K):
-    """L branches, a factor h for each, K ≤ L → counts (L + 1) for k = 0 … L, and at most K's share of the total"""
+def ways(n, alpha, K):
+    """n branches, a factor alpha for each, K ≤ n → counts (n + 1) for k = 0 … n, and at most K's share of the total"""
     # BEGIN SOLUTION
-    counts = np.array([math.comb(L, k) for k in range(L + 1)], dtype=float)
-    weights = counts * h ** np.arange(L + 1)
+    counts = np.array([math.comb(n, k) for k in range(n + 1)], dtype=float)
+    weights = counts * alpha ** np.arange(n + 1)
     return counts, weights[: K + 1].sum() / weights.sum()
     # END SOLUTION
 
@@ -720,9 +719,18 @@ check("4.5", ways)
 hint("4.5")
 
 # %% [markdown] tags=["solution"]
-# To choose $k$ of $L$ branches there are $\binom Lk$ ways. Each carries $h^k$, and the total is $\sum_k\binom Lk h^k=(1+h)^L$,
-# which is step 3 with numbers. For $L=64$ and $h=0.1$ more than 99 % comes back through at most 12 branches: a deep residual
-# network learns, at first, like many shallow ones.
+# To choose $k$ of $n$ branches there are $\binom nk$ ways. Each carries $\alpha^k$, and the total is
+# $\sum_k\binom nk\alpha^k=(1+\alpha)^n$, which is step 3 with numbers.
+
+# %%
+if passed("4.5"):
+    for K in (2, 6, 12):
+        print(f"64 branches, a factor of 0.1 each: {ways(64, 0.1, K)[1]:.1%} comes back through at most {K} of them")
+else:
+    print("when 4.5 is done, it says here how deep a deep network really is")
+
+# %% [markdown]
+# So as long as its branches do little, a deep residual network learns like many shallow ones.
 
 # %% [markdown]
 # ### Exercise 4.6: what is in a block (fill in)
@@ -759,12 +767,8 @@ hint("4.6")
 # The package agrees: its block of 8 channels with expansion 4 has as many parameters as you say.
 
 # %%
-counted = block_cost(8, 6, 4)
-same(
-    "parameters of the package's block",
-    counted and counted[0],
-    sum(weight.data.size for weight in block.parameters().values()),
-)
+counted = block_cost(8, 6, 4)[0] if passed("4.6") else None
+same("parameters of the package's block", counted, sum(weight.data.size for weight in block.parameters().values()))
 
 # %% [markdown]
 # ### Exercise 4.7: leaving branches out (extend)
@@ -772,7 +776,7 @@ same(
 # Deep networks are often trained with *drop path*: in each step, and for each image of the batch by itself, a branch is left
 # out with probability $r$; where it is kept it is divided by $1-r$, so that the expected value stays. (All released models do
 # this; the rate grows from 0 in the first block to its largest in the last one.) Write
-# $y_b=x_b+\frac{\text{keep}_b}{1-r}\,f(x)_b$ as an op; $b$ counts the images.
+# $y_m=x_m+\frac{\text{keep}_m}{1-r}\,f(x)_m$ as an op; $m$ counts the images.
 
 
 # %%
@@ -815,8 +819,8 @@ hint("4.7")
 #
 # 1. $z'=\mathrm{MHSA}(\mathrm{LN}(z))+z$, then $z=\mathrm{MLP}(\mathrm{LN}(z'))+z'$: attention moves information between
 #    tokens, the MLP works on each.
-# 2. Back through a residual: $\mathrm dx=\mathrm dy+J_f^{\top}\mathrm dy$. One of the $2^L$ ways back is free.
-# 3. Pre-norm leaves that way free; tokens grow like $\sqrt l$, and each branch is divided by their growing size. Post-norm puts
+# 2. Back through a residual: $\mathrm dx=\mathrm dy+J_f^{\top}\mathrm dy$. One of the $2^n$ ways back is free.
+# 3. Pre-norm leaves that way free; tokens grow slowly, and each branch is divided by their growing size. Post-norm puts
 #    a norm on the road.
 # 4. Without residuals, attention averages all tokens into one, and nothing is learned.
 # 5. ViT is patches, positions, blocks and a mean: no assumption about images, so it has to learn even what is near to what.

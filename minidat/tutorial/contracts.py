@@ -5,6 +5,7 @@ A contract judges a function: it returns the largest error or None, or raises No
 
 from __future__ import annotations
 
+import dis
 import linecache
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -105,10 +106,10 @@ class Op:
 
     def judge(self, answer: Callable) -> float:
         def value(*inputs: Any):
-            return _pair(answer(*inputs))[0]
+            return _pair(answer, answer(*inputs))[0]
 
         def gradient(dy: np.ndarray, *inputs: Any):
-            return _pair(answer(*inputs))[1](dy)
+            return _pair(answer, answer(*inputs))[1](dy)
 
         error = Value(self.forward, self.inputs, ("y",)).judge(value)
         return max(error, Gradient(self.forward, self.inputs, self.names, self.mistakes).judge(gradient))
@@ -128,8 +129,9 @@ class Behaviour:
 
 
 def call(answer: Callable, inputs: Sequence[Any]) -> Any:
-    """answer(*inputs). Raises NotAttempted for None or `...`, and Wrong for an exception, or where it wrote to an input."""
-    before = [value.copy() if isinstance(value, np.ndarray) else value for value in inputs]
+    """answer(*inputs). Raises NotAttempted for a stub, and Wrong for an exception, for a result of None, or where it wrote to
+    an input."""
+    before = [_copied(value) for value in inputs]
     try:
         with np.errstate(all="ignore"):
             got = answer(*inputs)
@@ -139,12 +141,47 @@ def call(answer: Callable, inputs: Sequence[Any]) -> Any:
         raise
     except Exception as error:
         raise Wrong(_exception(answer, error)) from error
-    if got is None or got is Ellipsis:
+    if got is Ellipsis or (got is None and is_stub(answer)):
         raise NotAttempted
     for i, (old, new) in enumerate(zip(before, inputs, strict=True)):
-        if isinstance(old, np.ndarray) and not np.array_equal(old, new):
+        if not _same(old, new):
             raise Wrong(f"it writes to its argument {i}, which belongs to the caller: work on a copy")
+    if got is None:
+        raise Wrong("it returns None: is a `return` missing?")
     return got
+
+
+def is_stub(answer: Callable) -> bool:
+    """Whether an answer is as the notebook gave it, or does nothing at all."""
+    code = getattr(answer, "__code__", None)
+    if code is None:
+        return True
+    lines, first = linecache.getlines(code.co_filename), code.co_firstlineno
+    last = max((line for *_, line in code.co_lines() if line), default=first)
+    if any("# your turn" in line for line in lines[first - 1 : last]):
+        return True
+    idle = {"RESUME", "NOP", "POP_TOP", "LOAD_CONST", "LOAD_CONST_IMMORTAL", "RETURN_CONST", "RETURN_VALUE"}
+    return all(instruction.opname in idle for instruction in dis.get_instructions(code))
+
+
+def _copied(value: Any) -> Any:
+    """A copy of an array, or of a list, tuple or dict of them; other values as they are."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, list | tuple):
+        return [_copied(item) for item in value]
+    return {key: _copied(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether nothing was written to `new` since `old` was copied from it."""
+    if isinstance(old, np.ndarray):
+        return np.array_equal(old, new, equal_nan=old.dtype.kind == "f")
+    if isinstance(old, list):
+        return len(old) == len(new) and all(map(_same, old, new))
+    if isinstance(old, dict):
+        return old.keys() == new.keys() and all(_same(old[key], new[key]) for key in old)
+    return True
 
 
 def results(got: Any, names: Sequence[str]) -> list[Any]:
@@ -172,6 +209,8 @@ def compare(
 ) -> float:
     """The largest error. Raises Wrong with the line for the first result that differs."""
     worst = 0.0
+    if _reordered(got, expected, tolerance):
+        raise Wrong(f"the results are right, but in another order: {', '.join(names)} is asked for")
     for i, (name, yours) in enumerate(zip(names, got, strict=True)):
         right = np.asarray(expected[i], dtype=np.float64)
         finding = difference(name, yours, right, against=against, tolerance=tolerance)
@@ -185,6 +224,19 @@ def compare(
     return worst
 
 
+def _reordered(got: Sequence[Any], expected: Sequence[Any], tolerance: float) -> bool:
+    """Whether these are the expected results in another order, and two that differ have changed places."""
+    arrays, right = [_array(value) for value in got], [np.asarray(value, np.float64) for value in expected]
+    wrong = [i for i, array in enumerate(arrays) if not agrees(array, right[i], tolerance)]
+    left = list(wrong)
+    for i in wrong:
+        place = next((j for j in left if agrees(arrays[i], right[j], tolerance)), None)
+        if place is None:
+            return False
+        left.remove(place)
+    return bool(wrong)
+
+
 def _array(value: Any) -> np.ndarray:
     try:
         return np.asarray(value, np.float64)
@@ -192,12 +244,12 @@ def _array(value: Any) -> np.ndarray:
         return np.full((), np.nan)
 
 
-def _pair(got: Any) -> tuple[Any, Callable]:
-    if got is None or got is Ellipsis:
+def _pair(answer: Callable, got: Any) -> tuple[Any, Callable]:
+    if got is Ellipsis or (got is None and is_stub(answer)):
         raise NotAttempted
-    if not (isinstance(got, tuple) and len(got) == 2 and callable(got[1])):
+    if not (isinstance(got, tuple | list) and len(got) == 2 and callable(got[1])):
         raise Wrong("it does not return a pair (y, vjp) with vjp a function")
-    return got
+    return got[0], got[1]
 
 
 def _generators() -> list[np.random.Generator]:

@@ -44,6 +44,8 @@ def exercises(chapter: int) -> dict[str, Exercise]:
 
 def find(number: str) -> Exercise:
     """The exercise "6.2". Raises ValueError with the numbers that there are."""
+    if not isinstance(number, str):
+        raise ValueError(f'exercise {number!r}: write its number in quotes, as in "{number}"')
     if not re.fullmatch(r"\d+\.\d+", number):
         raise ValueError(f"exercise {number!r}: an exercise is called by chapter and number, such as '6.2'")
     known = exercises(int(number.partition(".")[0]))

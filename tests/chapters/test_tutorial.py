@@ -12,7 +12,7 @@ from minidat import ops, tutorial
 from minidat.tutorial import report as reports
 from minidat.tutorial.contracts import Behaviour, Gradient, Op, Value, Wrong
 from minidat.tutorial.diagnosis import difference
-from minidat.tutorial.stored import stored
+from minidat.tutorial.places import stored
 
 EXPECTED = np.array([[0.4121, -1.0], [2.0, 3.0], [-0.5, 0.25]])
 
@@ -83,6 +83,8 @@ PAIR = Gradient(
         (lambda dz, x, y: (y, x), "(dy is not used: this is the gradient for a cotangent of ones)"),
         (lambda dz, x, y: x.resize(9), "99.1 ✗ raises ValueError"),
         (lambda dz, x: dz, "99.1 ✗ raises TypeError"),
+        (lambda dz, x, y: (dz * x, dz * y), "99.1 ✗ the results are right, but in another order: dx, dy is asked for"),
+        (lambda dz, x, y: [dz * y, dz * x], "99.1 ✓ agrees to "),
     ],
 )
 def test_a_gradient_is_held_to_finite_differences(exercise, f, line):
@@ -132,8 +134,43 @@ def test_an_input_that_was_written_to_is_named(exercise):
     assert exercise(PAIR)(f) == "99.1 ✗ it writes to its argument 1, which belongs to the caller: work on a copy"
 
 
+def test_an_input_in_a_list_that_was_written_to_is_named(exercise):
+    contract = Value(lambda xs: xs[0] + xs[1], lambda rng: ([np.ones(2), np.zeros(2)],))
+
+    def f(xs):
+        xs[0] += xs[1] + 1
+        return xs[0] - 1
+
+    assert exercise(contract)(f).endswith("it writes to its argument 0, which belongs to the caller: work on a copy")
+
+
+def test_a_forgotten_return_is_no_stub(exercise):
+    contract = Value(lambda x: 2 * x, lambda rng: (rng.standard_normal(3),))
+
+    def forgotten(x):
+        y = 2 * x  # noqa: F841
+
+    def stub(x):
+        """With a line that is given."""
+        y = 2 * x  # noqa: F841
+        ...  # your turn
+
+    def empty(x):
+        """Twice x."""
+
+    judge = exercise(contract)
+    assert judge(forgotten) == "99.1 ✗ it returns None: is a `return` missing?"
+    assert judge(stub) == judge(empty) == judge(lambda x: None) == "99.1 not attempted yet"
+
+
 @pytest.mark.parametrize(
-    "number, said", [("six", "by chapter and number"), ("6.99", "this chapter has 6.1"), ("98.1", "chapter 98 has no")]
+    "number, said",
+    [
+        (6.1, 'write its number in quotes, as in "6.1"'),
+        ("six", "by chapter and number"),
+        ("6.99", "this chapter has 6.1"),
+        ("98.1", "chapter 98 has no"),
+    ],
 )
 def test_an_unknown_exercise_is_refused(number, said):
     with pytest.raises(ValueError, match=said):

@@ -231,10 +231,20 @@ ANSWERS = {
     "1.8": {
         "right": [momentum],
         "wrong": [
-            (lambda w, dw, m, rate, mu: (w - rate * m, mu * m + dw), "renew m first"),
+            (lambda w, dw, m, rate, mu: (w - rate * m, mu * m + dw), "renew u first"),
             (lambda w, dw, m, rate, mu: (w + rate * (mu * m + dw), mu * m + dw), "subtract to go down"),
             (lambda w, dw, m, rate, mu: (w - rate * dw, dw), "momentum is not used"),
             (in_place, "it writes to its argument 2"),
+        ],
+    },
+    "1.9": {
+        "right": [lambda dY, X: -np.linalg.solve(X.T, np.linalg.solve(X, dY.T).T)],
+        "wrong": [
+            (lambda dY, X: -np.linalg.solve(X, dY) @ np.linalg.inv(X), "stand the transposes"),
+            (lambda dY, X: np.linalg.inv(X).T @ dY @ np.linalg.inv(X).T, "The sign is missing"),
+            (lambda dY, X: -dY @ np.linalg.inv(X @ X).T, "on either side of dY"),
+            (lambda dY, X: -dY / X**2, "elements differ"),
+            (lambda dY, X: -np.linalg.inv(X).T @ np.ones(X.shape) @ np.linalg.inv(X).T, "cotangent of ones"),
         ],
     },
 }

@@ -120,29 +120,49 @@ def rms_with(change):
     return vjp
 
 
-def tanh_derivatives(m):
-    """tanh and its first three derivatives at m, of e^(2m) alone."""
-    e = np.exp(2 * m)
-    slope = 4 * e / (1 + e) ** 2
-    return np.tanh(m), slope, 8 * e * (1 - e) / (1 + e) ** 3, 16 * e * (1 - 4 * e + e * e) / (1 + e) ** 4
+def stands_out(dy, x):
+    """Column by column."""
+    dx = np.zeros(x.shape)
+    for c in range(x.shape[1]):
+        dx[np.argmax(x[:, c]), c] = dy[c]
+        dx[:, c] -= dy[c] / len(x)
+    return dx
 
 
-def tanh_cubics(m, derivatives=tanh_derivatives):
-    """The cubic with these derivatives at m: four equations for a, b, c, d."""
-    one, zero = np.ones_like(m), np.zeros_like(m)
-    rows = [
-        [one, m, m**2, m**3],
-        [zero, one, 2 * m, 3 * m**2],
-        [zero, zero, 2 * one, 6 * m],
-        [zero, zero, zero, 6 * one],
-    ]
-    left, right = np.moveaxis(np.array(rows), -1, 0), np.stack(derivatives(m), -1)[..., None]
-    return tuple(np.linalg.solve(left, right)[..., 0].T)
+def index_vjp(dy, x, rho):
+    return np.eye(len(x))[rho].T @ dy
 
 
-def without_factorials(m):
-    y, y1, y2, y3 = tanh_derivatives(m)
-    return y, y1, 2 * y2, 6 * y3
+def buffered(dy, x, rho):
+    dx = np.zeros(x.shape)
+    dx[rho] += dy
+    return dx
+
+
+def sort_vjp(dy, x):
+    """By the rank of each number."""
+    ranks = x.argsort(-1).argsort(-1)
+    return np.take_along_axis(dy, ranks, -1)
+
+
+def conv_vjp(dy, x, w):
+    """Window by window, in loops."""
+    dx, dw = np.zeros(x.shape), np.zeros(w.shape)
+    for i, j in np.ndindex(*dy.shape[:2]):
+        for p, q in np.ndindex(3, 3):
+            at = 2 * i + p - 1, 2 * j + q - 1
+            if 0 <= at[0] < x.shape[0] and 0 <= at[1] < x.shape[1]:
+                dx[at] += w[p, q] @ dy[i, j]
+                dw[p, q] += np.outer(x[at], dy[i, j])
+    return dx, dw
+
+
+def conv_overwritten(dy, x, w):
+    """As `conv_vjp` tap by tap, but each tap overwrites what the taps before it have brought."""
+    dx = np.zeros((x.shape[0] + 2, x.shape[1] + 2, x.shape[2]))
+    for p, q in np.ndindex(3, 3):
+        dx[p : p + 2 * len(dy) : 2, q : q + 2 * dy.shape[1] : 2] = dy @ w[p, q].T
+    return dx[1:-1, 1:-1], conv_vjp(dy, x, w)[1]
 
 
 def changed(vjp, change):
@@ -253,18 +273,44 @@ ANSWERS = {
         ],
     },
     "2.9": {
-        "right": [tanh_cubics],
+        "right": [stands_out],
         "wrong": [
-            (lambda m: tuple(np.array(tanh_derivatives(m)) / [[1], [1], [2], [6]]), "in powers of x − m"),
-            (lambda m: tanh_cubics(m, without_factorials), "the second derivative by 2"),
-            (
-                lambda m: tanh_cubics(m, lambda m: (*tanh_derivatives(m)[:3], -2 * (1 - np.tanh(m) ** 2) ** 2)),
-                "both factors move",
-            ),
-            (lambda m: tanh_cubics(-m, lambda minus: tanh_derivatives(m)), "not x + m"),
-            (lambda m: (*tanh_cubics(m)[:3], -tanh_cubics(m)[3]), "(sign?)"),
-            (lambda m: np.array(tanh_cubics(m)), "but 4 are asked for: a, b, c, d"),
-            (lambda m: tanh_cubics(m)[::-1], "a["),
+            (lambda dy, x: (x == x.max(0)) * dy, "the mean's use is missing"),
+            (lambda dy, x: (x == x.max(0)) * dy - dy, "1/N"),
+            (lambda dy, x: (x == x.max(0)) * dy + dy / 5, "the mean is subtracted"),
+            (lambda dy, x: np.ones(x.shape) * 0.8 * dy, "only one element"),
+            (lambda dy, x: -stands_out(dy, x), "(sign?)"),
+            (ones(stands_out), "cotangent of ones"),
+        ],
+    },
+    "2.10": {
+        "right": [index_vjp],
+        "wrong": [
+            (buffered, "only the last one stays"),
+            (lambda dy, x, rho: index_vjp(dy, x, rho) / [[1], [1], [2], [1], [3]], "not the mean"),
+            (lambda dy, x, rho: dy, "dx has shape (7, 3), but (5, 3) is asked for"),
+            (lambda dy, x, rho: -index_vjp(dy, x, rho), "(sign?)"),
+            (ones(index_vjp), "cotangent of ones"),
+        ],
+    },
+    "2.11": {
+        "right": [sort_vjp],
+        "wrong": [
+            (lambda dy, x: dy, "it must go back"),
+            (lambda dy, x: np.take_along_axis(dy, x.argsort(-1), -1), "in the wrong direction"),
+            (lambda dy, x: -sort_vjp(dy, x), "(sign?)"),
+            (lambda dy, x: sort_vjp(dy, -x), "elements differ"),
+        ],
+    },
+    "2.12": {
+        "right": [conv_vjp],
+        "wrong": [
+            (conv_overwritten, "must be added"),
+            (lambda dy, x, w: (conv_vjp(dy, x, w[::-1, ::-1])[0], conv_vjp(dy, x, w)[1]), "not turned round"),
+            (lambda dy, x, w: conv_vjp(dy, x, w)[:1], "2 are asked for"),
+            (changed(conv_vjp, lambda dx, dw: (dx, dw.swapaxes(0, 1))), "dW["),
+            (changed(conv_vjp, lambda dx, dw: (-dx, dw)), "(sign?)"),
+            (ones(conv_vjp), "cotangent of ones"),
         ],
     },
 }

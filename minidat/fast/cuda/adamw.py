@@ -1,4 +1,4 @@
-"""Clipping by the gradient's norm and AdamW, on the GPU from end to end: three launches, and nothing brought to the host."""
+"""Clipping by the gradient's norm and AdamW on the GPU: three launches, and no copy to the host."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from minidat.fast.cuda.compile import blocks, kernels
 
 Array = Any
 THREADS = 256
-SUMS = 512  # blocks, at most, that square and sum: one more block adds up what they found
+SUMS = 512  # at most so many blocks that square and sum; one more block adds their results
 
 
 class ClippedAdamW:
     """One step for flat arrays θ, m and v of n numbers; see `training.optim.AdamW`. The first `decayed` numbers decay.
 
-    scalars: (4) in θ's dtype: [rate, floor, kept, max_norm] of the next step. Whoever steps fills it, before `step`:
+    scalars: (4) in θ's dtype: [rate, floor, kept, max_norm] of the next step. The caller fills it before `step`:
         rate = lr √(1 − β₂ᵗ)/(1 − β₁ᵗ), floor = ε √(1 − β₂ᵗ), kept = 1 − lr·λ, max_norm = ∞ for no clipping.
     state: (3) float64: [the last gradient's norm, the first step at which it was not finite or −1, steps taken].
-        From such a step on θ, m and v stay as they were before it; steps are counted still.
+        From that step on θ, m and v do not change; steps are still counted.
 
-    All of them stay the same arrays for good, so a CUDA graph may hold `step`.
+    These arrays are never replaced, so a CUDA graph may contain `step`.
     """
 
     def __init__(self, theta: Array, m: Array, v: Array, *, decayed: int, betas: tuple[float, float]):

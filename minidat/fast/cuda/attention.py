@@ -19,24 +19,22 @@ from minidat.ops.sums import repeated_axes, summed_to
 
 Array = Any
 Shape = tuple[int, ...]
-COPIED = (
-    2 << 20
-)  # bytes of q, k or v for each launch spared: an estimate of what a GPU copies, there and back, in that time
+COPIED = 2 << 20  # bytes of q, k or v that a GPU copies, there and back, in the time of one launch (an estimate)
 
 
 def copied(x: Array) -> bool:
-    """Whether the heads of x (…, M, n, d) are worth a copy."""
+    """Whether a copy of x (…, M, n, d) costs less than the launches that it saves."""
     return x.ndim > 2 and x.nbytes < COPIED * (x.shape[-3] - 1)
 
 
 def apart(x: Array) -> Array:
-    """x (…, M, n, d) with its heads one after the other, where that is worth a copy."""
+    """x (…, M, n, d) in C order where `copied` says so, else x itself."""
     return array_module(x).ascontiguousarray(x) if copied(x) else x
 
 
 def like_heads(x: Array, shape: Shape) -> Array:
-    """An empty (…, M, n, c) beside x (…, M, n, d). Where x is not worth a copy it lies as (…, n, M, c) in memory, so that its
-    heads are merged by a reshape."""
+    """An empty (…, M, n, c) for products with x (…, M, n, d). Where x is not copied, its memory is (…, n, M, c), so that a
+    reshape merges its heads."""
     xp = array_module(x)
     if copied(x) or x.ndim < 3:
         return xp.empty(shape, x.dtype)
@@ -80,7 +78,7 @@ def attention(q, k, v, bias, mask, *, scale: float):
     q, k, v = apart(q), apart(k), apart(v)
     p = weights(q, k, bias, mask, scale)  # (..., n, m)
     y = cublas.product(p, v, out=like_heads(v, (*p.shape[:-1], v.shape[-1])))
-    shape = None if bias is None else bias.shape  # not bias itself, which is large
+    shape = None if bias is None else bias.shape  # keep the shape only: the bias is large
 
     def vjp(dy):
         out = like_heads(q, q.shape), like_heads(k, k.shape), like_heads(v, v.shape)

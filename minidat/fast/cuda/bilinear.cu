@@ -1,10 +1,6 @@
 // φ(z; p) of equation (8), and its gradients to the map and to the points. Maps (B, H, W, C), points (B, G, N, 2), y (B, N, C).
 
-// g(a, b) = max(0, 1 − |a − b|)
-__device__ REAL g(REAL a, int b) { return fmax((REAL)0, 1 - fabs(a - b)); }
-
-// The pixel before coordinate a; one off the map by more than a pixel has none there, nor one after it.
-__device__ int before(REAL a, int n) { return a < -1 || a >= n ? -2 : (int)floor(a); }
+#include "hat.cuh"
 
 __device__ bool on(int row, int col, int h, int w) { return row >= 0 && row < h && col >= 0 && col < w; }
 

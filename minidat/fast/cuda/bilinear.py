@@ -1,4 +1,4 @@
-"""Bilinear sampling on the GPU: a thread gathers forward; backward a block gathers, too, so that sums have one order."""
+"""Bilinear sampling on the GPU: forward each thread gathers; backward each block gathers too, so that sums have a fixed order."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-// Sums over the rows of a matrix (rows, c). A block of 32 × 8 threads takes 32 columns and `part` rows; its eight sums of a
-// column are added in order. What it finds is a row of `sums` (parts, c), to be summed again: no atomics, so repeatable.
+// Sums over the rows of a matrix (rows, c). A block of 32 × 8 threads handles 32 columns and `part` rows; its eight sums of a
+// column are added in order. The result is a row of `sums` (parts, c), which is summed again. Without atomics, so the order is fixed.
 
 extern "C" __global__ void column_sums(const REAL* x, int rows, int c, int part, REAL* sums) {
     __shared__ REAL of[8][32];

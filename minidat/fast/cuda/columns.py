@@ -1,4 +1,4 @@
-"""Sums over rows, repeatable to the bit, and a row added to all: what biases need."""
+"""Sums over rows, repeatable to the bit, and a row added to every row: what a bias needs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from minidat.fast.cuda.compile import blocks, kernels
 
 Array = Any
 TILE = (32, 8)  # threads: columns, and rows at a time
-PARTS = 256  # at most: enough blocks to fill a GPU, few enough to be summed by one block a column tile
+PARTS = 256  # at most: enough blocks to occupy a GPU, few enough for one block per tile of columns to add them
 ROWS = 64  # at least, in a part
 
 
 class Parts:
-    """How (rows, c) is cut for sums over its rows, in two stages: into `count` parts of `size` rows. Depends on shapes only.
+    """How the rows of a matrix (rows, c) are cut into `count` parts of `size` rows, to be summed in two stages. Depends on
+    shapes only, so the order of the sum is fixed.
 
-    grid, block: of a kernel that leaves one row of sums, (count, c), for each part.
+    grid, block: for a kernel that writes a row of sums, (count, c), for each part.
     """
 
     def __init__(self, rows: int, c: int):
@@ -26,7 +27,7 @@ class Parts:
 
 
 def column_sum(x: Array) -> Array:
-    """Σ_rows x[row, column] of x (rows, c), C-contiguous: (c). A matrix of many rows is summed part by part first."""
+    """Σ_rows x[row, column] of x (rows, c), C-contiguous: (c). A matrix of many rows is first summed part by part."""
     rows, c = x.shape
     parts = Parts(rows, c)
     sums = array_module(x).empty((parts.count, c), x.dtype)
@@ -35,7 +36,7 @@ def column_sum(x: Array) -> Array:
 
 
 def _last(sums: Array) -> Array:
-    """The second stage: a part's row of sums each, all added by one block a column tile."""
+    """Second stage: one block per tile of columns adds the partial sums."""
     count, c = sums.shape
     total = array_module(sums).empty(c, sums.dtype)
     kernels("columns.cu", sums).launch("column_sums", (blocks(c, TILE[0]), 1), TILE, sums, count, c, count, total)

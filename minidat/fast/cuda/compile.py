@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,12 +15,18 @@ from minidat.autograd.backend import array_module
 
 FOLDER = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
-WARP = 32  # threads that run in step
+WARP = 32  # threads that execute together
 
 
 def blocks(count: int, size: int) -> int:
     """How many blocks of `size` cover `count`: ⌈count/size⌉."""
     return -(-count // size)
+
+
+def source(file: str) -> str:
+    """The text of a `.cu` file, with the files that it includes in their places: NVRTC does not know this folder."""
+    text = (FOLDER / file).read_text("utf-8")
+    return re.sub(r'^#include "(.+)"$', lambda included: source(included[1]), text, flags=re.MULTILINE)
 
 
 def kernels(file: str, like: Any) -> Kernels:
@@ -33,12 +40,12 @@ def _compiled(xp: ModuleType, file: str, dtype: str) -> Kernels:
 
 
 class Kernels:
-    """What one `.cu` file holds, with REAL float or double. CuPy compiles anew for each device, and keeps the results on disk."""
+    """The kernels of one `.cu` file, with REAL as float or double. CuPy compiles them for each device and caches the results on
+    disk."""
 
     def __init__(self, xp: ModuleType, file: str, dtype: str):
         self.real = np.dtype(dtype).type
-        code = (FOLDER / file).read_text("utf-8")
-        self._module = xp.RawModule(code=code, options=(f"-DREAL={REALS[dtype]}",))
+        self._module = xp.RawModule(code=source(file), options=(f"-DREAL={REALS[dtype]}",))
         self._functions: dict[str, Callable[..., None]] = {}
 
     def launch(self, name: str, grid: int | tuple[int, ...], block: int | tuple[int, ...], *arguments: Any) -> None:

@@ -1,4 +1,4 @@
-// The patches that a convolution's kernel K×L meets, laid out as rows, and their sum back into the map:
+// The patches of a convolution with kernel K×L, laid out as rows, and the sum of their gradients into the map:
 // x (B, H, W, C), patches (B, I, J, K, L, C) = x[b, i·stride + k − padding, j·stride + l − padding, c], 0 off the map.
 
 extern "C" __global__ void patches(const REAL* x, REAL* rows_of, int count, int height, int width, int c, int kernel,
@@ -11,7 +11,7 @@ extern "C" __global__ void patches(const REAL* x, REAL* rows_of, int count, int 
     rows_of[t] = on ? x[((size_t)(place / cols / rows * height + row) * width + col) * c + channel] : 0;
 }
 
-// dx: what lies on one pixel, added up tap by tap.
+// dx: a pixel's gradients from all patches that contain it, added tap by tap.
 extern "C" __global__ void patches_vjp(const REAL* d, REAL* dx, int count, int height, int width, int c, int kernel,
                                        int kernel2, int rows, int cols, int stride, int padding) {
     int t = blockIdx.x * blockDim.x + threadIdx.x;  // of x

@@ -1,4 +1,4 @@
-"""Convolution on the GPU: patches gathered by one kernel, their product by cuBLAS, and the sum back gathered, too."""
+"""Convolution on the GPU: one kernel gathers the patches, cuBLAS multiplies them, and one kernel gathers their gradients."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """Matrix products on the GPU by cuBLAS itself, called through ctypes.
 
-CuPy's own product cannot be captured in a CUDA graph, copies transposed operands above two axes and knows no TF32. cuBLAS
-reads any matrix in which one of the two axes has stride 1, and writes into one too, so views of q | k | v side by side
-are taken as they lie.
+CuPy's own product cannot be captured in a CUDA graph, copies transposed operands of more than two axes, and does not offer TF32.
+cuBLAS reads and writes any matrix in which one of the two axes has stride 1, so views of q | k | v in one array need no copy.
 
-cuBLAS is column-major: the memory of a row-major C is its Cᵀ, so C = A B is asked for as Cᵀ = Bᵀ Aᵀ.
+cuBLAS is column-major: the memory of a row-major C is Cᵀ to it, so C = A B is computed as Cᵀ = Bᵀ Aᵀ.
 
 Source of names, signatures and values: NVIDIA's cuBLAS documentation and `cublas_api.h`, library types of CUDA 12 and 13.
 """
@@ -29,17 +28,17 @@ from minidat.autograd.backend import array_module
 SONAMES = ("libcublas.so.13", "libcublas.so.12", "cublas64_13.dll", "cublas64_12.dll")
 WORKSPACE = (
     32 << 20
-)  # bytes: what NVIDIA recommends for Hopper; without one of its own cuBLAS would allocate in a capture
-LOOPS = 32  # products that are worth more than copying the operands into one batch
+)  # bytes, as NVIDIA recommends for Hopper; without a workspace cuBLAS would allocate during a capture
+LOOPS = 32  # at most so many launches in a row; beyond, the operands are copied into one batch
 OP_N, OP_T, DEFAULT_ALGORITHM = 0, 1, -1
 
-# compute types; TF32 and BF16 round operands of float32 inside the tensor cores and add up in float32
+# compute types; with TF32 and BF16 the tensor cores round float32 operands, and add in float32
 COMPUTE = {"fp32": 68, "tf32": 77, "bf16": 75}  # CUBLAS_COMPUTE_32F, _32F_FAST_TF32, _32F_FAST_16BF
 PRECISIONS = tuple(COMPUTE)
 
 
 class Kind(NamedTuple):
-    """What cuBLAS is told of a dtype: cudaDataType, compute type, and the C type of its scalars."""
+    """cuBLAS's codes for a dtype: cudaDataType, compute type, and the C type of its scalars."""
 
     code: int
     compute: int
@@ -76,14 +75,14 @@ _precision: ContextVar[str] = ContextVar("precision", default="fp32")
 
 
 class CublasError(RuntimeError):
-    """cuBLAS is not to be found, or refused a call."""
+    """cuBLAS was not found, or a call of it failed."""
 
 
 @contextmanager
 def precision(name: str) -> Generator[None]:
-    """Inside, float32 products round their operands to "tf32" (10 bits of fraction) or "bf16" (7 bits), or do not: "fp32".
+    """Inside, float32 products round their operands to "tf32" (10 bits of fraction) or "bf16" (7 bits); "fp32" does not round.
 
-    Inputs, outputs and sums stay float32, and so do weights and whatever is no product. Raises ValueError for another name.
+    Inputs, outputs and sums stay float32; weights and all other ops are not affected. Raises ValueError for another name.
     """
     if name not in COMPUTE:
         raise ValueError(f"precision {name!r} is unknown; choose from {', '.join(COMPUTE)}")
@@ -98,7 +97,7 @@ def product(a: Any, b: Any, *, out: Any = None, scale: float = 1.0) -> Any:
     """scale · A B for A (…, n, k), B (…, k, m) → (…, n, m), all float32 or all float64, on the GPU.
 
     Leading axes broadcast. Operands may be views; one whose matrices have no axis of stride 1 is copied first. `out`:
-    where to write, an array or view of the result's shape. May be captured in a CUDA graph once it was called before.
+    where to write, an array or view of the result's shape. A CUDA graph can capture it after a first call.
     Raises ValueError for shapes or dtypes that do not fit, CublasError where cuBLAS fails.
     """
     lead = _check(a, b, out)
@@ -135,8 +134,8 @@ def _check(a: Any, b: Any, out: Any) -> tuple[int, ...]:
 
 
 def _layout(x: Any) -> tuple[bool, int]:
-    """(transposed, leading dimension) of the matrices in x: rows one after the other, or columns (transposed). A leading
-    dimension of 0: neither, so cuBLAS cannot read them."""
+    """(transposed, leading dimension) of the matrices in x: row-major, or column-major (transposed). A leading dimension of 0:
+    neither, so cuBLAS cannot read them."""
     (rows, cols), (down, right) = x.shape[-2:], _strides(x)[-2:]
     if (right == 1 or cols == 1) and (down >= cols or rows == 1):
         return False, down if rows > 1 else cols
@@ -151,14 +150,14 @@ def _strides(x: Any) -> tuple[int, ...]:
 
 
 class _Batch(NamedTuple):
-    """Leading axes, folded: `sizes` and, for A, B and Y, how far apart matrices lie along each, in elements."""
+    """Leading axes after `_fold`: their `sizes` and, for A, B and Y, the strides along each, in elements."""
 
     sizes: tuple[int, ...]
     strides: tuple[tuple[int, int, int], ...]
 
 
 def _fold(sizes: Sequence[int], strides: Sequence[tuple[int, int, int]]) -> _Batch:
-    """Neighbouring axes that all three arrays step through evenly become one; axes of one element go."""
+    """Merge adjacent axes where one stride serves both in all three arrays; drop axes of size 1."""
     folded: list[tuple[int, tuple[int, int, int]]] = []
     for size, steps in zip(sizes, strides, strict=True):
         if size == 1:
@@ -176,9 +175,11 @@ def _multiply(xp: ModuleType, a: Any, b: Any, y: Any, scale: float) -> None:
     batch = _fold(y.shape[:-2], list(steps))
     rows = y.shape[-2]
     (a_transposed, lda), (_, ldy) = _layout(a), _layout(y)
-    if batch.sizes and not a_transposed and batch.strides[-1] == (rows * lda, 0, rows * ldy):  # one B: more rows
+    if (
+        batch.sizes and not a_transposed and batch.strides[-1] == (rows * lda, 0, rows * ldy)
+    ):  # all share one B: one product with more rows
         rows, batch = rows * batch.sizes[-1], _Batch(batch.sizes[:-1], batch.strides[:-1])
-    inner = max(range(len(batch.sizes)), key=batch.sizes.__getitem__, default=None)  # the axis that cuBLAS goes along
+    inner = max(range(len(batch.sizes)), key=batch.sizes.__getitem__, default=None)  # the axis of one strided batch
     outer = [i for i in range(len(batch.sizes)) if i != inner]
     if math.prod(batch.sizes[i] for i in outer) > LOOPS:
         whole = xp.empty(y.shape, y.dtype)
@@ -193,7 +194,7 @@ def _multiply(xp: ModuleType, a: Any, b: Any, y: Any, scale: float) -> None:
 
 
 class _Gemm:
-    """Products of one kind, ready to be asked for: Yᵀ (m, rows) = Bᵀ Aᵀ, column-major."""
+    """Products of one shape and layout: Yᵀ (m, rows) = Bᵀ Aᵀ, column-major."""
 
     def __init__(self, xp: ModuleType, a: Any, b: Any, y: Any, rows: int, scale: float):
         self.handle = _handle(xp)
@@ -207,7 +208,7 @@ class _Gemm:
         self.alpha, self.beta = kind.scalar(scale), kind.scalar(0)
 
     def __call__(self, offsets: Sequence[int], count: int, stride: tuple[int, int, int]) -> None:
-        """`count` products, `offsets` elements into A, B and Y and `stride` apart."""
+        """Launch `count` products. `offsets`, `stride`: of the operands A, B and Y, in elements."""
         a, b, y = (
             (pointer + offset * self.itemsize, self.kind.code, leading)
             for pointer, offset, leading in zip(self.pointers, offsets, self.leading, strict=True)
@@ -222,7 +223,7 @@ class _Gemm:
 
 
 class _Handle:
-    """cuBLAS's handle. Its stream follows CuPy's current one; its workspace is ours, since a capture may not allocate."""
+    """cuBLAS's handle. It uses CuPy's current stream, and a workspace from CuPy: nothing may be allocated during a capture."""
 
     def __init__(self, xp: ModuleType):
         self.xp, self.library, self.stream = xp, find_library(), None
@@ -239,7 +240,7 @@ class _Handle:
             self._checked("cublasSetStream_v2", self.pointer, stream)
             self._checked(
                 "cublasSetWorkspace_v2", self.pointer, self.workspace.data.ptr, WORKSPACE
-            )  # a new stream drops it
+            )  # setting a stream resets the workspace
             self.stream = stream
         self._checked(name, self.pointer, *arguments)
 
@@ -255,7 +256,7 @@ def _handle(xp: ModuleType) -> _Handle:
 
 
 def find_library() -> Any:
-    """The cuBLAS library: of NVIDIA's wheels, else of the system. Raises CublasError where there is none."""
+    """The cuBLAS library, from NVIDIA's wheels or from the system. Raises CublasError where there is none."""
     names: list[str] = []
     try:
         from cuda import pathfinder  # comes with CuPy  # ty: ignore[import-not-found]

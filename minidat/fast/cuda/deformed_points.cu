@@ -1,4 +1,4 @@
-// Deformed points of equation (7), in pixels, and how they change with the offsets: see ops/deformable.py. `limit`: the place
+// Deformed points of equation (7), in pixels, and their slopes with respect to the offsets: see ops/deformed_points.py. `limit`: the index
 // in LIMITS. amplitude and half = (n − 1)/2, the pixels in one normalised unit, of rows (0) and columns (1).
 extern "C" __global__ void deformed_points(const REAL* offsets, const REAL* reference, REAL* points, REAL* slope,
                                            int count, int numbers, int limit, REAL amplitude0, REAL amplitude1,

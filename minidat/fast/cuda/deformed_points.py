@@ -1,4 +1,4 @@
-"""Deformed points on the GPU: what limits an offset and makes pixels of it is one kernel, and its slope comes along."""
+"""Deformed points on the GPU: one kernel limits the offsets, converts to pixels, and computes the slopes."""
 
 from __future__ import annotations
 

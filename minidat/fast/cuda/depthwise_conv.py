@@ -1,4 +1,4 @@
-"""Depthwise convolution on the GPU, of maps whose channels are cut into groups with one kernel, and so of plain ones."""
+"""Depthwise convolution on the GPU. Groups of channels may share one kernel, as in the offset network."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from minidat.ops.coordinates import output_size
 Array = Any
 THREADS = 256
 SLICES = 8  # warps of a block of depthwise_dw
-TAPS = 9  # of the widest kernel: what a thread of depthwise_dw holds
-PLACES = 512  # of the output, for a block of depthwise_dw
+TAPS = 9  # widest kernel: a thread of depthwise_dw keeps one sum per column of it
+PLACES = 512  # output pixels for a block of depthwise_dw
 
 
 def grouped_depthwise(
@@ -50,7 +50,7 @@ def grouped_depthwise(
 
 
 def fits(x: Array, w: Array, padding: int) -> bool:
-    """Whether the kernel W is no larger than the padded map, and no wider than what the CUDA kernels serve."""
+    """Whether the kernel W is no larger than the padded map, and no wider than the CUDA kernels support."""
     k, l, _ = w.shape  # noqa: E741
     return l <= TAPS and k <= x.shape[1] + 2 * padding and l <= x.shape[2] + 2 * padding
 

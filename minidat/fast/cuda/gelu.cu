@@ -1,5 +1,5 @@
-// y = x Φ(x), Φ(x) = ½ (1 + erf(x/√2)), and dy/dx = Φ(x) + x φ(x), φ(x) = e^(−x²/2) / √2π; of x, and of x + b where b is
-// one number a column. The slope is computed again backward: to keep it would cost a write more and no read less.
+// y = x Φ(x), Φ(x) = ½ (1 + erf(x/√2)), and dy/dx = Φ(x) + x φ(x), φ(x) = e^(−x²/2) / √2π; of x, and of x + b with
+// one b per column. The slope is computed again backward: storing it would cost one more write and save no read.
 
 __device__ REAL gelu_of(REAL x) { return x * ((REAL)0.5 + (REAL)0.5 * erf(x * (REAL)0.7071067811865476)); }
 

@@ -1,11 +1,11 @@
-// y = γ x̂ + β with x̂ = (x − mean x) / √(var x + ε) for each row of x (rows, c): a warp a row, so no barrier is needed.
+// y = γ x̂ + β with x̂ = (x − mean x) / √(var x + ε) for each row of x (rows, c): one warp per row, so no barrier is needed.
 
 __device__ REAL warp_sum(REAL v) {
     for (int bits = 16; bits; bits /= 2) v += __shfl_xor_sync(0xffffffffu, v, bits);
     return v;
 }
 
-// Also leaves mean x and 1/√(var x + ε) for the gradient. The variance is of x − mean x: E x² − (E x)² would cancel.
+// Also writes mean x and 1/√(var x + ε) for the gradient. The variance is computed from x − mean x: E x² − (E x)² would cancel.
 extern "C" __global__ void layer_norm(const REAL* x, const REAL* gamma, const REAL* beta, int rows, int c, REAL eps,
                                       REAL* y, REAL* mean, REAL* inverse_std) {
     int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;

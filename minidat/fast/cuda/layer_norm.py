@@ -1,4 +1,4 @@
-"""Layer norm on the GPU: one pass forward; one for dx and one for dγ and dβ backward. x̂ is computed again, not kept."""
+"""Layer norm on the GPU: one pass forward; backward one for dx and one for dγ and dβ, which compute x̂ again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from minidat.fast.cuda.columns import Parts, column_sum
 from minidat.fast.cuda.compile import WARP, blocks, kernels
 from minidat.fast.dispatch import CUDA
 
-ROWS = 8  # of one block: a warp each
+ROWS = 8  # of one block, one warp per row
 
 
 @CUDA.implements(ops.layer_norm)

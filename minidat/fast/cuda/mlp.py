@@ -1,4 +1,4 @@
-"""The MLP on the GPU: bias and GELU, what stands between its products, is one kernel each way."""
+"""The MLP on the GPU: between the two products, one kernel adds the bias and applies GELU; one computes their gradient."""
 
 from __future__ import annotations
 

@@ -5,10 +5,7 @@ __device__ REAL place(REAL query, REAL point, REAL cells, int lines) {
     return (query - point) * cells + (REAL)(lines - 1) / 2;
 }
 
-__device__ REAL g(REAL a, int b) { return fmax((REAL)0, 1 - fabs(a - b)); }
-
-// The line before coordinate a; one off the table by more than a line has none there, nor one after it.
-__device__ int before(REAL a, int n) { return a < -1 || a >= n ? -2 : (int)floor(a); }
+#include "hat.cuh"
 
 __device__ REAL read(const REAL* table, int u, int v, int r, int c) {
     return u >= 0 && u < r && v >= 0 && v < c ? table[u * c + v] : 0;

@@ -1,4 +1,4 @@
-"""The deformable relative position bias on the GPU: read at every pair forward; backward summed without atomics."""
+"""The deformable relative position bias on the GPU: one thread per pair of query and key; backward sums without atomics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from minidat.fast.dispatch import CUDA
 
 THREADS = 256
 SLICES = 8  # of a block of position_bias_dpoints
-WIDEST = 512  # maps whose rows fit the kernel's shared memory, for eight keys at a time
+WIDEST = 512  # columns of queries: one row of the map must fit the kernel's shared memory, for eight keys at a time
 
 
 @CUDA.implements(ops.position_bias, constants=(2, 3))

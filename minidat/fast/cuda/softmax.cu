@@ -1,5 +1,5 @@
-// Softmax over rows of m, and its vjp. `lanes` threads, a power of two up to 32 and m, share a row. It is read three times, from
-// the cache but for the first, and written once.
+// Softmax over rows of m, and its vjp. `lanes` threads, a power of two up to 32 and m, share a row. They read it three times, all but
+// the first from the cache, and write it once.
 
 __device__ REAL row_max(REAL v, int lanes) {
     for (int o = lanes / 2; o; o /= 2) v = fmax(v, __shfl_xor_sync(~0u, v, o));
@@ -11,8 +11,8 @@ __device__ REAL row_sum(REAL v, int lanes) {
     return v;
 }
 
-// The row of a bias or mask that meets this row of the scores. A term is `count` matrices (n, m), each for `inner`
-// neighbours among the leading axes of the scores; they are repeated over the axes before. count 0: there is no such term.
+// The row of a bias or mask that is added to this row of the scores. A term is `count` matrices (n, m). Each is used for `inner`
+// consecutive score matrices, and the whole sequence is repeated over the axes before. count 0: no such term.
 __device__ const REAL* met(const REAL* term, int row, int n, int m, int inner, int count) {
     return count ? term + ((size_t)(row / n / inner % count) * n + row % n) * m : 0;
 }
@@ -25,7 +25,7 @@ __device__ REAL logit(const REAL* s, const REAL* bias, const REAL* mask, int i) 
 extern "C" __global__ void softmax(const REAL* s, REAL* p, const REAL* bias, const REAL* mask, int bias_inner,
                                    int bias_count, int mask_inner, int mask_count, int rows, int n, int m, int lanes) {
     int row = blockIdx.x * (blockDim.x / lanes) + threadIdx.x / lanes, lane = threadIdx.x % lanes;
-    bool writes = row < rows;  // no thread leaves: the shuffles need them all
+    bool writes = row < rows;  // all threads stay: the shuffles need them
     row = min(row, rows - 1);
     s += (size_t)row * m;
     p += (size_t)row * m;

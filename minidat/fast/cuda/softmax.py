@@ -1,4 +1,4 @@
-"""Softmax on the GPU: scores, bias and mask become weights in one kernel, in place, and so does the gradient."""
+"""Softmax on the GPU: one kernel turns scores, bias and mask into weights in place; one computes the gradient in place."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ THREADS = 256
 
 
 class Term(NamedTuple):
-    """A bias or mask that broadcasts to scores (…, n, m): `count` matrices (n, m), each for `inner` neighbours among the
-    leading axes, repeated over the axes before. count 0: no term, and `array` is any."""
+    """A bias or mask that broadcasts to scores (…, n, m): `count` matrices (n, m). Each is used for `inner` consecutive score
+    matrices, and the whole sequence is repeated over the axes before. count 0: no term, `array` is ignored."""
 
     array: Array
     inner: int
@@ -24,7 +24,7 @@ class Term(NamedTuple):
 
 
 def term(array: Array | None, scores: Array) -> Term:
-    """How `array` (…, n, m) or None meets the scores. One that is repeated between its own axes is copied to full size."""
+    """The Term of `array` (…, n, m) or None. An array that is repeated between two axes of its own is copied to full size."""
     if array is None:
         return Term(scores, 1, 0)
     xp, lead = array_module(scores), scores.shape[:-2]

@@ -1,4 +1,4 @@
-// dx[o, j, i] = Σ over the places q with indices[q] = j of dy[o, q, i]: a warp for each number of dx looks through the indices.
+// dx[o, j, i] = Σ of dy[o, q, i] over all q with indices[q] = j: one warp per element of dx searches the indices.
 extern "C" __global__ void take_vjp(const REAL* dy, const long long* indices, REAL* dx, int count, int places, int n,
                                     int inner) {
     int t = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;

@@ -1,6 +1,6 @@
 // A map, rolled by −shift, as windows, and back: x (B, H, W, C), tokens (B, windows, window², C).
 
-// Where in the map a number of the tokens comes from.
+// The index in the map of an element of the tokens.
 __device__ size_t origin(int t, int h, int w, int c, int window, int shift) {
     int channel = t % c, col = t / c % window, row = t / c / window % window, n = t / c / window / window;
     int across = w / window, image = n / across / (h / window);

@@ -1,7 +1,7 @@
 """Ops again as loops for the CPU, compiled by numba. Optional. After `install()`, each of these ops runs its loop.
 
-NumPy goes over an array once for every operation. A compiled loop goes over it once, with a row in the registers or in the
-nearest cache, and a polynomial for e^x that the processor computes for eight numbers at a time.
+NumPy reads and writes the whole array for every operation. A compiled loop reads it once, works on a row in registers or in
+the L1 cache, and computes e^x by a polynomial, for eight numbers at a time.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ def install(report: Callable[[str], Any] = _silent) -> None:
         ) from error
     from minidat.fast.dispatch import NUMBA
     from minidat.fast.numba import first_use
-    from minidat.fast.numba.loop import forget_stale
 
-    forget_stale()
     NUMBA.enable()
     first_use.compile_all(report)

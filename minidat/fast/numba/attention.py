@@ -1,4 +1,4 @@
-"""Softmax attention: products by NumPy, and one loop between them."""
+"""Softmax attention: products by NumPy, with one compiled loop between them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minidat.ops.sums import unbroadcast
 
 def weights(q: np.ndarray, k: np.ndarray, bias: Any, mask: Any, scale: float) -> np.ndarray:
     """P = softmax(scale·Q Kᵀ + bias + mask), (…, n, m)."""
-    p = np.matmul(q, k.swapaxes(-1, -2), order="C")  # the loop takes its tiles as one matrix: no copy may be made
+    p = np.matmul(q, k.swapaxes(-1, -2), order="C")  # C order: the loop works in place on a reshaped view
     softmax_of(p, scale, bias, mask)
     return p
 

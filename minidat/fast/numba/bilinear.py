@@ -1,4 +1,4 @@
-"""Bilinear sampling: the four pixels around a point, read forward and added to backward, all channels of a group at once."""
+"""Bilinear sampling: forward reads the four pixels around a point, backward adds to them, for all channels of a group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a position lies between two pixels."""
+"""The two pixels around a position, and their weights."""
 
 from __future__ import annotations
 

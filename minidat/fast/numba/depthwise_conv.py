@@ -1,4 +1,4 @@
-"""Depthwise convolution: every output pixel meets the taps that lie on the map, all channels at once."""
+"""Depthwise convolution: for every output pixel a loop over the taps that are on the map, for all channels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def convolve(x, w, stride, padding, y):
 
 @loop
 def convolve_vjp(dy, x, w, stride, padding, dx, dw):
-    """dx[b, r, c] += dy[b, i, j] w[k, m] and dw[k, m] += dy[b, i, j] x[b, r, c] for every pair that a tap joins."""
+    """dx[b, r, c] += dy[b, i, j] w[k, m] and dw[k, m] += dy[b, i, j] x[b, r, c] for every pair of pixels that a tap connects."""
     batch, rows, cols, _ = dy.shape
     for b in range(batch):
         for i in range(rows):

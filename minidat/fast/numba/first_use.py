@@ -32,11 +32,11 @@ CALLS: tuple[tuple[Any, dict[str, Any]], ...] = (
     (ops.position_bias, {}),
     (ops.depthwise_conv, {"padding": 8}),
 )
-SIZES = {"g": 1, "e": 3}  # of axes that an op divides by another
+SIZES = {"g": 1, "e": 3}  # of axes that must be divisible
 
 
 class Once(event.Listener):
-    """Hands on, the first time that numba compiles, that it does."""
+    """Calls `report` the first time that numba compiles something."""
 
     def __init__(self, report: Callable[[str], Any]):
         self.report: Callable[[str], Any] | None = report

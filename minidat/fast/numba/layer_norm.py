@@ -1,4 +1,4 @@
-"""Layer norm, a row at a time. It keeps two numbers a row for the gradient, not x̂."""
+"""Layer norm, one row at a time. For the gradient it keeps two numbers per row instead of x̂."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The deformable relative position bias: every pair of query and key reads four cells of the table, and adds to them
-backward. The table stands in a frame of zeros, so that one that reads beside it needs no question."""
+"""The deformable relative position bias: every pair of query and key reads four cells of the table, and backward adds to
+them. The table is zero-padded, so reads out of range need no bounds check."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from minidat.fast.dispatch import NUMBA
 from minidat.fast.numba.cells import cell
 from minidat.fast.numba.loop import loop
 
-FRAME = (1, 2)  # cells before and after the table; the last two are read by what is off it
+FRAME = (1, 2)  # cells of padding before and after the table; positions out of range read the last two
 
 
 class Cells(NamedTuple):
-    """Where positions (b, g, queries, n) along an axis lie in the framed table: `first` cell times the axis' step, its
-    weight and that of the next one."""
+    """Where positions (b, g, queries, n) along an axis are in the padded table: the `first` cell's index times the axis's
+    stride, its weight, and the next cell's weight."""
 
     first: np.ndarray
     before: np.ndarray
@@ -34,7 +34,7 @@ def locate(positions, n, step, first, before, after):
 
 @loop
 def read(table, width, down, right, bias):
-    """bias (b, m, h, w, n) from the framed table (m, cells), `width` cells a row; down, right: `Cells` of (b, g, h, n) and
+    """bias (b, m, h, w, n) from the padded table (m, cells), `width` cells a row; down, right: `Cells` of (b, g, h, n) and
     (b, g, w, n)."""
     batch, heads, h, w, n = bias.shape
     for b in range(batch):

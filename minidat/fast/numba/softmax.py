@@ -14,7 +14,7 @@ from minidat.fast.numba.loop import loop
 
 
 class Term(NamedTuple):
-    """A bias or mask that broadcasts to scores (…, n, m): `matrices` (count, n, m), of which tile t of the scores meets
+    """A bias or mask that broadcasts to scores (…, n, m): `matrices` (count, n, m), of which tile t of the scores uses
     number (t // inner) % count. No matrices: no term."""
 
     matrices: np.ndarray
@@ -22,8 +22,8 @@ class Term(NamedTuple):
 
 
 def own_axes(shape: tuple[int, ...], scores: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-    """For a term of `shape`: its axes before (n, m), as many as the scores have, and over how many tiles a matrix stays the
-    same. One that is repeated between its own axes counts as having all."""
+    """For a term of `shape`: its leading axes, padded with ones to the number of the scores', and for how many consecutive tiles
+    one matrix is used. A term that is repeated between two axes of its own gets the scores' axes."""
     lead = scores[:-2]
     own = ((1,) * (len(scores) - len(shape)) + shape)[:-2]
     wide = [i for i, size in enumerate(own) if size > 1]
@@ -32,7 +32,7 @@ def own_axes(shape: tuple[int, ...], scores: tuple[int, ...]) -> tuple[tuple[int
 
 
 def term(array: np.ndarray | None, scores: np.ndarray) -> Term:
-    """How `array` or None meets the scores."""
+    """The Term of `array` or None."""
     n, m = scores.shape[-2:]
     if array is None:
         return Term(np.empty((0, n, m), scores.dtype), 1)
@@ -46,7 +46,7 @@ def term(array: np.ndarray | None, scores: np.ndarray) -> Term:
 
 @loop
 def largest(row):
-    """max row, in four chains, so that one comparison need not wait for the other."""
+    """max row, in four independent chains, so that comparisons overlap."""
     whole = len(row) - len(row) % 4
     a = b = c = d = row[0]
     for j in range(0, whole, 4):

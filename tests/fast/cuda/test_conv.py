@@ -1,4 +1,4 @@
-"""The twins of convolutions, plain and depthwise: kernels up to 9, every stride and padding, groups, and awkward sizes."""
+"""Convolutions, plain and depthwise: kernels up to 9, every stride and padding, groups, and awkward sizes."""
 
 import numpy as np
 import pytest

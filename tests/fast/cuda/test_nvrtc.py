@@ -5,7 +5,7 @@ import re
 import nvrtc
 import pytest
 
-from minidat.fast.cuda.compile import FOLDER, REALS
+from minidat.fast.cuda.compile import FOLDER, REALS, source
 
 FILES = sorted(path.name for path in FOLDER.glob("*.cu"))
 ARCHITECTURES = ("sm_80", "sm_90")
@@ -28,7 +28,7 @@ def options(real, architecture):
 @pytest.mark.parametrize("real", REALS.values())
 @pytest.mark.parametrize("file", FILES)
 def test_compiles(file, real, architecture, compiler):
-    code = (FOLDER / file).read_text("utf-8")
+    code = source(file)
     machine_code, _ = nvrtc.compile_kernels(compiler, code, options(real, architecture))
     assert machine_code.startswith(b"\x7fELF")
 
@@ -45,7 +45,7 @@ def float64_lines(compiler, code):
 
 @pytest.mark.parametrize("file", [file for file in FILES if file not in FLOAT64])
 def test_computes_in_float32_where_it_is_given_float32(file, compiler):
-    assert float64_lines(compiler, (FOLDER / file).read_text("utf-8")) == []
+    assert float64_lines(compiler, source(file)) == []
 
 
 def test_a_constant_of_float64_is_found(compiler):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -84,14 +85,43 @@ def test_other_dtypes_are_left_to_the_plain_op(dtype, compiled, monkeypatch):
     assert raw(x) == "plain" != raw(x.astype(np.float32))
 
 
-@pytest.mark.parametrize(("changed", "left"), [(1, True), (3, False)])
-def test_loops_older_than_any_file_are_compiled_again(changed, left, compiled, tmp_path):
-    from minidat.fast.numba.loop import forget_stale
+def test_each_state_of_the_files_has_a_digest_of_its_own(tmp_path):
+    loop = pytest.importorskip("minidat.fast.numba.loop")
+    for name in ("softmax.py", "exp.py"):
+        (tmp_path / name).write_text("a = 1")
+    before = loop.digest(tmp_path)
+    assert before == loop.digest(tmp_path)
+    (tmp_path / "exp.py").write_text("a = 2")  # called by softmax.py, which is as it was
+    changed = loop.digest(tmp_path)
+    (tmp_path / "exp.py").rename(tmp_path / "expo.py")
+    assert len({before, changed, loop.digest(tmp_path)}) == 3
 
-    kept = tmp_path / "__pycache__" / "softmax.nbi"
-    kept.parent.mkdir()
-    for file, time in ((tmp_path / "softmax.py", 1), (tmp_path / "exp.py", changed), (kept, 2)):
-        file.touch()
-        os.utime(file, (time, time))
-    forget_stale(tmp_path)
-    assert kept.exists() == left
+
+CODE = """
+import numpy as np
+from minidat import ops
+from minidat.fast.dispatch import NUMBA
+from minidat.fast.numba import loop, softmax
+NUMBA.enable()
+print(loop.CACHE, softmax.softmax_rows.stats.cache_path if loop.CACHE else None)
+print(float(ops.softmax.raw(np.zeros((1, 4), np.float32))[0][0, 0]))
+"""
+
+
+@pytest.mark.parametrize("place", ["chosen", "missing", "refused"])
+def test_compiled_loops_are_kept_where_they_can_be(place, tmp_path, compiled):
+    """In the folder that NUMBA_CACHE_DIR names, made if it is missing; nowhere if it cannot be, and they work all the same."""
+    folder = tmp_path / place
+    if place == "refused":
+        folder.write_text("a file")
+    elif place == "chosen":
+        (folder / "minidat-loops-of-another-state").mkdir(parents=True)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True)
+    kept, path, value = done.stdout.split()
+    assert done.returncode == 0 and value == "0.25", done.stderr
+    if place == "refused":
+        assert kept == "None"
+    else:
+        (one,) = folder.iterdir()
+        assert kept == str(one) and path.startswith(kept) and list(one.rglob("*.nbi"))

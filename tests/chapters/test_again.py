@@ -1,0 +1,71 @@
+"""A reader runs cells again, goes back after the end, and leaves answers half done: a chapter bears all of it."""
+
+import contextlib
+import io
+import linecache
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minidat.tutorial import check, passed
+
+SOURCES = sorted((Path(__file__).resolve().parents[2] / "chapters" / "src").glob("[0-9][0-9]_*.py"))
+every_chapter = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+
+
+def code_cells(text):
+    """The code cells of a py:percent source, in order."""
+    parts = re.split(r"^(?=# %%)", text, flags=re.MULTILINE)
+    return [part for part in parts if part.startswith("# %%") and "[markdown]" not in part.partition("\n")[0]]
+
+
+class Session:
+    """Runs cells one by one in one namespace, as a notebook does."""
+
+    def __init__(self):
+        self.namespace = {"__name__": "__main__"}
+
+    def run(self, cell, name):
+        linecache.cache[name] = (len(cell), None, cell.splitlines(keepends=True), name)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(compile(cell, name, "exec"), self.namespace)
+        return out.getvalue()
+
+
+@every_chapter
+def test_every_cell_can_be_run_again_at_the_end_from_the_last_to_the_first(source):
+    session, cells = Session(), code_cells(source.read_text("utf-8"))
+    for i, cell in enumerate(cells):
+        session.run(cell, f"<{source.stem}, cell {i}>")
+    for i, cell in reversed(list(enumerate(cells))):
+        told = session.run(cell, f"<{source.stem}, cell {i}, again>")
+        assert "✗" not in told or "✗" in cell or "report(" in cell
+
+
+@every_chapter
+def test_a_chapter_runs_to_its_end_with_answers_that_are_half_done(source):
+    text = source.read_text("utf-8")
+    half_done, count = re.subn(
+        r'^check\("([\d.]+)", (\w+)\)$',
+        r'\2 = lambda *inputs: ("half", None)\ncheck("\1", \2)',
+        text,
+        flags=re.MULTILINE,
+    )
+    session, told = Session(), ""
+    for i, cell in enumerate(code_cells(half_done)):
+        told += session.run(cell, f"<{source.stem}, cell {i}, half done>")
+    judged = re.findall(r"^(\d+\.\d+) ✗", told, re.MULTILINE)
+    assert len(judged) == count == text.count('\ncheck("')
+
+
+def test_passed_follows_the_last_check(capsys):
+    check("0.4", lambda w, h, s: s * h / np.cosh(w * h) ** 2)
+    assert passed("0.4")
+    check("0.4", lambda w, h, s: h)
+    assert not passed("0.4")
+    assert "✓" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="unknown"):
+        passed("0.99")
