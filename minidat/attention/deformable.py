@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 
 from minidat import nn, ops
@@ -101,7 +103,7 @@ def _check(dim: int, heads: int, groups: int, offsets: Offsets, position: str, c
     check_heads("DeformableAttention", dim, heads)
     if not isinstance(offsets, Offsets):
         raise TypeError(f"DeformableAttention: offsets must be an Offsets(…), got {offsets!r}")
-    if groups < 1 or dim % groups or heads % groups:
+    if not isinstance(groups, Integral) or groups < 1 or dim % groups or heads % groups:
         raise ValueError(f"DeformableAttention: groups {groups} must divide both dim {dim} and heads {heads}")
     for name, value, known in (("position", position, POSITIONS), ("convention", convention, CONVENTIONS)):
         if value not in known:

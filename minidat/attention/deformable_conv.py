@@ -9,9 +9,9 @@ import numpy as np
 from minidat import nn, ops
 from minidat.attention.entry import entered
 from minidat.autograd import Tensor, array_module
+from minidat.ops.checks import check_whole
 from minidat.ops.coordinates import to_normalised
 from minidat.ops.deformable_conv import output_shape, tap_points
-from minidat.ops.options import check_whole
 
 
 class DeformableConv2d(nn.Module):
@@ -53,8 +53,9 @@ class DeformableConv2d(nn.Module):
         dilation: int = 1,
         modulated: bool = True,
     ):
+        check_whole("DeformableConv2d", c_in=c_in, c_out=c_out, groups=groups)
         check_whole("DeformableConv2d", kernel=kernel, stride=stride, dilation=dilation)
-        if groups < 1 or c_in % groups:
+        if c_in % groups:
             raise ValueError(f"DeformableConv2d: groups {groups} must divide c_in {c_in}")
         padding = kernel // 2 * dilation if padding is None else padding
         check_whole("DeformableConv2d", 0, padding=padding)

@@ -11,9 +11,9 @@ import numpy as np
 from minidat import nn, ops
 from minidat.attention.entry import entered
 from minidat.autograd import Tensor, array_module
+from minidat.ops.checks import check_whole
 from minidat.ops.coordinates import edges_to_pixels, to_normalised
 from minidat.ops.heads import check_heads
-from minidat.ops.options import check_whole
 
 
 def directions(heads: int, levels: int, points: int) -> np.ndarray:

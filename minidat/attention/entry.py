@@ -16,7 +16,8 @@ def entered(name: str, x: Any, axes: str, channels: int) -> Tensor:
     ValueError for another number of axes or channels.
     """
     data = x.data if isinstance(x, Tensor) else x
-    if not (type(data) is np.ndarray or array_module(data) is not np):
+    on_device = hasattr(data, "dtype") and not isinstance(data, np.ndarray) and array_module(data) is not np
+    if not (type(data) is np.ndarray or on_device):
         raise TypeError(
             f"{name}: the input must be a Tensor or a NumPy or CuPy array, got {_described(data)}; "
             "np.asarray(…) makes a plain array of a subclass"

@@ -11,9 +11,9 @@ import numpy as np
 from minidat import nn, ops
 from minidat.autograd import Tensor, array_module
 from minidat.autograd.backend import like
+from minidat.ops.checks import check_whole
 from minidat.ops.coordinates import output_size, to_normalised, to_pixels
 from minidat.ops.deformed_points import LIMITS
-from minidat.ops.options import check_whole
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from minidat import nn, ops
 from minidat.attention.entry import entered
 from minidat.attention.heads import multi_head_attention
 from minidat.autograd import Tensor
+from minidat.ops.checks import check_whole
 from minidat.ops.heads import check_heads
-from minidat.ops.options import check_whole
 
 
 class SpatialReductionAttention(nn.Module):

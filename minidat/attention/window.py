@@ -8,8 +8,8 @@ from minidat import nn, ops
 from minidat.attention.entry import entered
 from minidat.autograd import Tensor
 from minidat.autograd.backend import like
+from minidat.ops.checks import check_whole
 from minidat.ops.heads import check_heads
-from minidat.ops.options import check_whole
 from minidat.ops.windows import check_divisible, window_partition
 
 
@@ -54,7 +54,7 @@ class WindowAttention(nn.Module):
         self, dim: int, heads: int, *, window: int, size: tuple[int, int], rng: np.random.Generator, shift: int = 0
     ):
         check_heads("WindowAttention", dim, heads)
-        check_whole("WindowAttention", window=window)
+        check_whole("WindowAttention", window=window, height=size[0], width=size[1])
         check_whole("WindowAttention", 0, shift=shift)
         if shift > window:
             raise ValueError(f"WindowAttention: shift is {shift}; it must be at most the window, {window}")

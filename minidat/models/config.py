@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from math import isqrt
+from math import isfinite, isqrt
 from typing import Any
 
-from minidat.attention import Offsets
-from minidat.ops.options import check_whole
+from minidat.attention import CONVENTIONS, Offsets
+from minidat.ops.checks import check_whole
 
 STEMS = ("patch", "overlap", "conv")
 MLPS = ("plain", "conv", "residual conv")
@@ -42,6 +42,12 @@ class StageConfig:
     def __post_init__(self):
         whole = ("dim", "heads", "window", "neighborhood", "reduction", "points", "groups", "expansion")
         check_whole("StageConfig", **{name: getattr(self, name) for name in whole})
+        if self.shift is not None:
+            check_whole("StageConfig", 0, shift=self.shift)
+        if not self.mixers:
+            raise ValueError("StageConfig: mixers is empty; it needs a letter for each block")
+        if not isfinite(self.layer_scale):
+            raise ValueError(f"StageConfig: layer_scale is {self.layer_scale}; it must be finite")
         if not isinstance(self.offsets, Offsets):
             raise TypeError(f"StageConfig: offsets must be an Offsets(…), got {self.offsets!r}")
 
@@ -81,7 +87,13 @@ class Config:
     def __post_init__(self):
         tables = self.image if self.tables is None else self.tables
         check_whole("Config", image=self.image, patch=self.patch, classes=self.classes, tables=tables)
-        check_whole("Config", stages=len(self.stages))
+        check_whole("Config", stem_dim=1 if self.stem_dim is None else self.stem_dim)
+        if not self.stages:
+            raise ValueError("Config: stages is empty; it needs at least one StageConfig")
+        if self.convention not in CONVENTIONS:
+            raise ValueError(f"convention {self.convention!r} is unknown; choose from {', '.join(CONVENTIONS)}")
+        if self.absolute and tables != self.image:
+            raise ValueError(f"Config: absolute needs tables of the image's size {self.image}, got {tables}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"Config: drop_path is {self.drop_path}; it must be in [0, 1)")
         if self.stem not in STEMS:

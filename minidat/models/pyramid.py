@@ -15,7 +15,7 @@ from minidat.models.mixers import mixer
 
 
 class Stage(nn.Module):
-    """Blocks on maps of one size."""
+    """A sequence of blocks on maps of one size."""
 
     def __init__(self, blocks: list[Block | ConvBlock]):
         self.blocks = blocks

@@ -1,4 +1,4 @@
-"""Named configurations: the paper's models, DAT++, the attentions they are compared with, and small ones for 32×32."""
+"""Named configurations: the paper's models, DAT++, the models that they are compared with, and small ones for 32×32."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def dat(
 
 
 def dat_pp(dims: Ints, heads: Ints, groups: Ints, *, image: int = 224, drop_path: float) -> Config:
-    """DAT++ as released (v2): neighbourhood and deformable attention in turn, convolutions in stem, MLP and before each
-    block, points cut to the map. Its tables are for 224 at any size. Source: the released configurations."""
+    """DAT++ as released (v2): neighbourhood and deformable attention in turn; convolutions in the stem, in the MLPs and before
+    each block; points clamped to the map. Tables are made for images of 224 at every size. Source: the released
+    configurations."""
     made = stages(
         dims,
         heads,
@@ -56,7 +57,7 @@ _B_PP = (*_B[:2], (2, 4, 8, 16))
 
 
 def swin_tiny() -> Config:
-    """Swin-T: DAT-T with shifted windows throughout, which the paper's ablation calls so; its last map is one window."""
+    """Swin-T as in the paper's ablation: DAT-T with windows and shifted windows in all stages; the last map is one window."""
     made = stages(*_T[:2], ("LS", "LS", "LSLSLS", "LL"), shift=3)
     return Config(224, 4, 1000, made, drop_path=0.2)
 
@@ -91,7 +92,7 @@ def convnext_tiny() -> Config:
 
 
 def small(*letters: str, **options: object) -> Config:
-    """`dat_cifar`'s skeleton for 32×32 with other mixers: maps of 16×16, 8×8 and 4×4."""
+    """Widths, heads and stages of `dat_cifar`, with other mixers: maps of 16×16, 8×8 and 4×4 for images of 32×32."""
     window = options.pop("window", 4)
     return Config(32, 2, 10, stages((48, 96, 192), (3, 6, 12), letters, window=window, **options))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from minidat.ops.checks import check_whole
+
 
 def split_heads(x: Any, heads: int) -> Any:
     """(…, n, M·d) → (…, M, n, d), of an array (a view) or a Tensor: channel c belongs to head c // d."""
@@ -23,7 +25,6 @@ def _heads_and_tokens_swapped(axes: int) -> tuple[int, ...]:
 
 def check_heads(name: str, dim: int, heads: int) -> None:
     """Raises ValueError when there is no head, or when heads do not divide the channels. `name`: who asks."""
-    if heads < 1:
-        raise ValueError(f"{name}: heads is {heads}; it must be at least 1")
+    check_whole(name, heads=heads)
     if dim < 1 or dim % heads:
         raise ValueError(f"{name}: dim {dim} cannot be cut into {heads} heads; heads must divide it")

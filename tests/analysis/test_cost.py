@@ -369,6 +369,7 @@ def test_an_unknown_mixer_is_refused():
     ("name", "image", "message"),
     [
         ("dat_tiny", 230, "230×230 does not fit: its sides must be positive multiples of 32; 224×224 would fit"),
+        ("dat_tiny", 112, "112×112 does not fit: its sides must be positive multiples of 32; 224×224 would fit"),
         ("dat_pp_tiny", 0, "0×0 does not fit: its sides must be positive multiples of 1; 1×1 would fit"),
         (
             "dat_tiny",

@@ -86,10 +86,23 @@ def test_on_another_map_a_displacement_is_the_same_fraction_of_it(convention):
     np.testing.assert_allclose(small(x, record={}).data, small(x).data, rtol=1e-12, atol=1e-13)
 
 
-def test_windows_of_another_map_have_its_own_mask():
-    built, other = (WindowAttention(DIM, HEADS, window=2, size=size, rng=rng(), shift=1) for size in ((4, 6), (8, 2)))
-    x = Tensor(maps(8, 2).data.astype(np.float32))
+@pytest.mark.parametrize("size", [(8, 2), (4, 8), (8, 6), (4, 4), (6, 4)])
+def test_windows_of_another_map_have_its_own_mask(size):
+    """A map of another height, of another width, of both, and one with as many windows in another order."""
+    built, other = (WindowAttention(DIM, HEADS, window=2, size=s, rng=rng(), shift=1) for s in ((4, 6), size))
+    x = Tensor(maps(*size).data.astype(np.float32))
     np.testing.assert_array_equal(built(x).data, other(x).data)
+
+
+@pytest.mark.parametrize("size", [(8, 3), (3, 8), (6, 8), (8, 9), (5, 11)])
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_deformable_attention_on_another_map_has_its_own_grids(size, convention):
+    """Built for 6×9, without a table: as one that is built for the map that it is given."""
+    built, other = (deformable(s, convention=convention, groups=2, stride=2, position="log") for s in ((6, 9), size))
+    x, record, expected = maps(*size), {}, {}
+    np.testing.assert_array_equal(built(x, record=record).data, other(x, record=expected).data)
+    assert record["size"] == expected["size"] == size and record["grid"] == expected["grid"]
+    np.testing.assert_array_equal(record["reference"], expected["reference"])
 
 
 def test_without_offsets_released_v2_takes_means_of_pixels():
@@ -276,6 +289,68 @@ def test_heads_and_groups_are_permuted_together():
     x = maps(3, 4)
     y, y2 = module(x), swapped(Tensor(x.data[..., halves]))
     np.testing.assert_allclose(y2.data, y.data[..., halves], rtol=1e-11, atol=1e-13)
+
+
+# Other position encodings, from their formulas
+
+
+def test_log_position_bias_is_its_formula():
+    """max(0, u W₁ + b₁) W₂ of a head's group, u = sign(D) log₂(1 + |D|)/log₂ 8, D = 4·(query − key) in normalised units."""
+    h, w, groups = 4, 7, 2
+    module = deformable((h, w), groups=groups, stride=2, position="log", convention="v2")
+    points = rng(3).uniform(-1, 1, (2, groups, 5, 2))  # normalised
+    pixels = (points + 1) / 2 * (np.array([h, w]) - 1)
+    bias = module.position.bias(Tensor(pixels), module.grids).data
+    w1, b1, w2 = (
+        t.data for t in (module.position.hidden.weight, module.position.hidden.bias, module.position.spread.weight)
+    )
+    assert bias.shape == (2, HEADS, h * w, 5)
+    for b, m, i, j, n in np.ndindex(2, HEADS, h, w, 5):
+        query = np.array([2 * i / (h - 1) - 1, 2 * j / (w - 1) - 1])
+        d = 4 * (query - points[b, m // (HEADS // groups), n])
+        u = np.sign(d) * np.log2(1 + abs(d)) / 3
+        expected = np.maximum(0, u @ w1 + b1) @ w2[:, m % (HEADS // groups)]
+        np.testing.assert_allclose(bias[b, m, i * w + j, n], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_fixed_table_is_added_to_the_logits():
+    """A table with one large entry a query makes that key's value its output."""
+    module = deformable((2, 3), position="fixed", kernel=3)
+    chosen = rng(2).permutation(6)
+    module.position.table.data[...] = 0
+    module.position.table.data[:, np.arange(6), chosen] = 1e3
+    x, record = maps(2, 3), {}
+    y = module(x, record=record).data.reshape(2, 6, DIM)
+    v = module.value(ops.bilinear_sample(x, Tensor(record["points"]))).data
+    np.testing.assert_allclose(y, module.out(Tensor(v[:, chosen])).data, rtol=1e-10, atol=1e-12)
+
+
+def test_a_depthwise_convolution_of_the_queries_is_added_to_the_heads_output():
+    """With values of 0, it is all that W_o is applied to."""
+    module = deformable((3, 5), position="depthwise")
+    module.value.weight.data[...] = 0
+    module.value.bias.data[...] = 0
+    x = maps(3, 5)
+    q = np.pad(module.query(x).data, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    kernel, bias = module.position.local.weight.data, module.position.local.bias.data
+    added = sum(kernel[i, j] * q[:, i : i + 3, j : j + 5] for i in range(3) for j in range(3)) + bias
+    np.testing.assert_allclose(module(x).data, module.out(Tensor(added)).data, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [(5, 3), (3, 5), (1, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_offset_network_is_padded_by_half_the_rows_of_its_kernel(kernel, stride):
+    """`padding=None`, on a map and with a kernel that are not square. Tap (k // 2, k // 2) then reads the pixel itself."""
+    (k, l), (h, w) = kernel, (7, 9)  # noqa: E741
+    q = rng().standard_normal((1, h, w, 2))
+    only_here = np.zeros((k, l, 2))
+    only_here[k // 2, k // 2] = 1
+    arguments = only_here, np.zeros(2), np.ones(2), np.zeros(2), np.eye(2)
+    y = ops.offset_network.raw(q, *arguments, stride=stride)[0]
+    rows, cols = (h + 2 * (k // 2) - k) // stride + 1, (w + 2 * (k // 2) - l) // stride + 1
+    assert y.shape == (1, 1, rows * cols, 2)
+    one = q[0, 0, 0] - q[0, 0, 0].mean()
+    np.testing.assert_allclose(y[0, 0, 0], ops.gelu.raw(one / np.sqrt((one**2).mean() + 1e-5))[0], rtol=1e-6)
 
 
 # Windows

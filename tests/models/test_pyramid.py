@@ -1,11 +1,13 @@
 """The pyramid: what it takes, what it records, and the parts that a configuration may ask for."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from minidat import Tensor, ops
+from minidat.attention import Offsets, WindowAttention
 from minidat.autograd import gradients
 from minidat.models import Config, Pyramid, StageConfig
 from minidat.models.blocks import Block, ConvBlock
@@ -38,6 +40,57 @@ def test_images_that_do_not_fit_are_refused(shape, message):
     model = build(small())
     with pytest.raises(ValueError, match=message):
         model(images(*shape))
+
+
+NETWORKS = {
+    "windows": dict(mixers=("L",), window=3),
+    "reduction": dict(mixers=("P",), reduction=6),
+    "large offset kernel": dict(mixers=("D",), offsets=Offsets(kernel=9, padding=0)),
+    "fixed positions": dict(mixers=("D",), position="fixed"),
+    "full": dict(mixers=("A",)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("size", [(40, 40), (8, 80), (13, 24), (112, 20), (0, 48)])
+def test_the_size_that_a_message_names_fits(name, size):
+    """Images that a network does not take get one that it does; each side is the nearest one that fits."""
+    model = build(Config(48, 4, 5, (StageConfig(8, 2, **NETWORKS[name]), StageConfig(8, 2, ("L",), window=2))))
+
+    def takes(*size):
+        return model(images(1, *size, 3)).shape == (1, 5)
+
+    try:
+        assert takes(*size)
+    except ValueError as error:
+        said = re.search(r"; (\d+)×(\d+) would fit$", str(error))
+        named = tuple(map(int, said.groups()))
+        assert takes(*named)
+        for side, near in zip(size, named, strict=True):
+            for n in range(max(side - abs(near - side) + 1, 8), side + abs(near - side)):
+                with pytest.raises(ValueError, match="does not fit"):
+                    takes(n, n)
+
+
+def test_no_size_is_named_where_none_is_near():
+    """Windows of 5 in stage 1, of 7 in stage 2: the smallest image has sides of 280."""
+    model = build(Config(16, 4, 5, (StageConfig(8, 2, ("L",), window=4), StageConfig(8, 2, ("A",)))))
+    model.stages[0].blocks[0].mixer.window = 5
+    model.stages[1].blocks[0].mixer = WindowAttention(8, 2, window=7, size=(7, 7), rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"16×16 does not fit: stage 1: .* 4×4 cannot be cut into windows of 5×5$"):
+        model(images(1, 16, 16, 3))
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(np.uint8, "uint8"), (np.int32, "int32")])
+def test_images_that_are_no_floats_are_refused(dtype, kind):
+    with pytest.raises(TypeError, match=f"model: the input must be of a floating dtype, got {kind}"):
+        build(small())(np.zeros((1, 16, 16, 3), dtype))
+
+
+def test_a_batch_of_no_images():
+    for letters in ("AS", "LN", "PX", "CM"):
+        stages = (StageConfig(8, 2, letters, window=1, neighborhood=3), StageConfig(12, 3, ("D",), groups=3))
+        assert build(small(stages=stages))(images(0, 16, 16, 3)).shape == (0, 5)
 
 
 def test_a_model_takes_images_of_other_sizes():

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minidat.analysis import skeleton
 from minidat.models import MODELS, Pyramid, create
 from minidat.released import official
 
@@ -21,7 +22,7 @@ class Zeros:
 
 
 def count(name):
-    return sum(t.data.size for t in Pyramid(MODELS[name](), Zeros()).parameters().values())
+    return sum(t.data.size for t in skeleton(MODELS[name]()).parameters().values())
 
 
 RELEASED = {
