@@ -244,9 +244,6 @@ EXERCISES = {
                 "a key between pixels has a window between cells: do not round it off": lambda p, h, w: tuple(
                     np.floor(place) for place in window(p, h, w)
                 ),
-                "first is where the query (0, 0) reads, last where (H − 1, W − 1) does": lambda p, h, w: window(
-                    p, h, w
-                )[::-1],
                 "rows go with h, columns with w": lambda p, h, w: window(p, w, h),
                 "that is where the window is on the map, not on the table": lambda p, h, w: (
                     np.zeros(2),

@@ -216,7 +216,7 @@ ANSWERS = {
             (lambda p, h, w: ([w - 1, h - 1] - p[::-1], [2 * w - 2, 2 * h - 2] - p[::-1]), "swapped?"),
             (lambda p, h, w: (-p, [h - 1, w - 1] - p), "that is a displacement"),
             (lambda p, h, w: (np.rint([h - 1, w - 1] - p), np.rint([2 * h - 2, 2 * w - 2] - p)), "do not round"),
-            (lambda p, h, w: ([2 * h - 2, 2 * w - 2] - p, [h - 1, w - 1] - p), "first is where"),
+            (lambda p, h, w: ([2 * h - 2, 2 * w - 2] - p, [h - 1, w - 1] - p), "in another order"),
             (lambda p, h, w: ([w - 1, h - 1] - p, [2 * w - 2, 2 * h - 2] - p), "rows go with h"),
             (lambda p, h, w: ([0, 0], [h - 1, w - 1]), "on the map"),
         ],
@@ -262,7 +262,7 @@ ANSWERS = {
             (lambda m, *a: count(1, *a), "a table of its own"),
             (lambda m, h, w, n: (count(m, h + 1, w + 1, n)[0], m * h * w * n), "2H − 1"),
             (lambda m, h, w, n: count(m, h, w, h * w), "there are n keys"),
-            (lambda m, h, w, n: count(m, h, w, n)[::-1], "relative: yours"),
+            (lambda m, h, w, n: count(m, h, w, n)[::-1], "in another order"),
         ],
     },
     "10.7": {
@@ -316,7 +316,7 @@ ANSWERS = {
             (lambda *a: moving_grid(*a, sign=-1), "a plus"),
             (one_key, "all keys"),
             (lambda d, t, *a: moving_grid(d[:1], t[:1], *a), "all heads"),
-            (lambda *a: moving_grid(*a)[::-1], "dy has shape (5,)"),
+            (lambda *a: moving_grid(*a)[::-1], "in another order"),
         ],
     },
 }

@@ -81,7 +81,7 @@ ANSWERS = {
             (lambda *i: (omega_mhsa(*i)[0] * 3 // 4, omega_mhsa(*i)[1]), "four of them"),
             (lambda *i: (omega_mhsa(*i)[0], omega_mhsa(*i)[1] // 2), "two products"),
             (lambda h, w, c: (4 * h * w * c * c, 2 * h * w * c), "every key"),
-            (lambda *i: omega_mhsa(*i)[::-1], "projections: yours"),
+            (lambda *i: omega_mhsa(*i)[::-1], "in another order"),
             (lambda *i: sum(omega_mhsa(*i)), "2 are asked for"),
         ],
     },
