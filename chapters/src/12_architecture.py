@@ -18,6 +18,7 @@ import numpy as np
 import minidat
 from minidat import nn, ops
 from minidat.analysis import cost, skeleton, totals
+from minidat.attention import Offsets
 from minidat.models import MODELS, create, zoo
 from minidat.models.config import Config, StageConfig
 from minidat.models.pyramid import Pyramid
@@ -623,11 +624,11 @@ for name in ("dat_tiny", "swin_tiny", "pvt_small", "nat_tiny", "vit_small"):
 # Write a `Config` for images of 64 × 64 with three stages, of 10 classes, at least one D block, and between one and two
 # million parameters. It must be buildable: patches tile the image, windows tile their maps, heads divide channels, groups
 # divide heads. `zoo.stages(dims, heads, letters, **options)` makes the stages; an option is one value for all of them or
-# a tuple. What options there are, and an example, stand below.
+# a tuple. What options there are (those of `Offsets` are for D), and an example, stand below.
 
 
 # %%
-show_source(StageConfig, zoo.stages, zoo.small)
+show_source(StageConfig, Offsets, zoo.stages, zoo.small)
 
 
 # %%

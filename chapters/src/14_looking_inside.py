@@ -10,7 +10,7 @@
 # such a figure, and then test what the figure seems to say. The last part is the important one. A picture of attention is
 # easy to make and easy to believe.
 #
-# You need chapter 09 (deformable attention) and the vjp of chapter 06. It takes about an hour with the exercises.
+# You need chapter 09 (deformable attention) and the vjp of chapter 06. It takes about an hour and a quarter with the exercises.
 
 # %%
 from pathlib import Path
