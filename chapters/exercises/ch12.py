@@ -407,7 +407,7 @@ EXERCISES = {
                 "step 3: two roads lead to h; the one through the convolution is missing": lambda *i: conv_mlp_vjp(
                     *i, mixed=False
                 ),
-                "step 2: the bend is missing": lambda *i: conv_mlp_vjp(*i, bent=False),
+                "step 2: GELU′ is missing": lambda *i: conv_mlp_vjp(*i, bent=False),
             },
         ),
         [

@@ -751,7 +751,7 @@ print("in how many patches a pixel of an 8 × 8 map is:\n", met[0, ..., 0].astyp
 # %% [markdown]
 # ### The local perception unit
 #
-# One depthwise convolution, added to its own input, with no norm and no bend:
+# One depthwise convolution, added to its own input, with no norm and no GELU:
 #
 # $$z'[i,j,c]=z[i,j,c]+b[c]+\sum_{a=0}^2\sum_{b'=0}^2\bar z[i+a,\,j+b',\,c]\;w[a,b',c].$$
 #
@@ -808,7 +808,7 @@ hint("12.10")
 # %% [markdown]
 # ### The convolutional MLP
 #
-# The MLP thinks token by token. Here its hidden numbers look at their neighbours, once, before they are bent:
+# The MLP thinks token by token. Here its hidden numbers look at their neighbours, once, before GELU:
 #
 # $$\underbrace{h}_{(H,W,4C)}=x\,W_1+b_1,\qquad \underbrace{m}_{(H,W,4C)}=h+\mathrm{DW}(h),\qquad
 # \underbrace{a}_{(H,W,4C)}=\mathrm{GELU}(m),\qquad \underbrace{y}_{(H,W,C)}=a\,W_2+b_2 .$$
@@ -816,7 +816,7 @@ hint("12.10")
 # **Step 1.** From below: $\mathrm da=\mathrm dy\,W_2^{\top}$, $\ \mathrm dW_2=\sum a^{\top}\mathrm dy$, $\ \mathrm db_2=\sum\mathrm dy$ (chapter 02).
 
 # %% [markdown]
-# **Step 2.** The bend: $\mathrm dm=\mathrm da\odot\mathrm{GELU}'(m)$.
+# **Step 2.** GELU: $\mathrm dm=\mathrm da\odot\mathrm{GELU}'(m)$.
 
 # %% [markdown]
 # **Step 3.** $m=h+\mathrm{DW}(h)$ is a local perception unit, with $h$ for $z$. So exercise 12.10 gives $\mathrm dh$, $\mathrm dw$ and the
@@ -873,8 +873,9 @@ hint("12.11")
 
 # %% [markdown]
 # **What it says.** $\gamma$ starts at a small number, $10^{-5}$ by the released code's default. Then a block does nothing at first, and its branch receives a gradient
-# that is as small. But $\mathrm d\gamma$ is *not* small: it holds no $\gamma$. So it is $\gamma$ that moves first, and the branch
-# follows when it has grown. With AdamW, which divides by the usual size of a gradient (chapter 13), the weights of the branch move all the same.
+# that is as small. But $\mathrm d\gamma$ is *not* small: it holds no $\gamma$. So with plain descent $\gamma$ moves first, and the branch
+# learns when it has grown. AdamW divides each gradient by its usual size (chapter 13), so there the weights of the branch move at
+# once too; what they do shows in $z'$ only as $\gamma$ grows.
 
 # %%
 scale, branch = nn.LayerScale(4, 1e-5), rng.standard_normal((1, 5, 6, 4))

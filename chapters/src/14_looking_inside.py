@@ -859,7 +859,11 @@ print(f"(standard error at 80 % of 200 images: {np.sqrt(0.8 * 0.2 / 200):.1%})")
 # %%
 IMAGE = None  # or the path of a picture of yours, "photo.jpg"
 
-file = Image.fromarray(images[8]).resize((96, 48)) if IMAGE is None else read(IMAGE, upright=True)
+file = (
+    Image.fromarray(images[8]).resize((96, 48), Image.Resampling.NEAREST)
+    if IMAGE is None
+    else read(IMAGE, upright=True)
+)
 small = Transform(32, "whole")(file)  # (32, 32, 3) uint8: all of the picture, as the network gets it
 mine = {}
 with no_grad():
@@ -869,18 +873,18 @@ in_file = {key: map_to_image(e["points"][0], e["size"], (file.height, file.width
 print(in_file[0, 1][0, :3].round(1))
 
 # %% tags=["hide-input"]
-picture, axes = figure(6.6, 2.4, columns=2)
-for one, (key, points) in zip(axes, in_file.items()):
-    pale = np.asarray(file)
-    one.imshow(pale + ((255 - pale) * 0.4).astype(np.uint8), interpolation="nearest")
-    for group, colour, mark in zip(points, (COLOURS[1], COLOURS[0]), "os"):
-        one.plot(group[:, 1], group[:, 0], mark, color=colour, ms=4, mec="white", mew=0.5)
-    one.set_title(f"stage {key[0] + 1}")
-    one.set_axis_off()
+picture, axes = figure(3.6, 1.9)
+pale = np.asarray(file) // 32 * 36
+axes.imshow(pale + ((255 - pale) * 0.4).astype(np.uint8), interpolation="nearest")
+for points, colour, mark, name in zip(in_file.values(), (COLOURS[1], COLOURS[0]), "os", ("stage 1", "stage 2")):
+    axes.plot(
+        points[..., 1].ravel(), points[..., 0].ravel(), mark, color=colour, ms=3.5, mec="white", mew=0.4, label=name
+    )
+axes.set_axis_off()
 show(
     picture,
-    alt="A picture twice as wide as high with the points of the two deformable blocks on it: 64 of stage 1 and two groups of 16 of "
-    "stage 2, spread over the whole of the wide picture, not over a square.",
+    alt="A picture twice as wide as high with the points of both deformable blocks on it: 64 circles of stage 1, and 32 squares of "
+    "stage 2. They are spread over the whole of the wide picture, not over a square; some squares lie beyond its edge.",
 )
 
 # %% [markdown]
