@@ -101,8 +101,8 @@ SHOWN = (1, 3, 8)
 
 
 def backdrop(axes, image, pale=0.0, rim=1.5):
-    """The image in 8 steps of each colour, lightened, with a rim for points that left it."""
-    image = image // 32 * 36
+    """The image in 6 steps of each colour, lightened, with a rim for points that left it."""
+    image = image // 43 * 50
     axes.imshow(image + ((255 - image) * pale).astype(np.uint8), interpolation="nearest")
     axes.set(xlim=(-0.5 - rim, 31.5 + rim), ylim=(31.5 + rim, -0.5 - rim))
     axes.set_axis_off()
@@ -115,7 +115,7 @@ def draw_box(axes, box, colour="#1a1a1a"):
 
 entry = record[0, 1]
 start = map_to_image(reference_pixels(entry["reference"], entry["size"]), entry["size"], (32, 32))  # (64, 2)
-picture, axes = figure(5.0, 2.7, columns=2)
+picture, axes = figure(4.6, 2.5, columns=2)
 for one, i in zip(axes, SHOWN[1:]):
     backdrop(one, images[i], pale=0.35)
     one.set_title(f"{test.classes[labels[i]]}, taken for {test.classes[logits[i].argmax()]}")
@@ -425,7 +425,7 @@ def star(axes, query, size):
 
 query, shown = (3, 4), 0
 e = seen[0, 1]
-picture, axes = figure(6.2, 2.4, columns=3)
+picture, axes = figure(5.4, 2.1, columns=3)
 for m, one in enumerate(axes):
     backdrop(one, some[shown], pale=0.55)
     one.plot(start[:, 1], start[:, 0], "o", color="#595959", ms=1.8)
@@ -627,7 +627,7 @@ def important_keys(seen, i):
 
 
 # %% tags=["hide-input"]
-picture, axes = figure(5.6, 4.1, rows=2, columns=3)
+picture, axes = figure(5.2, 3.8, rows=2, columns=3)
 for j, (above, below) in enumerate(axes.T):
     scores = important_keys(seen, j)
     for one, key, keep in ((above, (0, 1), 20), (below, (1, 1), 10)):
@@ -771,7 +771,7 @@ hint("14.7")
 # $1-6\sum(u_i-w_i)^2/(n(n^2-1))$.
 
 # %% tags=["hide-input"]
-picture, axes = figure(5.6, 3.0)
+picture, axes = figure(5.0, 2.7)
 for (effect, score), mark, colour in zip(studied, "os^Dv", COLOURS):
     axes.loglog(64 * score / score.sum(), effect, mark, color=colour, ms=4.5, mec="white", mew=0.4)
 axes.set(xlabel="score of a key, in equal shares", ylabel="change of the logit without it")
@@ -873,8 +873,8 @@ in_file = {key: map_to_image(e["points"][0], e["size"], (file.height, file.width
 print(in_file[0, 1][0, :3].round(1))
 
 # %% tags=["hide-input"]
-picture, axes = figure(3.6, 1.9)
-pale = np.asarray(file) // 32 * 36
+picture, axes = figure(3.0, 1.6)
+pale = np.asarray(file) // 64 * 72
 axes.imshow(pale + ((255 - pale) * 0.4).astype(np.uint8), interpolation="nearest")
 for points, colour, mark, name in zip(in_file.values(), (COLOURS[1], COLOURS[0]), "os", ("stage 1", "stage 2")):
     axes.plot(
