@@ -25,9 +25,8 @@ help:  ## show this list
 train: $(RUNTIME)  ## train a small DAT: `minidat train` with the options in ARGS
 	$(BIN)/minidat train $(ARGS)
 
-chapters: $(CHAPTERS)  ## open the chapters in JupyterLab, at the first: `jupyter lab` with the options in ARGS
-	$(BIN)/jupyter trust chapters/[0-9]*.ipynb  # or JupyterLab would not show their interactive figures before they are run
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) $(firstword $(sort $(wildcard chapters/[0-9]*.ipynb)))
+chapters: $(CHAPTERS)  ## work through the chapters: `minidat chapters` with the options in ARGS
+	$(BIN)/minidat chapters $(ARGS)
 
 book: $(BOOK)  ## make the chapters a site that needs no Python: build/book/index.html
 	$(BIN)/python chapters/book.py

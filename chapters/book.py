@@ -16,11 +16,13 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from build import CHAPTERS, MARKER, REGION, BuildError, chapter_files, notebook
+from build import CHAPTERS, MARKER, REGION, BuildError, chapter_files, notebook, title
 from nbformat import NotebookNode
 from sphinx.cmd.build import main as sphinx_build
 
-TOCTREE = "\n```{toctree}\n:hidden:\n\n%s\nnotation\n```\n"
+TOCTREE = "\n```{toctree}\n:hidden:\n\n%s\nexercises\nnotation\n```\n"
+OPEN = "*Work through this chapter: `minidat chapters %s` opens it as a notebook of your own.*"
+CHECK = re.compile(r'^check\("(\d+\.\d+)"', re.MULTILINE)
 
 
 def page(source: Path) -> NotebookNode:
@@ -38,9 +40,27 @@ def page(source: Path) -> NotebookNode:
         if REGION.search(cell.source):
             answer, done = done, stub
         page_cells.append(_described(done))
+    page_cells.insert(1, nbformat.v4.new_markdown_cell(OPEN % source.name[:2]))
+    page_cells = [part for cell in page_cells for part in (*_anchors(cell), cell)]
     for i, cell in enumerate(page_cells):
         cell.id = f"cell-{i:03d}"
     return nbformat.v4.new_notebook(cells=page_cells, metadata=solved.metadata)
+
+
+def _anchors(cell: NotebookNode) -> list[NotebookNode]:
+    """A target before a cell that checks an exercise, so that links and the search find it."""
+    numbers = CHECK.findall(cell.source) if cell.cell_type == "code" else []
+    return [nbformat.v4.new_markdown_cell(f'<a id="exercise-{number.replace(".", "-")}"></a>') for number in numbers]
+
+
+def exercises() -> str:
+    """A page that lists every exercise by its number, with a link to its place."""
+    lines = ["# Exercises by number", "", "The search finds them by number, too.", ""]
+    for source in chapter_files():
+        numbers = [(n, n.replace(".", "-")) for n in CHECK.findall(source.read_text("utf-8"))]
+        links = " · ".join(f'<a id="exercise-{i}" href="{source.stem}.html#exercise-{i}">{n}</a>' for n, i in numbers)
+        lines += [f"- [{title(source)}]({source.stem}.ipynb): {links}"] if numbers else []
+    return "\n".join(lines) + "\n"
 
 
 def _built(source: Path, *, solution: bool) -> NotebookNode:
@@ -87,6 +107,7 @@ def main(out: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         pages = Path(folder)
         (pages / "index.md").write_text(index(), "utf-8")
+        (pages / "exercises.md").write_text(exercises(), "utf-8")
         shutil.copy(CHAPTERS / "notation.md", pages)
         for source in chapter_files():
             nbformat.write(page(source), pages / f"{source.stem}.ipynb")

@@ -1,4 +1,4 @@
-"""The command `minidat`: train, eval, predict, info, figure, bench. One file a command: its flags, and what it does."""
+"""The command `minidat`: train, eval, predict, info, figure, bench, chapters. One file a command: its flags, and what it does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from minidat import __version__
 from minidat.autograd.backend import DeviceError
-from minidat.cli import bench, eval, figure, info, predict, train
+from minidat.cli import bench, chapters, eval, figure, info, predict, train
 from minidat.data import DataError
 from minidat.fast.numba import CompiledError
 from minidat.training.checkpoint import CheckpointError
@@ -39,6 +39,6 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"minidat {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, eval, predict, info, figure, bench):
+    for command in (train, eval, predict, info, figure, bench, chapters):
         command.add(commands)
     return top

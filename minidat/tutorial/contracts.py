@@ -53,7 +53,7 @@ class Value:
         worst = 0.0
         for rng in _generators():
             inputs = self.inputs(rng)
-            got = results(call(answer, inputs), self.names)
+            got = results(call(answer, inputs, returns=True), self.names)
             expected = results(self.reference(*inputs), self.names)
             known = {text: results(wrong(*inputs), self.names) for text, wrong in self.mistakes.items()}
             worst = max(worst, compare(got, expected, self.names, "expected", known, self.tolerance))
@@ -77,7 +77,7 @@ class Gradient:
         for rng in _generators():
             inputs = self.inputs(rng)
             dy = rng.standard_normal(np.shape(self.forward(*inputs)))
-            got = results(call(answer, (dy, *inputs)), names)
+            got = results(call(answer, (dy, *inputs), returns=True), names)
             known = {text: results(wrong(dy, *inputs), names) for text, wrong in self.mistakes.items()}
             known["dy is not used: this is the gradient for a cotangent of ones"] = self._numeric(
                 inputs, np.ones_like(dy)
@@ -128,10 +128,10 @@ class Behaviour:
         return self.trial(answer)
 
 
-def call(answer: Callable, inputs: Sequence[Any]) -> Any:
-    """answer(*inputs). Raises NotAttempted for a stub, and Wrong for an exception, for a result of None, or where it wrote to
-    an input."""
-    before = [_copied(value) for value in inputs]
+def call(answer: Callable, inputs: Sequence[Any], *, returns: bool = False) -> Any:
+    """answer(*inputs). Raises NotAttempted for None or `...`, and Wrong for an exception, or where it wrote to an input.
+    returns: it must return something, and None is a mistake unless the answer is a stub; arrays in lists are inputs too."""
+    before = [_copied(value) if returns or isinstance(value, np.ndarray) else value for value in inputs]
     try:
         with np.errstate(all="ignore"):
             got = answer(*inputs)
@@ -141,10 +141,10 @@ def call(answer: Callable, inputs: Sequence[Any]) -> Any:
         raise
     except Exception as error:
         raise Wrong(_exception(answer, error)) from error
-    if got is Ellipsis or (got is None and is_stub(answer)):
+    if got is Ellipsis or (got is None and (not returns or is_stub(answer))):
         raise NotAttempted
     for i, (old, new) in enumerate(zip(before, inputs, strict=True)):
-        if not _same(old, new):
+        if (returns or isinstance(old, np.ndarray)) and not _same(old, new):
             raise Wrong(f"it writes to its argument {i}, which belongs to the caller: work on a copy")
     if got is None:
         raise Wrong("it returns None: is a `return` missing?")
@@ -209,8 +209,6 @@ def compare(
 ) -> float:
     """The largest error. Raises Wrong with the line for the first result that differs."""
     worst = 0.0
-    if _reordered(got, expected, tolerance):
-        raise Wrong(f"the results are right, but in another order: {', '.join(names)} is asked for")
     for i, (name, yours) in enumerate(zip(names, got, strict=True)):
         right = np.asarray(expected[i], dtype=np.float64)
         finding = difference(name, yours, right, against=against, tolerance=tolerance)
@@ -220,6 +218,8 @@ def compare(
         for text, wrong in mistakes.items():
             if agrees(_array(yours), np.asarray(wrong[i], np.float64), tolerance):
                 raise Wrong(f"{finding.partition(' (')[0]} ({text})")
+        if _reordered(got, expected, tolerance):
+            raise Wrong(f"{finding.partition(' (')[0]} (results in another order? {', '.join(names)} is asked for)")
         raise Wrong(finding)
     return worst
 

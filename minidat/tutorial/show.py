@@ -106,12 +106,14 @@ def show(picture: Figure, alt: str) -> None:
 def interactive(name: str, data: Mapping[str, Any], *, alt: str, height: int) -> None:
     """Show the interactive figure `name` (a page in minidat/tutorial/interactive) in a frame of its own.
 
-    The page holds `/*DATA*/` where `data` goes in as JSON; it may ask for nothing from outside. alt: the frame's title.
-    height: of the frame, in CSS pixels.
+    The page holds `/*DATA*/` where `data` goes in as JSON; it may ask for nothing from outside. What `frame.html` holds is
+    added: it fits the frame's height to its content, and darkens it on dark pages. alt: the frame's title. height: of the
+    frame at first, in CSS pixels.
     """
     page = (INTERACTIVE / f"{name}.html").read_text("utf-8")
-    if page.count("/*DATA*/") != 1:
-        raise ValueError(f"interactive figure {name!r}: its page must hold /*DATA*/ once")
+    if page.count("/*DATA*/") != 1 or page.count("</body>") != 1:
+        raise ValueError(f"interactive figure {name!r}: its page must hold /*DATA*/ and </body> once")
+    page = page.replace("</body>", (INTERACTIVE / "frame.html").read_text("utf-8") + "</body>")
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
     frame = (
         f'<iframe class="minidat-figure" title="{html.escape(alt)}" style="width:100%;height:{height}px;border:0" '

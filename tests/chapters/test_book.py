@@ -10,7 +10,7 @@ import pytest
 
 from minidat import ops
 
-for module in ("sphinx", "myst_nb", "furo", "jupytext"):
+for module in ("sphinx", "myst_nb", "furo", "sphinx_copybutton", "jupytext"):
     pytest.importorskip(module)
 
 CHAPTERS = Path(__file__).resolve().parents[2] / "chapters"

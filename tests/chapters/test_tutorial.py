@@ -83,7 +83,7 @@ PAIR = Gradient(
         (lambda dz, x, y: (y, x), "(dy is not used: this is the gradient for a cotangent of ones)"),
         (lambda dz, x, y: x.resize(9), "99.1 ✗ raises ValueError"),
         (lambda dz, x: dz, "99.1 ✗ raises TypeError"),
-        (lambda dz, x, y: (dz * x, dz * y), "99.1 ✗ the results are right, but in another order: dx, dy is asked for"),
+        (lambda dz, x, y: (dz * x, dz * y), "(results in another order? dx, dy is asked for)"),
         (lambda dz, x, y: [dz * y, dz * x], "99.1 ✓ agrees to "),
     ],
 )
