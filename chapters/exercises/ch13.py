@@ -256,7 +256,7 @@ EXERCISES = {
             a_walk,
             names=("moved", "scatter"),
             mistakes={
-                "variances add up over steps, standard deviations do not: √K": lambda *i: adam_walk(*i, root=False),
+                "variances add up over steps, standard deviations do not: √J": lambda *i: adam_walk(*i, root=False),
                 "a mean of B images scatters less than one image: s/√B": lambda *i: adam_walk(*i, averaged=False),
                 "the mean square of a batch's gradient is μ² plus its variance": lambda mu, s, b, rate, k: (
                     k * rate * mu / (s / np.sqrt(b)),
@@ -275,7 +275,7 @@ EXERCISES = {
         [
             "The gradient of a batch is a mean of B independent numbers. Its mean is μ. And its variance?",
             "s²/B. The mean square of a random number is its mean squared plus its variance: μ² + s²/B.",
-            "One step is η g/√(μ² + s²/B). Over K steps means add up, and variances add up.",
+            "One step is η g/√(μ² + s²/B). Over J steps means add up, and variances add up.",
         ],
     ),
     "13.9": Exercise(

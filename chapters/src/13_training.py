@@ -658,13 +658,13 @@ print(f"{100 * np.sqrt(0.82 * 0.18 / 50_000):.2f} %")
 #
 # One parameter. On a single image its gradient is a random number with mean $\mu$ and standard deviation $s$, independent from
 # image to image. Let $\beta_1=0$, so that $\hat m$ is the batch's gradient, and let $\hat v$ know the mean square of a batch's gradient exactly;
-# no decay, $\epsilon=0$. In $K$ steps with batches of $B$ at rate $\eta$: how far does the parameter move on average, and with
+# no decay, $\epsilon=0$. In $J$ steps with batches of $B$ at rate $\eta$: how far does the parameter move on average, and with
 # which standard deviation? (Both positive.)
 
 
 # %%
 def adam_walk(mu, s, batch, rate, steps):
-    """μ > 0, s: of one image's gradient; B; η; K → the mean distance moved in K steps, its standard deviation"""
+    """μ > 0, s: of one image's gradient; B; η; J → the mean distance moved in J steps, its standard deviation"""
     # BEGIN SOLUTION
     size = np.sqrt(mu**2 + s**2 / batch)  # √ of the mean square of a batch's gradient
     return steps * rate * mu / size, np.sqrt(steps) * rate * (s / np.sqrt(batch)) / size
@@ -678,7 +678,7 @@ hint("13.8")
 
 # %% [markdown] tags=["solution"]
 # A mean of $B$ independent numbers has the mean $\mu$ and the variance $s^2/B$, so its mean square is $\mu^2+s^2/B$. Each step is
-# $\eta\,g/\sqrt{\mu^2+s^2/B}$. Means add up over $K$ steps, and so do variances, which is why one gets $K$ and the other $\sqrt K$.
+# $\eta\,g/\sqrt{\mu^2+s^2/B}$. Means add up over $J$ steps, and so do variances, which is why one gets $J$ and the other $\sqrt J$.
 # Where the noise is large, $\sqrt{\hat v}\approx s/\sqrt B$: a batch a quarter as large doubles it, and halves what a step gains.
 
 # %%

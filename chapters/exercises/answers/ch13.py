@@ -166,7 +166,7 @@ ANSWERS = {
     "13.8": {
         "right": [walk],
         "wrong": [
-            (lambda *i: walk(*i, power=1), "√K"),
+            (lambda *i: walk(*i, power=1), "√J"),
             (lambda *i: (walk(*i)[0], walk(*i, variance=i[1] ** 2)[1]), "s/√B"),
             (lambda *i: walk(*i, size=1.0), "plain descent"),
             (lambda *i: walk(*i, size=i[1] / np.sqrt(i[2])), "μ² plus its variance"),
