@@ -463,8 +463,8 @@ show(
 # 1. **Large matrix products are cheap.** The projections have most of the arithmetic on both counts, and do the most of it
 #    in a millisecond (last table). A large matrix product uses each number that it fetches hundreds of times; a depthwise
 #    convolution uses it 25 times, a tanh once. For most of what is no large matrix product a processor waits for its
-#    memory, and multiply-adds say nothing about that. The products of the bias are many *small* ones, and their result is
-#    the largest array of the module, so they are slow too.
+#    memory, and multiply-adds say nothing about that. The products of the bias are many *small* ones, and their results
+#    are the largest arrays of the module, so they are slow too.
 # 2. **What counts as nothing is not nothing.** The offset network has one or two per cent of the arithmetic and several
 #    times that share of the time. The position bias, which Ω does not mention, is the part that takes longest. These are
 #    times of *minidat on NumPy*; other programs and other machines share them out otherwise. That a count of multiply-adds
@@ -613,7 +613,7 @@ for stage, (side, dim) in enumerate(((56, 96), (28, 192), (14, 384), (7, 768)), 
 # %% [markdown]
 # ## Exercise 11.9: forget, and compute again (derive)
 #
-# The weights of attention are the largest thing that a training step keeps in memory. One need not keep them: backward
+# The weights of attention are among the largest things that a training step keeps in memory. One need not keep them: backward
 # can compute $q\,k^\top$ and the softmax once more from $q$ and $k$. For full attention on $n$ tokens, whose input wants a
 # gradient too: how many multiply-adds has a step forward and backward with the weights kept, how many without, and how many
 # bytes (at 4 a number, for one image) are saved? Softmax counts as nothing, as in Ω.
