@@ -71,10 +71,10 @@ show(
 # Equation (7) with its limit, for one point $n$ and one coordinate $c$ (row or column), in pixels of the map:
 #
 # $$\underbrace{P}_{(N,2)}[n,c]\;=\;\underbrace{p}_{(N,2)}[n,c]\;+\;\underbrace{s}_{()}\;\underbrace{u}_{(2)}[c]\;
-# \tanh\underbrace{\Delta p}_{(N,2)}[n,c].$$
+# \tanh\underbrace{o}_{(N,2)}[n,c].$$
 #
-# $p$ are the reference points and $\Delta p$ is what the offset network says. $u$ turns "one unit of $s$" into pixels.
-# The tanh lies between −1 and 1, so **a point can go at most $s\,u$ pixels each way**. What is $u$? The factor $s$ is
+# $p$ are the reference points, here in pixels, and $o$ is what the offset network says (chapter 08). $u$ turns "one unit
+# of $s$" into pixels. The tanh lies between −1 and 1, so **a point can go at most $s\,u$ pixels each way**. What is $u$? The factor $s$ is
 # divided by the number of gaps in the grid of points (the released code, version 1: by the number of points), in units of
 # $[-1,1]$, which span $H-1$ pixels:
 #
@@ -110,7 +110,7 @@ print(points_loops(offsets, p, 2.0, u))
 
 # %%
 def points(offsets, p, s, u):
-    """P = p + s u tanh(Δp): offsets, p (N, 2), s a number, u (2,) → (N, 2)"""
+    """P = p + s u tanh(o): offsets, p (N, 2), s a number, u (2,) → (N, 2)"""
     return p + s * u * np.tanh(offsets)
 
 
@@ -160,20 +160,20 @@ for stage, side in ((3, 14), (4, 7)):
 # Does anything stop us from *learning* the knob? $P$ is a smooth function of $s$, so $s$ has a gradient too. DAT does not
 # use it; we derive it all the same, for it shows what the knob does to the offsets' own gradient.
 #
-# **Step 1.** $p$ and $u$ are constants. Let $s$ and $\Delta p$ move a little. The product rule:
+# **Step 1.** $p$ and $u$ are constants. Let $s$ and $o$ move a little. The product rule:
 #
-# $$\delta P[n,c]=u[c]\,\tanh\Delta p[n,c]\;\;\delta s\;+\;s\,u[c]\;\delta\!\big(\tanh\Delta p[n,c]\big).$$
+# $$\delta P[n,c]=u[c]\,\tanh o[n,c]\;\;\delta s\;+\;s\,u[c]\;\delta\!\big(\tanh o[n,c]\big).$$
 
 # %% [markdown]
-# **Step 2.** With $t=\tanh\Delta p$, chapter 01 has $\delta t=(1-t^2)\,\delta\Delta p$:
+# **Step 2.** With $t=\tanh o$, chapter 01 has $\delta t=(1-t^2)\,\delta o$:
 #
-# $$\delta P[n,c]=u[c]\,t[n,c]\;\delta s\;+\;s\,u[c]\,(1-t[n,c]^2)\;\delta\Delta p[n,c].$$
+# $$\delta P[n,c]=u[c]\,t[n,c]\;\delta s\;+\;s\,u[c]\,(1-t[n,c]^2)\;\delta o[n,c].$$
 
 # %% [markdown]
-# **Step 3.** The loss moves by $\delta L=\sum_{n,c}\mathrm dP[n,c]\,\delta P[n,c]$. Beside $\delta\Delta p[n,c]$ there is
+# **Step 3.** The loss moves by $\delta L=\sum_{n,c}\mathrm dP[n,c]\,\delta P[n,c]$. Beside $\delta o[n,c]$ there is
 # one term:
 #
-# $$\mathrm d\Delta p[n,c]=s\,u[c]\,\big(1-t[n,c]^2\big)\;\mathrm dP[n,c].$$
+# $$\mathrm do[n,c]=s\,u[c]\,\big(1-t[n,c]^2\big)\;\mathrm dP[n,c].$$
 
 # %% [markdown]
 # **Step 4.** Beside $\delta s$ there is a term for *every* point and coordinate, for all of them share the one $s$:
@@ -183,9 +183,9 @@ for stage, side in ((3, 14), (4, 7)):
 # %% [markdown]
 # **Step 5: matrices.** With $\odot$ for the elementwise product and $u$ spread over the rows,
 #
-# $$\mathrm d\Delta p=s\;u\odot(1-t\odot t)\odot\mathrm dP,\qquad \mathrm ds=\big\langle u\odot t,\ \mathrm dP\big\rangle .$$
+# $$\mathrm do=s\;u\odot(1-t\odot t)\odot\mathrm dP,\qquad \mathrm ds=\big\langle u\odot t,\ \mathrm dP\big\rangle .$$
 #
-# Read step 3 again: **$s$ is also a learning rate.** A small step of $\Delta p$ moves the point $s\,u$ times as far, and
+# Read step 3 again: **$s$ is also a learning rate.** A small step of $o$ moves the point $s\,u$ times as far, and
 # the gradient that comes back is $s\,u$ times as large. With plain gradient descent a point at $s=14$ moves $7^2=49$
 # times as far in one step as at $s=2$. DAT is trained with AdamW, which divides each gradient by its usual size, so there
 # it is about seven times. Either way a turn of this knob turns two things at once, how far points *can* go and how fast
@@ -340,7 +340,7 @@ show(
 # %% [markdown]
 # Beware of the easy story. The share of lost points grows *smoothly* from $s=2$ on; the accuracy does not care until 12
 # and then drops. So lost points cannot be the whole explanation. A trained network need not spread its points evenly: it
-# can keep $\tanh\Delta p$ small, and probably does. Why it fails at 14 and not at 12 is not known from the paper: one
+# can keep $\tanh o$ small, and probably does. Why it fails at 14 and not at 12 is not known from the paper: one
 # number each, and the learning rate of step 3 was turned along with the range.
 #
 # DAT++, the successor, drops the limit altogether (its authors call it unnecessary) and cuts points off at the border
@@ -715,8 +715,8 @@ for stride in (1, 2, 7):
 #
 # ## Exercise 15.8: learn the knob (extend)
 #
-# Each point, at $p$ with offset $\Delta p$, should get to a target of its own. The loss is
-# $L=\frac12\lVert P-\text{target}\rVert^2$, so $\mathrm dP=P-\text{target}$. Go down the gradient in $\Delta p$, and, where `learn` is true, in $s$ as well, all
+# Each point, at $p$ with offset $o$, should get to a target of its own. The loss is
+# $L=\frac12\lVert P-\text{target}\rVert^2$, so $\mathrm dP=P-\text{target}$. Go down the gradient in $o$, and, where `learn` is true, in $s$ as well, all
 # from the same state before the step. Use `points` and your `points_vjp`.
 
 
@@ -743,7 +743,7 @@ hint("15.8")
 # to return. A learned $s$ opens the region as long as points push against it. It need not be good: nothing here says that
 # going far *helps*.
 #
-# Try a rate of 0.2 in the cell below: the row never comes to rest. Near the target one step in $\Delta p$ multiplies the
+# Try a rate of 0.2 in the cell below: the row never comes to rest. Near the target one step in $o$ multiplies the
 # distance by about $1-\text{rate}\cdot(s\,u\,(1-t^2))^2$, and once $s\,u$ is above 4 that is below $-1$ for small $t$: each
 # step jumps further to the other side. Remember what stood below step 5: **$s$ is also a learning rate**, and here it was learned too.
 
@@ -808,7 +808,7 @@ for delta in (5.0, 1.0, 0.3):
 #
 # ## In five lines
 #
-# 1. $P=p+s\,u\tanh\Delta p$, for $r=1$ with $u=\frac12$ pixel: a point of reach $s/2$, and a gradient to its
+# 1. $P=p+s\,u\tanh o$, for $r=1$ with $u=\frac12$ pixel: a point of reach $s/2$, and a gradient to its
 #    offset that is in proportion to $s$.
 # 2. From $s=1$ to 12 the paper's accuracies are all within the luck of its test images; beyond, points fall off the map,
 #    and accuracy with them, though not at the same pace.

@@ -66,7 +66,8 @@ class DeformableAttention(nn.Module):
         """x (B, H, W, C), layer-normed → the same shape. `record` receives "points" (B, G, N, 2) in pixels, "reference"
         (N, 2) in [−1, 1], "size" (H, W) and "grid" (H_G, W_G)."""
         x = entered(type(self).__name__, x, "B H W C", self.query.weight.shape[0])
-        self.check_size(x.shape[1:3])
+        _, h, w, _ = x.shape
+        self.check_size((h, w))
         grids = self.grids.of(x)
         q = self.query(x)  # eq. (6)
         points = self.points(q, grids)  # p + Δp, eq. (7)

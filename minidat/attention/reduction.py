@@ -42,7 +42,8 @@ class SpatialReductionAttention(nn.Module):
     def __call__(self, x: Tensor, record: dict | None = None) -> Tensor:
         """x (B, H, W, C), any H and W from R on → the same shape."""
         x = entered("SpatialReductionAttention", x, "B H W C", self.out.weight.shape[0])
-        self.check_size(x.shape[1:3])
+        _, h, w, _ = x.shape
+        self.check_size((h, w))
         k, v = ops.split(self.key_value(self.reduced(x)), 2, axis=-1)
         return self.out(multi_head_attention(self.query(x), k, v, None, heads=self.heads))
 

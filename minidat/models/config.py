@@ -55,7 +55,8 @@ class StageConfig:
         """A copy with other options. Options of `Offsets`, as `stride=2`, are changed in `offsets`."""
         names = {each.name for each in fields(Offsets)} & options.keys()
         if names:
-            options["offsets"] = replace(self.offsets, **{name: options.pop(name) for name in names})
+            before = options.get("offsets", self.offsets)
+            options["offsets"] = replace(before, **{name: options.pop(name) for name in names})
         return replace(self, **options)
 
 

@@ -60,7 +60,8 @@ class Pyramid(nn.Module):
         images that are no floating array.
         """
         x = entered("model", x, "B H W C", 3)
-        self.check_image(x.shape[1:3])
+        _, h, w, _ = x.shape
+        self.check_image((h, w))
         x = self.stem(x)
         if self.widen:
             x = self.widen(x)

@@ -94,7 +94,7 @@ def test_windows_of_another_map_have_its_own_mask(size):
     np.testing.assert_array_equal(built(x).data, other(x).data)
 
 
-@pytest.mark.parametrize("size", [(8, 3), (3, 8), (6, 8), (8, 9), (5, 11)])
+@pytest.mark.parametrize("size", [(9, 6), (3, 8), (6, 8), (8, 9), (5, 11)])
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_deformable_attention_on_another_map_has_its_own_grids(size, convention):
     """Built for 6×9, without a table: as one that is built for the map that it is given."""
@@ -228,6 +228,14 @@ def test_the_module_is_the_op(convention, limit, groups, stride, size):
     np.testing.assert_array_equal(module(x, record=record).data, module(x).data)
     points = -(-size[0] // stride) * -(-size[1] // stride)
     assert record["points"].shape == (2, groups, points, 2) and record["size"] == size
+
+
+@pytest.mark.parametrize("padding, keys", [(0, (2, 3)), (1, (2, 3)), (2, (3, 4))])
+def test_the_offset_network_has_the_padding_of_its_options(padding, keys):
+    module, x, record = deformable((6, 9), stride=3, kernel=3, padding=padding), maps(6, 9), {}
+    y = module(x, record=record)
+    assert record["grid"] == keys and record["points"].shape == (2, 1, keys[0] * keys[1], 2)
+    np.testing.assert_allclose(y.data, as_one_op(module, x).data, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from minidat import nn
+from minidat.attention import Offsets
 from minidat.autograd import Tensor
 from minidat.models import Config, StageConfig
 
@@ -78,7 +79,8 @@ def test_a_stage_takes_offsets_of_its_type():
 def test_a_stage_is_changed_in_its_own_options_and_in_those_of_its_offsets():
     made = stage().changed(stride=2, limit="clamp", groups=2)
     assert (made.offsets.stride, made.offsets.limit, made.offsets.kernel, made.groups) == (2, "clamp", 5, 2)
-    assert stage().changed(groups=2).offsets is not made.offsets and stage().offsets.stride == 1
+    assert stage().changed(groups=2).offsets == stage().offsets == Offsets()
+    assert stage().changed(offsets=Offsets(kernel=3), stride=2).offsets == Offsets(stride=2, kernel=3)
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.7])
