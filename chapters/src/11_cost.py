@@ -90,10 +90,10 @@ show(
 
 # %%
 def count_product(A, B):
-    """A (n, k), B (k, m): shapes → multiply-adds of A B, counted one by one"""
-    (n, k), (_, m) = A, B
+    """A (n, a), B (a, b): shapes → multiply-adds of A B, counted one by one"""
+    (n, a), (_, b) = A, B
     tally = 0
-    for _row, _column, _inner in product(range(n), range(m), range(k)):
+    for _row, _column, _inner in product(range(n), range(b), range(a)):
         tally += 1
     return tally
 
@@ -115,9 +115,9 @@ print(f"{'together':24s}{sum(pieces.values()):6d}")
 # %% [markdown]
 # ## Vectorised: the product of the shapes
 #
-# Nobody needs to run it. $A\,(n,k)$ times $B\,(k,m)$ has $nm$ results, each a sum of $k$ products:
+# Nobody needs to run it. $A\,(n,a)$ times $B\,(a,b)$ has $nb$ results, each a sum of $a$ products:
 #
-# $$\boxed{\;\underbrace{A}_{(n,k)}\underbrace{B}_{(k,m)}\ \text{ costs }\ n\,k\,m\;}$$
+# $$\boxed{\;\underbrace{A}_{(n,a)}\underbrace{B}_{(a,b)}\ \text{ costs }\ n\,a\,b\;}$$
 #
 # Another way to say it is better for layers: **a weight costs one multiply-add wherever it is met.** A layer with $P$
 # weights (biases do not count) met at $n$ positions costs $nP$. That holds for linear layers, convolutions and depthwise
@@ -254,15 +254,15 @@ same("loops", sum(pieces.values()), omega_dmha(H, W, C, N, 5).attention)
 #
 # Training runs every layer forward and backward. What does a vjp cost? It is a product too, or rather two.
 #
-# **Step 1.** Forward: $Y=XW$ with $X\,(n,k)$ and $W\,(k,m)$ costs $nkm$.
+# **Step 1.** Forward: $Y=XW$ with $X\,(n,a)$ and $W\,(a,b)$ costs $nab$.
 
 # %% [markdown]
-# **Step 2.** Backward, to the input (chapter 01): $\underbrace{\mathrm dX}_{(n,k)}=\underbrace{\mathrm
-# dY}_{(n,m)}\underbrace{W^{\!\top}}_{(m,k)}$ costs $n\,m\,k$. The same.
+# **Step 2.** Backward, to the input (chapter 01): $\underbrace{\mathrm dX}_{(n,a)}=\underbrace{\mathrm
+# dY}_{(n,b)}\underbrace{W^{\!\top}}_{(b,a)}$ costs $n\,b\,a$. The same.
 
 # %% [markdown]
-# **Step 3.** Backward, to the weight: $\underbrace{\mathrm dW}_{(k,m)}=\underbrace{X^{\!\top}}_{(k,n)}\underbrace{\mathrm
-# dY}_{(n,m)}$ costs $k\,n\,m$. The same again.
+# **Step 3.** Backward, to the weight: $\underbrace{\mathrm dW}_{(a,b)}=\underbrace{X^{\!\top}}_{(a,n)}\underbrace{\mathrm
+# dY}_{(n,b)}$ costs $a\,n\,b$. The same again.
 
 # %% [markdown]
 # **So backward costs twice as much as forward**, and a step of training three times as much as forward alone. It is the same
@@ -306,7 +306,7 @@ hint("11.3")
 #
 # ## Exercise 11.4: from which side on (derive)
 #
-# Make a side of it: a square map of side $a$ has $n=a^2$ pixels. *More* means more: where both cost the same, the answer
+# Make a side of it: a square map of side $\ell$ has $n=\ell^2$ pixels. *More* means more: where both cost the same, the answer
 # is the next side.
 
 
@@ -660,7 +660,7 @@ for name, n in (("14 × 14", 196), ("50 × 84", 4200)):
 #
 # ## In five lines
 #
-# 1. A product of $(n,k)$ and $(k,m)$ costs $nkm$; a weight costs one wherever it is met; backward costs twice as much as
+# 1. A product of $(n,a)$ and $(a,b)$ costs $nab$; a weight costs one wherever it is met; backward costs twice as much as
 #    forward.
 # 2. $\Omega=2HWN_sC+2HWC^2+2N_sC^2+(k^2+2)N_sC$: products, queries and output, keys and values, offset network.
 # 3. The offset network has 0.63 % of the paper's example, not 6 %: a slip of a factor of ten.
