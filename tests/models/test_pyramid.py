@@ -126,6 +126,15 @@ def test_maps_have_the_sizes_that_the_configuration_says(stem, patch):
     )
 
 
+@pytest.mark.parametrize("side", [37, 39, 41])
+@pytest.mark.parametrize("stem", ["overlap", "conv"])
+def test_overlapping_convolutions_round_maps_up(stem, side):
+    stages = (StageConfig(8, 2, ("D",)), StageConfig(12, 3, ("D",)))
+    config, record = Config(32, 4, 5, stages, stem=stem), {}
+    build(config)(images(1, side, side, 3), record=record)
+    assert [record[i, 0]["size"] for i in (0, 1)] == [(n, n) for n in config.map_sizes(side)]
+
+
 def test_a_model_with_a_vector_for_each_position_takes_its_own_size():
     model = build(Config(16, 4, 5, (StageConfig(8, 2, ("A", "A")),), absolute=True))
     x = images(2, 16, 16, 3)
