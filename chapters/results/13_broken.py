@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from minidat.training.loop import Run
-from minidat.training.parallel import BatchGradient, BatchResult, Workers
 from minidat.training.settings import Settings
+from minidat.training.step import HostStep
 
 STEPS, BATCH = 300, 64
 USUAL = {
@@ -45,8 +45,8 @@ def train(name: str, data_dir: str) -> dict[str, list[float]]:
         for parameter, view in run.arena.views(signs).items():
             view[...] = -1 if parameter.endswith(".bias") else 1
     log: dict[str, list[float]] = {"loss": [], "norm": []}
-    with Workers(1, settings.micro) as workers:
-        right = BatchGradient(run.model, run.arena, workers)
+    with HostStep(run.settings, run.training, run.model, run.optimiser, run.schedule) as step:
+        right = step.gradient
 
         def gradient(*inputs, **options):
             grad, result = right(*inputs, **options)
@@ -54,10 +54,12 @@ def train(name: str, data_dir: str) -> dict[str, list[float]]:
             log["norm"].append(round(float(np.linalg.norm(grad)), 4))
             return grad, result
 
-        while run.step < run.total:
-            run.meter = BatchResult(0.0, 0, 0)
-            run._advance(gradient, run._next_indices())
-            log["loss"].append(round(run.meter.loss / run.meter.count, 4))
+        step.gradient = gradient
+        for i in range(run.total):
+            step.restart()
+            step.advance(i, run.order(i))
+            sums = step.read()
+            log["loss"].append(round(sums.loss / sums.count, 4))
     return log
 
 

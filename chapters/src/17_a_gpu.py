@@ -437,7 +437,7 @@ hint("17.5")
 
 # %% [markdown] tags=["solution"]
 # Add on the device, ask at the end. (`sum(losses)` is fine too: it begins with the Python number 0.) The package does so on a
-# GPU: losses and right answers are added up there, and read once for each line of the log (`training/device.py`). Whether a
+# GPU: losses and right answers are added up there, and read once for each line of the log (`training/step.py`). Whether a
 # gradient was finite is written down there too, and read with them.
 
 # %% [markdown]

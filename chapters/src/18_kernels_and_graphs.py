@@ -22,9 +22,9 @@ from minidat import Tensor, ops
 from minidat.autograd import backend
 from minidat.fast.cuda import columns, compile, layer_norm
 from minidat.models import create
-from minidat.training.device import DeviceStep
 from minidat.training.graph import Graphed
 from minidat.training.optim import AdamW, Arena
+from minidat.training.step import DeviceStep
 from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, show_source
 from minidat.tutorial.launches import cuda_kernels, gpu, launches, training_step
 from minidat.tutorial.show import publish
@@ -610,7 +610,7 @@ hint("18.5")
 # %% [markdown]
 # ### The package's step
 #
-# `training/device.py` is built around this. Its `advance` draws the random numbers of a step on the host, as on a CPU, and
+# `training/step.py` is built around this. Its `advance` draws the random numbers of a step on the host, as on a CPU, and
 # sends them up in one piece with the rate; it writes images, targets and numbers into arrays that stay where they are. Then it
 # runs `_compute`, which is what is recorded: from fixed arrays to fixed arrays, with no number of Python's that changes.
 

@@ -17,7 +17,7 @@ from minidat.fast.cuda import cublas
 from minidat.metrics import top_k
 from minidat.metrics.top_k import Accuracy
 from minidat.released import official
-from minidat.training.loop import evaluate
+from minidat.training.evaluation import evaluate
 from minidat.training.parallel import Workers, available_cores
 
 BATCH = 64  # images of 224 pixels that are decoded and tested at a time

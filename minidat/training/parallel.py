@@ -44,6 +44,9 @@ class BatchResult:
         return BatchResult(self.loss + other.loss, self.correct + other.correct, self.count + other.count)
 
 
+NOTHING = BatchResult(0.0, 0, 0)
+
+
 class Workers(AbstractContextManager):
     """Threads that each take a shard of a batch. Inside `with`, BLAS runs on one thread a call where there are several.
 
@@ -104,7 +107,7 @@ class BatchGradient:
         def work(shard: int, pieces: list[slice]) -> BatchResult:
             grad = self.buffers[shard]
             grad[...] = 0
-            total = BatchResult(0.0, 0, 0)
+            total = NOTHING
             for piece in pieces:
                 logits = self.model(Tensor(images[piece]), rng=generator(piece.start))
                 loss = ops.cross_entropy(logits, targets[piece], smoothing=smoothing)

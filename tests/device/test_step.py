@@ -11,11 +11,11 @@ from minidat.autograd.backend import asnumpy
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
 from minidat.training import loop
-from minidat.training.device import DeviceStep
 from minidat.training.graph import Graphed
 from minidat.training.loop import LAST, LOG, Interrupted, Run, TrainingError
 from minidat.training.optim import AdamW
 from minidat.training.settings import Settings
+from minidat.training.step import DeviceStep
 
 SMALL = Settings(
     "dat_micro",
