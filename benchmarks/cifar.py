@@ -114,7 +114,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     given = ("data", "data_dir", "epochs", "batch", "seed", "train_size", "test_size")
     choices = {name: getattr(arguments, name) for name in given if getattr(arguments, name) is not None}
-    settings = Settings(**DEFAULTS["cifar10"] | {"drop_path": 0.0} | choices)
+    settings = Settings(**DEFAULTS["cifar10"] | {"drop_path": 0.0, "validation": 0.0} | choices)
     if arguments.side == "minidat":
         train_minidat(settings, arguments.device, report)
     else:
@@ -127,13 +127,9 @@ class Enough(Exception):
 
 def train_minidat(settings: Any, device: str, report: Report) -> None:
     """`minidat train`, with a reporter that stops it."""
-    from minidat.training.loop import Run
+    from minidat.training.loop import Reporter, Run
 
-    class Reporter:
-        def train(self, record: dict[str, Any]) -> None: ...
-
-        def note(self, text: str) -> None: ...
-
+    class Stopper(Reporter):
         def test(self, record: dict[str, Any]) -> None:
             if report(record["epoch"], record["accuracy"], record["seconds"]):
                 raise Enough
@@ -141,7 +137,7 @@ def train_minidat(settings: Any, device: str, report: Report) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Run.start(settings, Path(folder), device=device)
         with suppress(Enough):
-            run.train(Reporter())
+            run.train(Stopper())
 
 
 def train_torch(settings: Any, device: str, report: Report, *, compiled: bool) -> None:

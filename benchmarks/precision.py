@@ -27,7 +27,8 @@ from minidat.analysis.curves import moving_mean, read_log
 from minidat.analysis.style import DPI, GREY, INK, bare, save
 from minidat.autograd import Tensor, gradients
 from minidat.autograd.backend import DEVICES
-from minidat.training import loop
+from minidat.training import loop, sitting
+from minidat.training.reporter import Reporter
 from minidat.training.settings import Settings
 
 DROPPED = {"fp32": 0, "tf32": 13, "bf16": 16}  # of float32's 23 bits of fraction
@@ -102,11 +103,8 @@ def emulated(precision: str) -> Iterator[None]:
             getattr(ops, name).raw = function
 
 
-class Printer:
-    """A reporter of a line an epoch."""
-
-    def train(self, record: dict[str, Any]) -> None:
-        pass
+class Printer(Reporter):
+    """Prints a line an epoch."""
 
     def test(self, record: dict[str, Any]) -> None:
         print(f"  epoch {record['epoch']}: loss {record['loss']:.4f}, {record['seconds']:.0f} s", flush=True)
@@ -165,7 +163,7 @@ def main() -> None:
         records[name] = train(Settings(**settings.to_json() | {"seed": int(bool(another))}), precision, a.device)
     a.out.mkdir(parents=True, exist_ok=True)
     how = "on a GPU" if a.device == "gpu" else "rounding emulated on a CPU, no GPU involved"
-    about = {"model": a.model, "data": a.data, "how": how, "steps between points": loop.LOG_EVERY}
+    about = {"model": a.model, "data": a.data, "how": how, "steps between points": sitting.LOG_EVERY}
     (a.out / "losses.json").write_text(json.dumps(about | {"train": records}) + "\n")
     draw(records, f"{a.model} on {a.data} in three precisions: {how}", a.out / "losses.png")
 

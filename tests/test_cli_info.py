@@ -1,6 +1,7 @@
 """`minidat info`: which table; `minidat figure`: which picture; and what is refused."""
 
 import importlib
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,9 @@ def test_figure_draws_the_picture_asked_for(name, module, function, tmp_path, mo
     assert cli.main(["figure", name, "--out", str(out), "--seed", "3"]) == 0
     assert asked == [(out, 3)]
     assert capsys.readouterr().out == f"{out}\n"
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["figure", name]) == 0
+    assert asked[1:] == [(Path(f"{name}.png"), 0)]
 
 
 @pytest.mark.parametrize(

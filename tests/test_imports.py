@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "minidat"
 
 ROOMS = [
     "files",
+    "unpickle",
     "autograd",
     "ops",
     "fast",
@@ -27,6 +28,7 @@ ROOMS = [
     "analysis",
     "tutorial",
     "cli",
+    "__main__",
 ]
 LAZILY = {("training", "analysis")}  # inside a function: a run draws its curves, if it gets that far
 CUPY_FILES = {"autograd/backend.py"}
@@ -61,9 +63,9 @@ def imports(file, source):
 
 
 def room(file):
-    """The room of a path inside minidat; None for minidat/__init__.py."""
+    """The room of a path inside minidat; None for minidat/__init__.py and minidat/__main__.py, which stand above all rooms."""
     first = Path(file).parts[0].removesuffix(".py")
-    return None if first == "__init__" else first
+    return None if first in ("__init__", "__main__") else first
 
 
 def target(module):

@@ -1,6 +1,7 @@
 """`minidat predict`, and `minidat eval --weights`: what they print and draw, and what they say of wrong input."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def weights(monkeypatch):
     class Weights:
         given, asked, rows = {}, [], None
 
-    def from_file(path, name=None, *, classes=None, image=None, rows=None):
+    def from_file(path, name=None, *, classes=None, image=None, rows=None, key=None):
         Weights.asked.append((path.name, name))
         Weights.rows = rows
         if not path.exists():
@@ -81,6 +82,14 @@ def probabilities(model, path, transform, mean, std):
     return p / p.sum()
 
 
+def letterbox(image, mean=image_files.MEAN):
+    """60×40 at 32: the long side to 32, the short side to 21, in the middle of the mean colour."""
+    canvas = np.empty((32, 32, 3))
+    canvas[...] = np.round(255 * np.array(mean))
+    canvas[5:26] = np.asarray(image.resize((32, 21), Image.Resampling.BICUBIC))
+    return canvas
+
+
 def released(image):
     """At 32: both sides to 36, then the middle."""
     return np.asarray(image.resize((36, 36), Image.Resampling.BICUBIC))[2:34, 2:34]
@@ -105,7 +114,7 @@ def test_predict_prints_the_most_probable_classes(weights, capsys, place):
     blocks = printed(text)
     assert [name for name, _ in blocks] == ["cat.png", "dog.png"]
     for path, rows in blocks:
-        p = probabilities(network(), path, released, image_files.MEAN, image_files.STD)
+        p = probabilities(network(), path, letterbox, image_files.MEAN, image_files.STD)
         assert [name for name, _ in rows] == [f"class {i}" for i in np.argsort(-p)[:5]]
         np.testing.assert_allclose([share for _, share in rows], np.sort(100 * p)[::-1][:5], atol=0.02)
     assert blocks[0][1] != blocks[1][1]
@@ -132,7 +141,7 @@ def test_a_thousand_classes_are_imagenet_s(weights, capsys):
     weights.given = {"classes": 1000}
     assert run("predict", "cat.png", "--weights", "dat.pth", "--top", 2) == 0
     ((_, rows),) = printed(capsys.readouterr().out)
-    p = probabilities(network(1000), "cat.png", released, image_files.MEAN, image_files.STD)
+    p = probabilities(network(1000), "cat.png", letterbox, image_files.MEAN, image_files.STD)
     assert [name for name, _ in rows] == [class_names()[i] for i in np.argsort(-p)[:2]]
 
 
@@ -152,12 +161,54 @@ def test_predict_by_a_run(named, trained, capsys):
     ((_, rows),) = printed(capsys.readouterr().out)
     data = trained.testing
 
-    def whole(image):
-        return np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
-
-    p = probabilities(trained.model, "dog.png", whole, data.mean, data.std)
+    p = probabilities(trained.model, "dog.png", partial(letterbox, mean=data.mean), data.mean, data.std)
     assert [name for name, _ in rows] == [data.classes[i] for i in np.argsort(-p)]
     np.testing.assert_allclose([share for _, share in rows], np.sort(100 * p)[::-1], atol=0.02)
+
+
+def test_a_folder_and_files_that_cannot_be_read(weights, capsys, place):
+    """Each image of a folder once; what cannot be read is told and does not stop the others."""
+    photos = place / "photos"
+    photos.mkdir()
+    for name in ("b.PNG", "a.jpg", ".hidden.png", "a-points.png"):
+        Image.open(place / "cat.png").save(photos / name, format="PNG")
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
+    (photos / "notes.txt").write_text("no image")
+    assert run("predict", "photos", "nowhere.png", "photos/a.jpg", "dog.png", "--weights", "dat.pth") == 1
+    captured = capsys.readouterr()
+    assert [name for name, _ in printed(captured.out)] == ["photos/a.jpg", "photos/b.PNG", "dog.png"]
+    lines = captured.err.splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == ["photos/broken.jpg", "nowhere.png"]
+    assert not (place / "broken-points.png").exists()
+
+
+def test_pictures_of_the_same_name_are_numbered(weights, capsys, place):
+    (place / "other").mkdir()
+    (place / "out").mkdir()
+    for name in ("other/cat.png", "cat-2-points.png"):
+        Image.open(place / "dog.png").save(place / name)
+    before = (place / "cat-2-points.png").read_bytes()
+    assert run("predict", "cat.png", "other/cat.png", "cat-2-points.png", "--weights", "dat.pth") == 0
+    assert re.findall("points in (.*)", capsys.readouterr().out) == [
+        "cat-points.png",
+        "cat-3-points.png",  # the second one is an image
+        "cat-2-points-points.png",
+    ]
+    assert (place / "cat-2-points.png").read_bytes() == before
+    assert run("predict", "cat.png", "other/cat.png", "--weights", "dat.pth", "--out", "out") == 0
+    assert {path.name for path in (place / "out").iterdir()} == {"cat-points.png", "cat-2-points.png"}
+
+
+def test_names_of_classes_and_files_are_not_obeyed(weights, capsys, place, figures):
+    """Neither by the terminal (escape codes) nor by the picture (formulas)."""
+    names = [f"\x1b[31m$x_{i}^{{$" for i in range(10)]
+    (place / "names.txt").write_text("\n".join(names), "utf-8-sig")
+    Image.open(place / "cat.png").save(place / "a\x1b[2J.png")
+    assert run("predict", "a\x1b[2J.png", "--weights", "dat.pth", "--classes", "names.txt") == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert "a\\x1b[2J.png\n" in text and "\\x1b[31m$x_" in text
+    assert figures[0].texts[0].get_text().startswith("\\x1b[31m$x_")
 
 
 def test_a_photograph_is_turned_upright(weights, capsys, place):
@@ -174,16 +225,16 @@ def test_the_picture_shows_the_last_blocks(weights, figures):
     run("predict", "cat.png", "--weights", "dat.pth", "--out", "drawn.png")
     (figure,) = figures
     assert len(figure.axes) == 3
-    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), released(Image.open("cat.png")))
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), letterbox(Image.open("cat.png")))
     assert [len(axes.lines) for axes in figure.axes] == [0, 2, 3]  # references, and one for each group
     record = {}
-    x = (released(Image.open("cat.png")) / 255 - image_files.MEAN) / image_files.STD
+    x = (letterbox(Image.open("cat.png")) / 255 - image_files.MEAN) / image_files.STD
     with no_grad():
         network()(Tensor(x[None].astype(np.float32)), record=record)
     points = map_to_image(record[1, 1]["points"][0, 1], (4, 4), (32, 32))
     np.testing.assert_allclose(figure.axes[2].lines[2].get_xydata()[:, ::-1], points, atol=1e-3)
     texts = [text.get_text() for text in figure.texts]
-    p = probabilities(network(), "cat.png", released, image_files.MEAN, image_files.STD)
+    p = probabilities(network(), "cat.png", letterbox, image_files.MEAN, image_files.STD)
     assert texts[0] == f"class {p.argmax()}, {p.max():.1%}"
     assert {"Stage 1, block 2", "Stage 2, block 2"} <= set(texts)
 
@@ -195,7 +246,7 @@ def test_of_a_stage_the_last_block_is_drawn(monkeypatch, weights, figures):
         StageConfig(16, 2, ("D",), offsets=Offsets(kernel=3)),
     )
     model = Pyramid(Config(32, 4, 10, stages), np.random.default_rng(0))
-    monkeypatch.setattr(official, "from_file", lambda path, name=None, rows=None: model, raising=False)
+    monkeypatch.setattr(official, "from_file", lambda path, name=None, rows=None, key=None: model, raising=False)
     assert run("predict", "cat.png", "--weights", "dat.pth") == 0
     stated = [text.get_text() for text in figures[0].texts if text.get_text().startswith("Stage")]
     assert stated == ["Stage 2, block 2", "Stage 3, block 1"]
@@ -203,7 +254,7 @@ def test_of_a_stage_the_last_block_is_drawn(monkeypatch, weights, figures):
 
 def test_a_network_without_points_has_no_picture(monkeypatch, weights, capsys, place):
     model = Pyramid(Config(32, 4, 10, (StageConfig(16, 1, ("L",), window=4),)), np.random.default_rng(0))
-    monkeypatch.setattr(official, "from_file", lambda path, name=None, rows=None: model, raising=False)
+    monkeypatch.setattr(official, "from_file", lambda path, name=None, rows=None, key=None: model, raising=False)
     assert run("predict", "cat.png", "--weights", "dat.pth") == 0
     assert "no picture: the network has no deformable block" in capsys.readouterr().out
     assert not (place / "cat-points.png").exists()
@@ -259,11 +310,11 @@ def test_eval_weights_on_imagenet(weights, capsys, place):
 
 def test_eval_says_how_far_it_is(weights, capsys, place, monkeypatch):
     folder(place, 10)
-    monkeypatch.setattr("minidat.cli.eval.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("minidat.cli.terminal.LINE_SECONDS", 0.0)
     run("eval", "--weights", "dat.pth", "--data-dir", "imagenet", "--batch", 8, "--threads", 1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" images")[0] for line in lines[:3]] == ["8/20", "16/20", "20/20"]
-    assert re.search(r"top-1 [\d.]+ %  [\d.,]+ images/s  0:00:00 left", lines[2])
+    assert re.search(r"top-1 [\d.]+ %  [\d.,]+ images/s  0:00 left", lines[2])
 
 
 PREDICT, EVAL = ("predict", "cat.png", "--weights", "dat.pth"), ("eval", "--weights", "dat.pth")
@@ -273,17 +324,18 @@ PREDICT, EVAL = ("predict", "cat.png", "--weights", "dat.pth"), ("eval", "--weig
     ("arguments", "said"),
     [
         (("predict", "nowhere.png", "--weights", "dat.pth"), "nowhere.png: cannot be read: No such file"),
-        (("predict", "text.jpg", "--weights", "dat.pth"), "text.jpg: is no image that Pillow can read"),
-        (("predict", "cat.png", "--weights", "no.pth"), "No such file or directory: 'no.pth'"),
-        (("predict", "cat.png", "--weights", "."), "last.safetensors: cannot be read: No such file"),
+        (("predict", "text.jpg", "--weights", "dat.pth"), "text.jpg: is no image that can be read"),
+        (("predict", "cat.png", "--weights", "no.pth"), "no.pth: No such file or directory"),
+        (("predict", "cat.png", "--weights", "."), r"\. holds no run: there is no last.safetensors in it"),
         ((*PREDICT, "--top", 0), "top is 0; it must be at least 1"),
         ((*PREDICT, "--classes", "text.jpg"), "--classes text.jpg: has 2 names, the model 10 classes"),
         ((*PREDICT, "--classes", "dog.png"), "--classes dog.png: is not a text file in UTF-8"),
         ((*PREDICT, "--out", "cat.jpg"), "the picture is a PNG; give it a name that ends in .png"),
         ((*PREDICT, "--out", "no/cat.png"), "the folder no does not exist"),
         ((*PREDICT, "--out", "../cat.png"), None),
-        ((*PREDICT, "--out", "cat.png"), "picture cat.png would overwrite an image"),
-        (("predict", "cat.png", "./cat.png", "--weights", "dat.pth"), "would overwrite .* another picture"),
+        ((*PREDICT, "--out", "cat.png"), "--out cat.png: the picture would overwrite the image"),
+        (("predict", "cat.png", "./cat.png", "--weights", "dat.pth"), None),
+        (("predict", "imagenet", "--weights", "dat.pth"), "imagenet: the folder holds no image"),
         (("predict", "dog.png", *PREDICT[1:], "--out", "a.png"), "--out a.png is one picture, and there are"),
         (("eval",), "eval: name either a RUN, or --weights FILE"),
         (("eval", "run", "--weights", "dat.pth"), "eval: name either a RUN, or --weights FILE"),

@@ -749,7 +749,7 @@ for name, recipe in recipes.items():
 
 
 # %%
-class Silent:
+class Silent(loop.Reporter):
     """Watches a run and says nothing; asks it to stop after the step `stop`."""
 
     def __init__(self, run, stop=None):
@@ -757,9 +757,6 @@ class Silent:
 
     def train(self, record):
         self.run.stop.asked = record["step"] == self.stop
-
-    def test(self, record):
-        pass
 
 
 settings = Settings(epochs=2, batch=16, train_size=32, test_size=16, warmup=0.5, micro=16)

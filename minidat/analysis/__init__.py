@@ -1,5 +1,6 @@
 """Analysis of models: costs (`cost`, `tables`), receptive fields (`receptive`), and figures of both (matplotlib)."""
 
+from minidat.analysis.backend import drop_missing_backend
 from minidat.analysis.cost import BlockCost, Omega, Row, Totals, cost, offset_shares, omega_dmha, totals
 from minidat.analysis.mixer_cost import MixerCost, mixer_cost
 from minidat.analysis.skeleton import skeleton
@@ -20,3 +21,5 @@ __all__ = [
     "table",
     "totals",
 ]
+
+drop_missing_backend()  # here, since modules of this package import matplotlib

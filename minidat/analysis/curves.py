@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,51 +13,67 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from minidat.analysis.style import DPI, INK, bare, save
+from minidat.analysis.style import DPI, GREY, INK, bare, save
 
-TRAIN, TEST = "#0072b2", "#d55e00"  # blue and vermilion: apart for every kind of colour vision
+TRAIN, TEST, CHOSEN = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+)  # blue, vermilion, green: distinct for every kind of colour vision
+KINDS = ("train", "validation", "test")  # of records
+LARGEST = 1e9  # what is drawn at most: a loss beyond is of a run that diverged
 
 
 def curves(log: Path, out: Path) -> None:
-    """Loss and accuracy against epoch, of training batches and of the test set, as a PNG 1650 pixels wide.
+    """Loss and accuracy against epoch, of training batches and of validation or test images, as a PNG 1650 pixels wide.
 
-    log: JSON lines; used are those whose "kind" is "train" or "test", with "epoch" (may be fractional),
-    "loss" and "accuracy" (0 … 1). A last line that is still being written is left out. Training batches are
-    noisy: they are drawn pale, under their moving mean. Raises ValueError for any other line that is no such
-    record, and for a log without records.
+    log: JSON lines; used are those whose "kind" is one of `KINDS`, with "epoch" (may be fractional), "loss" and "accuracy"
+    (0 … 1). Values that are missing or cannot be drawn are left out, and the picture says how many. Training batches are
+    noisy: they are drawn pale, under their moving mean. Raises ValueError for a log without records.
     """
-    records = read_log(log)
+    records, unreadable = _parse(log)
     figure = Figure(figsize=(11, 4.6), dpi=DPI, facecolor="white")
     for i, key in enumerate(("loss", "accuracy")):
         axes = figure.add_axes((0.055 + 0.495 * i, 0.13, 0.385, 0.75))
         bare(axes)
-        _curve(axes, records["train"], key)
-        _test_points(axes, records["test"], key)
         axes.set_title(key.capitalize(), loc="left", color=INK, fontsize=13, fontweight="bold", pad=10)
         axes.set_xlabel("epoch", color=INK)
-        _limits(axes, [record for kind in records.values() for record in kind], key)
-        axes.legend(loc="upper right" if key == "loss" else "lower right", frameon=False, labelcolor=INK)
+        _panel(axes, {kind: _series(records[kind], key) for kind in KINDS}, key)
+    _left_out(figure, [record for kind in records.values() for record in kind], unreadable)
     save(figure, out)
 
 
 def read_log(log: Path) -> dict[str, list[dict[str, float]]]:
-    """{"train": records, "test": records} of a training log, in the log's order. Errors as in `curves`."""
-    records: dict[str, list[dict[str, float]]] = {"train": [], "test": []}
-    keys = ("epoch", "loss", "accuracy")
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    """{kind: records} of a training log, for each of `KINDS`, in the log's order.
+
+    A record is {"epoch", "loss", "accuracy"}; a value that is missing, not finite or beyond `LARGEST` is NaN. Lines of other
+    kinds and unreadable ones are left out. Raises ValueError where no record is left.
+    """
+    return _parse(log)[0]
+
+
+def _parse(log: Path) -> tuple[dict[str, list[dict[str, float]]], int]:
+    """What `read_log` returns, and the number of lines that are no JSON object; a last line that is still being written is not
+    counted."""
+    records: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    lines, unreadable = log.read_text(encoding="utf-8", errors="replace").split("\n"), 0
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            if record["kind"] in records:
-                records[record["kind"]].append({key: float(record[key]) for key in keys})
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines) and not line.endswith("\n"):
-                break
-            found = f"line {number} is no record of a training log: {line.strip()[:80]!r}"
-            raise ValueError(f"{log}: {found}") from error
+            kind = record.get("kind")
+        except (ValueError, AttributeError, RecursionError):
+            unreadable += bool(line.strip()) and number < len(lines)
+            continue
+        if isinstance(kind, str) and kind in records:
+            records[kind].append({key: _number(record.get(key)) for key in ("epoch", "loss", "accuracy")})
     if not any(records.values()):
-        raise ValueError(f'{log}: holds no record of kind "train" or "test" yet: nothing to draw')
-    return records
+        raise ValueError(f"{log}: holds no record of training or of a test yet: nothing to draw")
+    return records, unreadable
+
+
+def _number(value: Any) -> float:
+    """A value of the log as a number that can be drawn, else NaN."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= LARGEST else math.nan
 
 
 def moving_mean(values: np.ndarray, width: int) -> np.ndarray:
@@ -67,11 +84,44 @@ def moving_mean(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[end] - sums[first]) / (end - first)
 
 
-def _curve(axes: Axes, records: Sequence[Mapping[str, float]], key: str) -> None:
+def _panel(axes: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray]], key: str) -> None:
+    """One key of all kinds of record: kind → (epochs, values)."""
+    epochs, values = (np.concatenate(column) for column in zip(*series.values(), strict=True))
+    _limits(axes, epochs, values, key)
+    _curve(axes, *series["train"])
+    validation, test = series["validation"], series["test"]
+    names = [(test, "test set", TEST)]
+    if len(validation[0]):
+        names = [(validation, "validation images", TEST), (test, "test set, best epoch", CHOSEN)]
+    last = [points[1][-1] for points, _, _ in names if len(points[1])]
+    for points, label, colour in names:
+        if len(points[1]):
+            raised = 7 * np.sign(points[1][-1] - np.mean(last))  # the labels beside the last points do not meet
+            _points(axes, *points, label, colour, percent=key == "accuracy", raised=float(raised))
+    if axes.lines:
+        low = key == "accuracy" or values[-1] > 0.6 * values.max()
+        axes.legend(loc="lower right" if low else "upper right", frameon=False, labelcolor=INK)
+
+
+def _left_out(figure: Figure, records: Sequence[Mapping[str, float]], unreadable: int) -> None:
+    """Say how many records miss a value, or are `unreadable` altogether."""
+    count = unreadable + sum(not all(map(math.isfinite, record.values())) for record in records)
+    if count:
+        text = f"{count} of {unreadable + len(records)} records miss a value, or have one that cannot be drawn"
+        figure.text(0.495, 0.015, text, ha="center", va="bottom", fontsize=9, color=GREY)
+
+
+def _series(records: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(epochs, values) of one key, (n,) each: the records where both are numbers."""
+    pairs = np.array([(record["epoch"], record[key]) for record in records]).reshape(-1, 2)  # (N, 2)
+    epochs, values = pairs[np.isfinite(pairs).all(1)].T
+    return epochs, values
+
+
+def _curve(axes: Axes, epochs: np.ndarray, values: np.ndarray) -> None:
     """Training batches: each, pale, and their moving mean; a few are shown as they are."""
-    if not records:
+    if not len(values):
         return
-    epochs, values = (np.array([record[k] for record in records]) for k in ("epoch", key))
     if len(values) < 40:
         axes.plot(epochs, values, color=TRAIN, lw=1.5, marker="s", ms=3.5, label="training batches")
         return
@@ -80,32 +130,30 @@ def _curve(axes: Axes, records: Sequence[Mapping[str, float]], key: str) -> None
     axes.plot(epochs, moving_mean(values, width), color=TRAIN, lw=1.8, label="training batches, moving mean")
 
 
-def _test_points(axes: Axes, records: Sequence[Mapping[str, float]], key: str) -> None:
-    """The test set, and the last value beside the last point."""
-    if not records:
-        return
-    epochs, values = ([record[k] for record in records] for k in ("epoch", key))
+def _points(
+    axes: Axes, epochs: np.ndarray, values: np.ndarray, label: str, colour: str, *, percent: bool, raised: float
+) -> None:
+    """Tests, and the last value beside the last point, `raised` typographic points above it."""
     size = float(np.clip(240 / len(values), 2.5, 5))
     marks: dict[str, Any] = {"marker": "o", "ms": size, "mec": "white", "mew": size / 7}
-    axes.plot(epochs, values, color=TEST, lw=1.5, **marks, label="test set", zorder=3)
-    text = f"{values[-1]:.1%}" if key == "accuracy" else f"{values[-1]:.2f}"
+    axes.plot(epochs, values, color=colour, lw=1.5, **marks, label=label, zorder=3)
     axes.annotate(
-        text,
-        (epochs[-1], values[-1]),
-        xytext=(8, 0),
+        f"{values[-1]:.1%}" if percent else f"{values[-1]:.2f}",
+        (float(epochs[-1]), float(values[-1])),
+        xytext=(8, raised),
         textcoords="offset points",
         va="center",
-        color=TEST,
+        color=colour,
         fontweight="bold",
         annotation_clip=False,
     )
 
 
-def _limits(axes: Axes, records: Sequence[Mapping[str, float]], key: str) -> None:
+def _limits(axes: Axes, epochs: np.ndarray, values: np.ndarray, key: str) -> None:
     """Both axes from 0; accuracy in per cent, and no further than the full 100."""
-    last, top = max(record["epoch"] for record in records), max(record[key] for record in records)
+    last, top = epochs.max(initial=0), values.max(initial=0)
     axes.set_xlim(0, 1.02 * last or 1)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=last >= 4, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=bool(last >= 4), steps=[1, 2, 5, 10]))
     axes.set_ylim(0, 1.05 * top or 1)
     if key == "accuracy":
         axes.set_ylim(0, min(1.02, 1.1 * top) or 1)

@@ -123,7 +123,13 @@ class _Sheet:
         size = min(10.5, 72 * self.side / (0.68 * max(longest, 1)))
         place = ((self.images.shape[2] - 1) / 2, -0.5), (0, 5)
         for column, (text, colour) in enumerate(titles):
-            style: dict[str, Any] = {"ha": "center", "fontsize": size, "fontweight": "bold", "color": colour}
+            style: dict[str, Any] = {
+                "ha": "center",
+                "fontsize": size,
+                "fontweight": "bold",
+                "color": colour,
+                "parse_math": False,
+            }
             axes = self.panels[0, column]
             axes.annotate(text, place[0], xytext=place[1], textcoords="offset points", **style)
 

@@ -56,7 +56,7 @@ def prediction_figure(
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
         """Text with its top left corner at x, y, inches from the page's."""
-        style = {"color": INK, "va": "top"} | style
+        style = {"color": INK, "va": "top", "parse_math": False} | style  # names may hold $
         figure.text(x / width, 1 - y / height, text, **style)
 
     (name, share), *others = named

@@ -1,4 +1,4 @@
-"""`minidat bench`"""
+"""`minidat bench`: the same work in minidat and in PyTorch."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the script, which is no part of the package, since it needs PyTorch."""
+    """Run a script of benchmarks/, which needs PyTorch and so is not in the package."""
     check_compiled(arguments)
     name = "compare.py" if arguments.cifar is None else "cifar.py"
     script = Path(__file__).resolve().parents[2] / "benchmarks" / name
     if not script.exists():
-        raise TrainingError(f"bench: {script} is not there; run it from a checkout of minidat (git clone, make test)")
+        raise TrainingError(f"bench: {script} does not exist; run it from a checkout of minidat")
     options: list[Any] = ["--device", arguments.device]
     if arguments.cifar is None:
         options += ["--rounds", arguments.rounds, "--threads", arguments.threads]

@@ -1,117 +1,157 @@
-"""What a person sees of a training run: the progress line, the pictures, and what to do next."""
+"""What a person sees of a training run: the progress line, the results, and what to do next."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TextIO
 
-import numpy as np
+from minidat.cli import pictures
+from minidat.cli.invocation import command_line
+from minidat.cli.pace import Pace
+from minidat.cli.terminal import Terminal, discard, duration, plural, printable
+from minidat.training.loop import Reporter, Run
 
-from minidat.analysis.curves import curves
-from minidat.analysis.points_figure import points_figure
-from minidat.autograd import Tensor, no_grad
-from minidat.autograd.backend import asnumpy, to_device
-from minidat.data.augment import normalise
-from minidat.training.loop import LOG, Run
-
-LINE_SECONDS = 10.0  # between lines where the output is no terminal
-SHOWN_IMAGES = 6
+CURVES_SECONDS = 60.0  # between pictures of the curves inside an epoch
 
 
-def duration(seconds: float) -> str:
-    """63 → "1:03", 3700 → "1:01:40"."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+class Console(Reporter):
+    """Prints a run's progress and draws its pictures into its folder.
 
-
-class Console:
-    """Prints a run's progress and draws its pictures into its folder: on a terminal one line that is written over, else a
-    line every ten seconds."""
+    Nothing that fails here ends a run: where the output is closed or full, the run goes on without it, and a picture that
+    cannot be drawn is a line of text. out: where to print, standard output by default.
+    """
 
     def __init__(self, run: Run, out: TextIO | None = None):
-        self.run, self.out = run, out or sys.stdout
-        self.live = self.out.isatty()
-        self.first_step, self.begun, self.printed = run.step, time.perf_counter(), 0.0
+        self.run, self.terminal = run, Terminal(out)
+        self.pace = Pace(run.step)
+        self.best = run.best
+        self.lost = False  # whether the output was found closed or full
+        self.drawn: float | None = None  # when the curves were drawn last
+        self.complaints: set[str] = set()  # about pictures, each made once
 
     def begin(self) -> None:
+        """What is trained, on what, where to; and where a resumed run stands."""
         run, s = self.run, self.run.settings
         parameters = sum(t.data.size for t in run.model.parameters().values())
-        where = f"gpu, {s.precision}" if run.device == "gpu" else f"cpu, {run.threads} threads"
-        self._print(
-            f"{s.model} ({parameters:,} parameters) on {s.data} ({len(run.training):,} images, "
+        where = f"gpu, {s.precision}" if run.device == "gpu" else f"cpu, {plural(run.threads, 'thread')}"
+        self.note(
+            f"{s.model} ({plural(parameters, 'parameter')}) on {s.data} ({plural(len(run.training), 'image')}, "
             f"{len(run.training.classes)} classes), {where}\n"
-            f"{s.epochs} epochs of {run.steps_per_epoch} steps of {s.batch} images, into {run.folder}"
+            f"{plural(s.epochs, 'epoch')} of {plural(run.steps_per_epoch, 'step')} of {plural(s.batch, 'image')}, "
+            f"into {self._folder}"
         )
         if run.step:
-            self._print(f"resumed at step {run.step:,} of {run.total:,}")
+            self.note(f"resumed at step {run.step:,} of {run.total:,}")
 
     def train(self, record: dict[str, Any]) -> None:
-        now = time.perf_counter()
-        if not self.live and now - self.printed < LINE_SECONDS:
-            return
-        self.printed = now
-        pace = (now - self.begun) / (self.run.step - self.first_step)
-        left = duration(pace * (self.run.total - self.run.step))
-        text = (
-            f"epoch {record['epoch']:5.2f}/{self.run.settings.epochs}  step {record['step']:,}/{self.run.total:,}  "
-            f"loss {record['loss']:.3f}  accuracy {100 * record['accuracy']:4.1f} %  "
-            f"{self.run.settings.batch / pace:,.0f} images/s  {left} left"
-        )
-        self.out.write(f"\r\x1b[K{text}" if self.live else text + "\n")
-        self.out.flush()
+        """A record of training was logged."""
+        self.pace.trained(record["step"])
+        self._print(lambda terminal: terminal.progress(self._progress(record)))
+        if self.drawn is None or time.perf_counter() - self.drawn >= CURVES_SECONDS:
+            self._draw_curves()
+            self.pace.paused()
+
+    def testing(self, done: int, total: int) -> None:
+        """So many images of a test were classified."""
+        parts = [(0, f"testing {done:,}/{total:,} images"), (1, f"{100 * done / total:.0f} %")]
+        self._print(lambda terminal: terminal.progress(parts))
 
     def test(self, record: dict[str, Any]) -> None:
-        best = "  best so far" if record["accuracy"] > self.run.best else ""
-        self._print(
-            f"epoch {record['epoch']}/{self.run.settings.epochs}: test accuracy {100 * record['accuracy']:.2f} %, "
-            f"loss {record['loss']:.3f}, after {duration(record['seconds'])}{best}"
-        )
-        curves(self.run.folder / LOG, self.run.folder / "curves.png")
+        """A test of the network was logged: of an epoch, or, at the end, of the best one on images it was not chosen on."""
+        self.pace.tested()
+        accuracy = f"{record['kind']} accuracy {100 * record['accuracy']:.2f} %, loss {record['loss']:.3f}"
+        if "best_epoch" in record:
+            self.note(f"best epoch, {record['best_epoch']}: {accuracy}")
+        else:
+            best = "  best so far" if record["accuracy"] > self.best else ""
+            self.best = max(self.best, record["accuracy"])
+            self.note(
+                f"epoch {record['epoch']}/{self.run.settings.epochs}: {accuracy}, after {duration(record['seconds'])}{best}"
+            )
+        self._draw_curves()
+        self.pace.paused()
 
     def note(self, text: str) -> None:
-        self._print(text)
+        """Print a line."""
+        self._print(lambda terminal: terminal.line(text))
 
     def interrupted(self) -> None:
-        self._print(
-            f"stopped at step {self.run.step:,} of {self.run.total:,}; continue with\n"
-            f"  minidat train --resume {self.run.folder}"
-        )
+        """The run was stopped and saved: say how to go on."""
+        self._print(Terminal.keep)
+        again = command_line("train", "--resume", self.run.folder)
+        self.note(f"stopped at step {self.run.step:,} of {self.run.total:,}; continue with\n  {printable(again)}")
+        self._draw_curves()
 
     def end(self) -> None:
-        chance = 100 / len(self.run.training.classes)
-        picture = self._draw_points()
-        self._print(
-            f"done in {duration(self.run.seconds)}: best test accuracy {100 * self.run.best:.2f} % (chance is {chance:.0f} %)\n"
-            f"curves            {self.run.folder / 'curves.png'}\n"
-            f"deformable points {picture}\n"
-            f"test it again     minidat eval {self.run.folder}"
+        """The run is complete and saved: the result first, then the pictures."""
+        run, chance = self.run, 100 / len(self.run.training.classes)
+        again = command_line("eval", run.folder)
+        accuracy, images = run.best, "the test images"
+        if run.validation is not None and run.test_accuracy is not None:
+            accuracy, images = run.test_accuracy, f"{plural(len(run.validation), 'image')} held out from training"
+        self.note(
+            f"done in {duration(run.seconds)}: test accuracy {100 * accuracy:.2f} % (chance is {chance:.0f} %)\n"
+            f"epoch              the best of {run.settings.epochs} on {images}\n"
+            f"test it again      {printable(again)}"
         )
+        if self._draw_curves():
+            self.note(f"curves             {self._folder}/{pictures.CURVES}")
+        if not pictures.has_points(self.run.model):
+            self.note(f"deformable points  no picture: {self.run.settings.model} has no deformable block")
+        elif self._draw(lambda: pictures.draw_points(self.run), pictures.POINTS):
+            self.note(f"deformable points  {self._folder}/{pictures.POINTS}")
 
-    def _draw_points(self) -> Path:
-        """Where the deformable points went on the first few test images."""
+    @property
+    def _folder(self) -> str:
+        return printable(str(self.run.folder))
+
+    def _progress(self, record: dict[str, Any]) -> list[tuple[int, str]]:
+        """The parts of the progress line; those with high ranks are left out where the terminal is narrow."""
         run = self.run
-        images, labels = run.testing.batch(np.arange(SHOWN_IMAGES))
-        record: dict = {}
-        x = to_device(normalise(images, run.testing.mean, run.testing.std), run.device)
-        with no_grad():
-            predictions = asnumpy(run.model(Tensor(x), record=record).data).argmax(1)
-        objects = getattr(run.testing, "objects", None)
-        boxes = objects(np.arange(SHOWN_IMAGES))[0] if objects else None
-        path = run.folder / "points.png"
-        points_figure(
-            images,
-            record,
-            path,
-            boxes=boxes,
-            classes=run.testing.classes,
-            labels=labels.tolist(),
-            predictions=predictions.tolist(),
-        )
-        return path
+        parts = [
+            (0, f"epoch {record['epoch']:.2f}/{run.settings.epochs}"),
+            (5, f"step {record['step']:,}/{run.total:,}"),
+            (1, f"loss {record['loss']:.3f}"),
+            (3, f"accuracy {100 * record['accuracy']:.1f} %"),
+        ]
+        per_step = self.pace.seconds_per_step()
+        if per_step:
+            parts.append((4, f"{run.settings.batch / per_step:,.0f} images/s"))
+            tests = run.settings.epochs - (record["step"] - 1) // run.steps_per_epoch
+            left = self.pace.left(run.total - record["step"], tests)
+            parts.append((2, f"{duration(left or 0.0)} left"))
+        return parts
 
-    def _print(self, text: str) -> None:
-        self.out.write(("\r\x1b[K" if self.live else "") + text + "\n")
-        self.out.flush()
+    def _draw_curves(self) -> bool:
+        self.drawn = time.perf_counter()
+        return self._draw(lambda: pictures.draw_curves(self.run.folder), pictures.CURVES)
+
+    def _draw(self, draw: Callable[[], None], name: str) -> bool:
+        """Draw a picture. Where that fails, say why, once, and return False."""
+        try:
+            draw()
+        except Exception as error:  # whatever it is: the run is worth more than its picture
+            complaint = printable(f"no {name}: {str(error) or type(error).__name__}")
+            if complaint not in self.complaints:
+                self.note(complaint)
+            self.complaints.add(complaint)
+            return False
+        return True
+
+    def _print(self, show: Callable[[Terminal], None]) -> None:
+        """Print something; nothing any more once the output was found closed or full: the run is worth more."""
+        if self.lost:
+            return
+        try:
+            show(self.terminal)
+        except (OSError, ValueError) as error:  # ValueError: the stream was closed by this process
+            discard(self.terminal.out)
+            self.lost = True
+            with contextlib.suppress(OSError, ValueError):
+                reason = getattr(error, "strerror", None) or error
+                print(
+                    f"minidat: output lost ({reason}); the run goes on, see {self._folder}", file=sys.stderr, flush=True
+                )

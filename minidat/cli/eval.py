@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import math
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from minidat.cli.flags import add_device, add_head_rows, add_model, add_protocol, add_threads, head_rows, new_command
+from minidat.cli.flags import (
+    add_compiled,
+    add_device,
+    add_head_rows,
+    add_key,
+    add_model,
+    add_protocol,
+    add_threads,
+    count_or_all,
+    head_rows,
+    install_compiled,
+    new_command,
+)
+from minidat.cli.terminal import Terminal, duration, plural, printable
 from minidat.cli.weights import is_run, load_run
 from minidat.data import imagenet, load
 from minidat.data.imagenet import ImageFolder
 from minidat.fast.cuda import cublas
 from minidat.metrics import top_k
-from minidat.metrics.top_k import Accuracy
 from minidat.released import official
 from minidat.training.evaluation import evaluate
-from minidat.training.parallel import Workers, available_cores
+from minidat.training.parallel import Workers, thread_count
+from minidat.training.settings import Settings
 
 BATCH = 64  # images of 224 pixels that are decoded and tested at a time
 MICRO = 4  # of these, what a CPU thread takes at a time
-LINE_SECONDS = 10.0  # between lines where the output is no terminal
-OF_WEIGHTS = ("model", "head_rows", "data", "protocol", "batch")  # flags that only weights without a run need
+OF_WEIGHTS = ("model", "head_rows", "data", "protocol", "batch", "key", "skip_damaged")
+"""Flags that only weights without a run need."""
 
 
 def add(commands: Any) -> None:
@@ -37,16 +49,34 @@ def add(commands: Any) -> None:
     )
     flag = command.add_argument
     flag("run_folder", nargs="?", type=Path, metavar="RUN", help="folder of a run, or one of its checkpoints")
-    flag("--weights", type=Path, metavar="FILE", help="released weights to test instead: a .pth or .safetensors file")
+    flag(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="weights with the released names to test instead: a file of PyTorch or safetensors",
+    )
     add_model(command)
     add_head_rows(command)
+    add_key(command)
     flag("--data", choices=("imagenet",), help="what to test --weights on (default: imagenet)")
     flag("--data-dir", help="folder with the data (default: the run's); of ImageNet the one that holds val/")
     add_protocol(command)
     flag("--batch", type=int, help=f"images that --weights are tested on at a time (default: {BATCH})")
-    flag("--test-size", type=int, help="test on so many images (default: all)")
+    flag(
+        "--skip-damaged",
+        action="store_true",
+        default=None,
+        help="go on without images that cannot be read, and name them at the end",
+    )
+    flag(
+        "--test-size",
+        type=count_or_all,
+        metavar="N",
+        help="test on so many images, or on all (default: as many as the run was tested on; all for --weights)",
+    )
     add_device(command)
     add_threads(command)
+    add_compiled(command)
     command.set_defaults(run=run)
 
 
@@ -54,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Test what was named."""
     if (arguments.run_folder is None) == (arguments.weights is None):
         raise ValueError("eval: name either a RUN, or --weights FILE and --data-dir DIR")
+    install_compiled(arguments)
     return _run(arguments) if arguments.weights is None else _weights(arguments)
 
 
@@ -62,26 +93,42 @@ def _run(arguments: argparse.Namespace) -> int:
     if surplus:
         raise ValueError(f"eval RUN knows its model and its data; leave out {', '.join(surplus)}")
     trained = load_run(arguments.run_folder)
-    settings = trained.settings
+    settings = trained.state.settings
+    size = settings.test_size if arguments.test_size is None else _size(arguments.test_size)
     dataset = load(
-        settings.data,
-        "test",
-        data_dir=arguments.data_dir or settings.data_dir,
-        seed=settings.seed,
-        size=arguments.test_size,
+        settings.data, "test", data_dir=arguments.data_dir or settings.data_dir, seed=settings.seed, size=size
     )
     trained.model.to(device=arguments.device)
+    progress = Progress()
     with (
         Workers.on(arguments.device, arguments.threads, settings.micro) as workers,
         cublas.precision(settings.precision),
     ):
-        result = evaluate(trained.model, dataset, workers, arguments.device)
+        result = evaluate(trained.model, dataset, workers, arguments.device, progress)
+    progress.clear()
+    loss = result.loss / result.count
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"{trained.path}: the network's outputs are not finite (loss {loss}), so they mean nothing; its weights are damaged"
+        )
     print(
-        f"{trained.path}: {settings.model} on {settings.data}, step {trained.meta['step']}\n"
-        f"test accuracy {100 * result.correct / result.count:.2f} % ({result.correct:,} of {result.count:,}), "
-        f"loss {result.loss / result.count:.4f}"
+        f"{printable(str(trained.path))}: {settings.model} on {settings.data}, step {trained.state.step:,}\n"
+        f"test accuracy {_share(result.correct, result.count)}, loss {loss:.4f}{_other_images(settings, size)}"
     )
     return 0
+
+
+def _size(given: int | str | None) -> int | None:
+    """--test-size as the data sets take it: None for all images."""
+    return given if isinstance(given, int) else None
+
+
+def _other_images(settings: Settings, size: int | None) -> str:
+    """A line where the test images are not those of the run, so that the accuracies may differ."""
+    if size == settings.test_size:
+        return ""
+    own = "all test images" if settings.test_size is None else f"the first {plural(settings.test_size, 'test image')}"
+    return f"\nThe run itself was tested on {own}: its accuracy may differ."
 
 
 def _weights(arguments: argparse.Namespace) -> int:
@@ -92,20 +139,23 @@ def _weights(arguments: argparse.Namespace) -> int:
         raise ValueError("--weights needs --data-dir: the ImageNet folder that holds val/nXXXXXXXX/*.JPEG")
     if batch < 1:
         raise ValueError(f"batch is {batch}; it must be at least 1")
-    model = official.from_file(path, arguments.model, rows=head_rows(arguments.head_rows))
+    model = official.from_file(path, arguments.model, rows=head_rows(arguments.head_rows), key=arguments.key)
     transform = imagenet.transform_for(model.config, arguments.protocol or "released")
-    folder = ImageFolder(arguments.data_dir, transform=transform, size=arguments.test_size)
+    size, skip = _size(arguments.test_size), bool(arguments.skip_damaged)
+    folder = ImageFolder(arguments.data_dir, transform=transform, size=size, skip_damaged=skip)
     model.to(device=device)
-    cores = arguments.threads or available_cores()
-    progress = _Progress(len(folder))
+    cores = thread_count("cpu", arguments.threads)
+    progress = Progress()
     with Workers(1, batch) if device == "gpu" else Workers(cores, MICRO) as workers:
         for so_far in top_k.evaluate(model, folder, workers, device, batch=batch, threads=cores):
-            progress(so_far)
+            progress(so_far.count, len(folder), f"top-1 {100 * so_far.top1 / so_far.count:.2f} %")
     progress.clear()
     print(
-        f"{path} on {folder.folder}, {model.config.image} pixels, protocol {transform.protocol}\n"
+        f"{printable(str(path))} on {printable(str(folder.folder))}, {model.config.image} pixels, protocol {transform.protocol}\n"
         f"top-1 {_share(so_far.top1, so_far.count)}, top-5 {_share(so_far.top5, so_far.count)}"
     )
+    for image in folder.damaged:
+        print(f"left out: {printable(image)}")
     return 0
 
 
@@ -113,25 +163,18 @@ def _share(correct: int, count: int) -> str:
     return f"{100 * correct / count:.2f} % ({correct:,} of {count:,})"
 
 
-class _Progress:
-    """How far the test is: on a terminal one line that is written over, else a line now and then."""
+class Progress:
+    """How far a test is: the images so far, their accuracy where it is known, speed and the time left."""
 
-    def __init__(self, total: int):
-        self.total, self.live = total, sys.stdout.isatty()
-        self.begun = self.printed = time.perf_counter()
+    def __init__(self) -> None:
+        self.terminal = Terminal()
+        self.begun = self.terminal.printed = time.perf_counter()  # no line before the first ten seconds are over
 
-    def __call__(self, so_far: Accuracy) -> None:
-        now = time.perf_counter()
-        if not self.live and now - self.printed < LINE_SECONDS:
-            return
-        self.printed = now
-        pace = (now - self.begun) / so_far.count
-        text = (
-            f"{so_far.count:,}/{self.total:,} images  top-1 {100 * so_far.top1 / so_far.count:.2f} %  "
-            f"{1 / pace:,.1f} images/s  {timedelta(seconds=round(pace * (self.total - so_far.count)))} left"
-        )
-        print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", flush=True)
+    def __call__(self, done: int, total: int, accuracy: str = "") -> None:
+        pace = (time.perf_counter() - self.begun) / done  # seconds an image
+        parts = [(0, f"{done:,}/{total:,} images"), (1, accuracy), (3, f"{1 / max(pace, 1e-9):,.1f} images/s")]
+        parts.append((2, f"{duration(pace * (total - done))} left"))
+        self.terminal.progress([part for part in parts if part[1]])
 
     def clear(self) -> None:
-        if self.live:
-            print("\r\x1b[K", end="")
+        self.terminal.clear()

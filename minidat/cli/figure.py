@@ -6,23 +6,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from minidat.cli.flags import Help, new_command
+from minidat.cli.flags import new_command
+from minidat.cli.terminal import printable
 
 
 def add(commands: Any) -> None:
     """A command for each picture."""
     command = new_command(
-        commands, "figure", "draw a picture of the attentions", "Pictures that compare the attentions."
+        commands, "figure", "draw a picture that compares the attentions", "Pictures that compare the attentions."
     )
-    pictures = command.add_subparsers(title="pictures", required=True, metavar="PICTURE")
+    pictures = command.add_subparsers(title="pictures", metavar="PICTURE")
     for name, draw, summary in (
         ("cost", _cost, "multiply-adds and time against the size of the map, in about half a minute"),
         ("receptive-fields", _receptive_fields, "what one query sees under each attention, from gradients"),
     ):
-        picture = pictures.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=Help
-        )
-        picture.add_argument("--out", type=Path, required=True, metavar="FILE", help="the picture, a PNG")
+        picture = new_command(pictures, name, summary, f"{summary[0].upper()}{summary[1:]}.")
+        out = Path(f"{name}.png")
+        picture.add_argument("--out", type=Path, default=out, metavar="FILE", help="the picture, a PNG, in this folder")
         picture.add_argument("--seed", type=int, default=0, help="of all random weights")
         picture.set_defaults(run=run, draw=draw)
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.seed < 0:
         raise ValueError(f"--seed is {arguments.seed}; it must be at least 0")
     arguments.draw(out, arguments.seed)
-    print(out)
+    print(printable(str(out)))
     return 0
 
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from minidat.autograd.backend import DEVICES
+from minidat.cli.terminal import printable
 from minidat.data.images import PROTOCOLS
+from minidat.fast import numba as compiled
 from minidat.models import MODELS
+from minidat.released.state_dict import KEYS
+
+CHOICES = re.compile(r"invalid choice: (['\"])(?P<given>.*)\1 \(choose from (?P<known>.*)\)", re.DOTALL)
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -18,9 +26,42 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def new_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, which prints its help where no command follows, and suggests what a mistyped word may have meant."""
+
+    def __init__(self, **options: Any):
+        super().__init__(formatter_class=Help, **options)
+        self.set_defaults(run=self._help)
+
+    def _help(self, _: argparse.Namespace) -> int:
+        self.print_help()
+        return 0
+
+    def error(self, message: str) -> NoReturn:
+        found = CHOICES.search(message)
+        close = meant(found["given"], re.findall(r"[\w-]+", found["known"])) if found else ""
+        if found and close:
+            message = f"{message[: found.start()]}{found['given']!r} is unknown; {close}"
+        super().error(printable(message))
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """ "did you mean dat_tiny?", or "" where no known word is like it."""
+    close = difflib.get_close_matches(word.lower(), list(known), n=3, cutoff=0.7)
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def new_command(commands: Any, name: str, summary: str, description: str) -> Parser:
     """A command without flags so far. commands: what `add_subparsers` gave."""
-    return commands.add_parser(name, help=summary, description=description, formatter_class=Help)
+    return commands.add_parser(name, help=summary, description=description)
+
+
+def count_or_all(text: str) -> int | str:
+    """A number of images, or "all". Raises ArgumentTypeError for what is neither."""
+    try:
+        return text if text == "all" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, or all") from None
 
 
 def add_device(command: argparse.ArgumentParser) -> None:
@@ -33,7 +74,7 @@ def add_threads(command: argparse.ArgumentParser) -> None:
 
 def add_compiled(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--compiled", action="store_true", help="on the CPU: loops compiled by numba (pip install 'minidat[compiled]')"
+        "--compiled", action="store_true", help="on the CPU: loops compiled by numba (pip install numba)"
     )
 
 
@@ -43,10 +84,26 @@ def check_compiled(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--compiled is for the CPU, and --device is {arguments.device}: leave one of them out")
 
 
+def install_compiled(arguments: argparse.Namespace) -> None:
+    """Enable the compiled loops where --compiled is given. Raises ValueError as `check_compiled`, CompiledError where numba is
+    missing."""
+    check_compiled(arguments)
+    if arguments.compiled:
+        compiled.install(print)
+
+
 def add_model(command: argparse.ArgumentParser) -> None:
     names = ", ".join(MODELS)
     command.add_argument(
-        "--model", metavar="NAME", choices=MODELS, help=f"{names} (default: found out from the weights)"
+        "--model", metavar="NAME", choices=MODELS, help=f"{names} (default: recognised from the weights)"
+    )
+
+
+def add_key(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--key",
+        metavar="NAME",
+        help=f"where in a PyTorch file the weights are, such as model_ema (default: the first of {', '.join(KEYS)})",
     )
 
 
@@ -55,7 +112,8 @@ def add_head_rows(command: argparse.ArgumentParser) -> None:
         "--head-rows",
         type=Path,
         metavar="FILE",
-        help="take a head with more classes: the row of each class in it, one number a line, such as the 1,000 of ImageNet-22k's",
+        help="for weights with more classes than are wanted: the row of each wanted class in their head, one number a line, "
+        "such as the 1,000 of ImageNet-22k's",
     )
 
 
@@ -64,7 +122,7 @@ def head_rows(file: Path | None) -> list[int] | None:
     if file is None:
         return None
     try:
-        return [int(line) for line in file.read_text("utf-8").split()]
+        return [int(line) for line in file.read_text("utf-8-sig").split()]
     except ValueError as error:  # UnicodeDecodeError is one too
         raise ValueError(f"--head-rows {file}: must hold whole numbers, one a line ({error})") from error
 
@@ -74,5 +132,5 @@ def add_protocol(command: argparse.ArgumentParser) -> None:
         "--protocol",
         choices=PROTOCOLS,
         help="how images become squares: released resizes both sides and crops, as DAT's code does; short-side keeps the "
-        "aspect ratio and crops; whole resizes only (default: released; whole for a run)",
+        "aspect ratio and crops; whole resizes both sides (default: released)",
     )

@@ -1,12 +1,16 @@
-"""`minidat info`"""
+"""`minidat info`: a network's shapes and costs, or a run's settings."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from minidat.cli.flags import new_command
+from minidat.cli.flags import meant, new_command
+from minidat.cli.runs import describe
 from minidat.models import MODELS, zoo
+
+OF_MODELS = ("against", "image", "classes", "detail", "convention")  # flags that a run has no use for
 
 
 def add(commands: Any) -> None:
@@ -14,11 +18,12 @@ def add(commands: Any) -> None:
     command = new_command(
         commands,
         "info",
-        "shapes, parameters and multiply-adds of a network, beside others if asked",
-        "A network stage by stage: shapes, parameters and multiply-adds for one image.",
+        "shapes, parameters and multiply-adds of a network, or the settings of a run",
+        "A network stage by stage: shapes, parameters and multiply-adds for one image. Or a run: its settings, and where it "
+        "stands.",
     )
     flag = command.add_argument
-    flag("model", metavar="MODEL", choices=MODELS, help=", ".join(MODELS))
+    flag("named", metavar="MODEL|RUN", help=f"{', '.join(MODELS)}; or a run's folder, or one of its checkpoints")
     flag(
         "--against",
         nargs="+",
@@ -33,14 +38,28 @@ def add(commands: Any) -> None:
     flag(
         "--convention",
         choices=("macs", "paper"),
-        default="macs",
-        help="what counts: multiply-adds alone, or as the paper's FLOPs (also 5 a layer norm element, 4 a sampled one)",
+        help="what counts: macs, multiply-adds alone (default); or paper, as the paper's FLOPs, which also count 5 a layer norm "
+        "element and 4 a sampled one",
     )
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the table."""
+    """Print the table of a network, or the settings of a run."""
+    if arguments.named in MODELS:
+        print(_table(arguments))
+        return 0
+    if not Path(arguments.named).exists():
+        close = meant(arguments.named, MODELS)
+        raise ValueError(f"info: {arguments.named} is no model and no run; {close or 'models: ' + ', '.join(MODELS)}")
+    surplus = [f"--{name}" for name in OF_MODELS if getattr(arguments, name)]
+    if surplus:
+        raise ValueError(f"info RUN tells the run's settings; leave out {', '.join(surplus)}")
+    print(describe(Path(arguments.named)))
+    return 0
+
+
+def _table(arguments: argparse.Namespace) -> str:
     from minidat.analysis.skeleton import skeleton
     from minidat.analysis.tables import compare, table
 
@@ -48,10 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--detail is of one network; leave out --against, or --detail")
     if arguments.classes is not None and arguments.classes < 1:
         raise ValueError(f"--classes is {arguments.classes}; it must be at least 1")
-    names = dict.fromkeys([arguments.model, *arguments.against])  # each once, in this order
+    convention = arguments.convention or "macs"
+    names = dict.fromkeys([arguments.named, *arguments.against])  # each once, in this order
     models = {name: skeleton(zoo.config(name, classes=arguments.classes)) for name in names}
     if arguments.against:
-        print(compare(models, arguments.convention, image=arguments.image))
-    else:
-        print(table(models[arguments.model], arguments.convention, image=arguments.image, detail=arguments.detail))
-    return 0
+        return compare(models, convention, image=arguments.image)
+    return table(models[arguments.named], convention, image=arguments.image, detail=arguments.detail)

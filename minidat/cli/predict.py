@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import itertools
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from minidat import ops
 from minidat.autograd import Tensor, no_grad
 from minidat.autograd.backend import asnumpy, to_device
-from minidat.cli.flags import add_device, add_head_rows, add_model, add_protocol, head_rows, new_command
+from minidat.cli.flags import add_device, add_head_rows, add_key, add_model, head_rows, new_command
+from minidat.cli.photograph import Letterbox, read_photograph
+from minidat.cli.terminal import printable
 from minidat.cli.weights import is_run, load_run
 from minidat.data.augment import normalise
+from minidat.data.dataset import DataError
 from minidat.data.imagenet import class_names, transform_for
-from minidat.data.images import MEAN, STD, Transform, read
+from minidat.data.images import FORMATS, MEAN, PROTOCOLS, STD, SUFFIXES
+from minidat.metrics.top_k import check_finite
 from minidat.models import Pyramid
 from minidat.released import official
 
 PICTURE_STAGES = 2  # the last ones with deformable blocks
+ENDING = "-points.png"  # of the pictures' names
+LETTERBOX = "letterbox"
 
 
 def add(commands: Any) -> None:
@@ -30,23 +39,36 @@ def add(commands: Any) -> None:
         commands,
         "predict",
         "classify images and draw the deformable points",
-        "Classify images of any size. Prints the most probable classes, and draws the image as the network saw it with the "
-        "points that its last deformable blocks read.",
+        "Classify images of any size. Prints the most probable classes, and draws the image as the network saw it, with the "
+        "points that its last deformable blocks read. An image that cannot be read does not stop the others.",
     )
     flag = command.add_argument
-    flag("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG, PNG or another file that Pillow reads")
+    flag(
+        "images", nargs="+", type=Path, metavar="IMAGE", help=f"image files ({', '.join(FORMATS)}), or folders of them"
+    )
     flag(
         "--weights",
         type=Path,
         required=True,
         metavar="FILE",
-        help="released weights (.pth or .safetensors), or the folder of a run of `minidat train`",
+        help="weights with the released names (a file of PyTorch or safetensors), or the folder of a run of `minidat train`",
     )
     add_model(command)
     add_head_rows(command)
+    add_key(command)
     flag("--top", type=int, default=5, help="how many classes to print")
-    flag("--out", type=Path, help="the picture, a PNG (default: IMAGE's name with -points.png, in this folder)")
-    add_protocol(command)
+    flag(
+        "--out",
+        type=Path,
+        help="the picture, a PNG; or a folder for the pictures (default: IMAGE's name with -points.png, in this folder)",
+    )
+    flag(
+        "--protocol",
+        choices=(LETTERBOX, *PROTOCOLS),
+        default=LETTERBOX,
+        help="how images become squares: letterbox shows the whole image at its own aspect ratio; released resizes both sides "
+        "and crops, as DAT's code does; short-side keeps the aspect ratio and crops; whole resizes both sides",
+    )
     flag("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, in the order of the labels")
     add_device(command)
     command.set_defaults(run=run)
@@ -54,74 +76,117 @@ def add(commands: Any) -> None:
 
 @dataclass(frozen=True)
 class _Classifier:
-    """A network with all that is between an image file and names."""
+    """A network, and what is between an image file and names of classes."""
 
     model: Pyramid
-    transform: Transform
+    transform: Callable[[Image.Image], np.ndarray]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     names: Sequence[str]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One block of lines and one picture for each image."""
+    """A block of lines and a picture for each image; a line on stderr for each that cannot be read."""
     if arguments.top < 1:
         raise ValueError(f"top is {arguments.top}; it must be at least 1")
-    pictures = _pictures(arguments.images, arguments.out)
+    images = _images(arguments.images)
+    pictures = _pictures(images, arguments.out)
     classifier = _classifier(arguments)
-    images = [classifier.transform(read(path, upright=True)) for path in arguments.images]  # (S, S, 3) each
     classifier.model.to(device=arguments.device)
-    for path, pixels, picture in zip(arguments.images, images, pictures, strict=True):
-        probabilities, records = _classify(classifier, pixels, arguments.device)
+    failed = 0
+    for path, picture in zip(images, pictures, strict=True):
+        try:
+            pixels = classifier.transform(read_photograph(path))  # (S, S, 3)
+        except DataError as error:
+            failed += 1
+            print(f"minidat: {printable(str(error))}", file=sys.stderr, flush=True)
+            continue
+        probabilities, records = _classify(classifier, path, pixels, arguments.device)
         best = np.argsort(-probabilities, kind="stable")[: arguments.top]
         named = [(classifier.names[i], float(probabilities[i])) for i in best]
-        print(f"{path}\n{_table(named)}")
+        print(f"{printable(str(path))}\n{_table(named)}", flush=True)
         print(f"  {_draw(pixels, records, named, picture)}", flush=True)
-    return 0
+    return 1 if failed else 0
+
+
+def _images(named: Sequence[Path]) -> list[Path]:
+    """The image files that were named, and those in the folders that were named, each once."""
+    found: dict[Path, Path] = {}
+    for path in named:
+        files = sorted(filter(_is_photograph, path.iterdir())) if path.is_dir() else [path]
+        if not files:
+            raise ValueError(f"{path}: the folder holds no image ({', '.join(SUFFIXES)})")
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def _is_photograph(path: Path) -> bool:
+    """Whether a file in a folder is an image to classify: not a hidden one, nor a picture that this command made."""
+    name = path.name.lower()
+    return name.endswith(SUFFIXES) and not name.startswith(".") and not name.endswith(ENDING)
 
 
 def _pictures(images: Sequence[Path], out: Path | None) -> list[Path]:
     """Where each image's picture goes: never over an image, nor over another picture."""
-    if out is not None and len(images) > 1:
-        raise ValueError(f"--out {out} is one picture, and there are {len(images)} images; leave it out")
-    pictures = [Path(f"{path.stem}-points.png") for path in images] if out is None else [out]
-    taken = {path.resolve() for path in images}
-    for picture in pictures:
-        if picture.suffix.lower() != ".png":
-            raise ValueError(f"--out {picture}: the picture is a PNG; give it a name that ends in .png")
-        if not picture.parent.is_dir():
-            raise ValueError(f"--out {picture}: the folder {picture.parent} does not exist")
-        if picture.resolve() in taken:
-            raise ValueError(
-                f"picture {picture} would overwrite an image or another picture; predict one image at a time, with --out"
-            )
-        taken.add(picture.resolve())
+    folder = Path() if out is None else out
+    if not folder.is_dir():
+        return [_picture(images, folder)]
+    taken, pictures = {path.resolve() for path in images}, []
+    for path in images:
+        endings = itertools.chain([ENDING], (f"-{i}{ENDING}" for i in itertools.count(2)))
+        names = (path.stem + ending for ending in endings)
+        pictures.append(next(folder / name for name in names if (folder / name).resolve() not in taken))
+        taken.add(pictures[-1].resolve())
     return pictures
 
 
+def _picture(images: Sequence[Path], out: Path) -> Path:
+    """The one picture that --out names."""
+    if len(images) > 1:
+        raise ValueError(f"--out {out} is one picture, and there are {len(images)} images; name a folder that exists")
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out}: the picture is a PNG; give it a name that ends in .png")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: the folder {out.parent} does not exist")
+    if out.resolve() == images[0].resolve():
+        raise ValueError(f"--out {out}: the picture would overwrite the image; give it another name")
+    return out
+
+
 def _classifier(arguments: argparse.Namespace) -> _Classifier:
-    """The network and its ways, of a run or of released weights."""
+    """The network of a run or of released weights, with its way to take images."""
     path, protocol = arguments.weights, arguments.protocol
     if is_run(path):
-        for flag, value in (("--model", arguments.model), ("--head-rows", arguments.head_rows)):
+        for flag, value in (
+            ("--model", arguments.model),
+            ("--head-rows", arguments.head_rows),
+            ("--key", arguments.key),
+        ):
             if value is not None:
                 raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
         trained = load_run(path)
-        model, (mean, std), names = trained.model, trained.colours, tuple(trained.meta["classes"])
-        transform = Transform(model.config.image, protocol or "whole")
+        model, (mean, std), names = trained.model, trained.colours, trained.state.classes
     else:
         rows = head_rows(arguments.head_rows)
-        model, mean, std, names = official.from_file(path, arguments.model, rows=rows), MEAN, STD, None
-        transform = transform_for(model.config, protocol or "released")
+        model, mean, std, names = (
+            official.from_file(path, arguments.model, rows=rows, key=arguments.key),
+            MEAN,
+            STD,
+            None,
+        )
+    side = model.config.image
+    transform = Letterbox(side, mean) if protocol == LETTERBOX else transform_for(model.config, protocol)
     return _Classifier(model, transform, mean, std, _names(model.config.classes, arguments.classes, names))
 
 
 def _names(count: int, file: Path | None, known: Sequence[str] | None) -> Sequence[str]:
     """The user's names, those that the run knows, ImageNet's for a thousand classes, or numbers."""
     if file is None:
-        return known or (class_names() if count == 1000 else [f"class {i}" for i in range(count)])
+        names = known or (class_names() if count == 1000 else [f"class {i}" for i in range(count)])
+        return [printable(str(name)) for name in names]
     try:
-        names = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+        names = [printable(line.strip()) for line in file.read_text("utf-8-sig").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"--classes {file}: is not a text file in UTF-8") from error
     if len(names) != count:
@@ -129,12 +194,15 @@ def _names(count: int, file: Path | None, known: Sequence[str] | None) -> Sequen
     return names
 
 
-def _classify(classifier: _Classifier, pixels: np.ndarray, device: str) -> tuple[np.ndarray, dict]:
-    """Probabilities (K,), and the record of the forward pass."""
+def _classify(
+    classifier: _Classifier, path: Path, pixels: np.ndarray, device: str
+) -> tuple[np.ndarray, dict[tuple[int, int], Any]]:
+    """Probabilities (K,), and the record of the forward pass. Raises ValueError where the network's outputs are not finite."""
     record: dict = {}
     x = to_device(normalise(pixels[None], classifier.mean, classifier.std), device)  # (1, S, S, 3)
     with no_grad():
-        logits = classifier.model(Tensor(x), record=record)
+        logits = classifier.model(Tensor(x), record=record)  # (1, K)
+        check_finite(asnumpy(logits.data), [path])
         return asnumpy(ops.softmax(logits).data)[0], record
 
 
@@ -152,4 +220,4 @@ def _draw(pixels: np.ndarray, records: dict, named: Sequence[tuple[str, float]],
     from minidat.analysis.predictions import prediction_figure  # matplotlib takes a moment to import
 
     prediction_figure(pixels, shown, picture, named=named)
-    return f"points in {picture}"
+    return f"points in {printable(str(picture))}"

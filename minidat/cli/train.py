@@ -1,4 +1,4 @@
-"""`minidat train`"""
+"""`minidat train`: a new run, or one that goes on."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from minidat.cli.flags import add_compiled, add_device, add_threads, check_compiled, new_command
+from minidat.cli.console import Console
+from minidat.cli.flags import add_compiled, add_device, add_threads, install_compiled, new_command
+from minidat.cli.runs import checkpoint_in, run_folder, state_of
 from minidat.data import DATASETS, load
 from minidat.data.augment import RECIPES
-from minidat.fast import numba as compiled
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
+from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Interrupted, Run, TrainingError
 from minidat.training.settings import DEFAULTS, Settings
 
@@ -25,8 +27,8 @@ def add(commands: Any) -> None:
         commands,
         "train",
         "train a network",
-        "Train a network. Without arguments: a small DAT on the built-in data set, in about a minute and a half. Ctrl-C saves a "
-        "checkpoint, and --resume continues from it.",
+        "Train a network. Without arguments: a small DAT on the built-in data set, about a minute and a half on two cores. "
+        "Ctrl-C saves a checkpoint, and --resume continues from it.",
     )
     default = Settings()
     flag = command.add_argument
@@ -39,12 +41,19 @@ def add(commands: Any) -> None:
         help=f"{names} (default: {default.model}; dat_cifar for CIFAR)",
     )
     flag(
-        "--data", choices=DATASETS, default=default.data, help="data set; shapes is drawn on the fly and needs no files"
+        "--data",
+        choices=DATASETS,
+        help=f"data set; shapes is drawn on the fly, without files (default: {default.data})",
     )
     flag("--data-dir", help="folder with the CIFAR archive or its unpacked folder (default: data)")
-    flag("--download", action="store_true", help="fetch the archive into --data-dir where it is not there")
+    flag("--download", action="store_true", help="download the archive into --data-dir, unless it is there")
     flag("--out", type=Path, help="folder for log, curves and checkpoints (default: a new one under runs/)")
-    flag("--resume", type=Path, metavar="RUN", help="continue the run in this folder, with its own settings")
+    flag(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="continue a run with its own settings: its folder (a folder of runs lists them)",
+    )
     per_data = "; ".join(f"{d}: {v['epochs']}" for d, v in DEFAULTS.items() if "epochs" in v)
     flag("--epochs", type=int, help=f"passes over the data (default: {default.epochs}; {per_data})")
     flag("--batch", type=int, help=f"images a step (default: {default.batch})")
@@ -52,24 +61,31 @@ def add(commands: Any) -> None:
     flag("--minimum-lr", type=float, help=f"learning rate at the end of the cosine (default: {default.minimum_lr})")
     flag("--warmup", type=float, help=f"epochs of linear warm-up (default: {default.warmup})")
     flag("--weight-decay", type=float, help=f"AdamW's weight decay (default: {default.weight_decay})")
-    flag("--clip", type=float, help=f"largest norm of the gradient (default: {default.clip})")
+    flag("--clip", type=float, help=f"largest norm of the gradient, 0 for no clipping (default: {default.clip})")
     flag("--smoothing", type=float, help=f"label smoothing (default: {default.smoothing})")
     flag("--drop-path", type=float, help="drop path rate of the last block (default: the network's own)")
     flag("--recipe", choices=RECIPES, help=f"augmentation (default: {default.recipe}; light for CIFAR)")
     flag("--seed", type=int, help=f"of weights, data order and noise (default: {default.seed})")
     flag("--train-size", type=int, help="train on so many images (default: all)")
     flag("--test-size", type=int, help="test on so many images (default: all)")
+    flag(
+        "--validation",
+        type=float,
+        metavar="SHARE",
+        help="share of the training images held out, to choose the best epoch (default: 0, which chooses it on the test images; "
+        "0.1 for CIFAR)",
+    )
     flag("--micro", type=int, help=f"images a thread takes at a time (default: {default.micro})")
     flag(
         "--precision",
         choices=PRECISIONS,
-        help=f"what a GPU rounds the factors of products to; weights and sums stay fp32 (default: {default.precision})",
+        help=f"of the factors of matrix products on a GPU; weights and sums stay fp32 (default: {default.precision})",
     )
     add_device(command)
     flag(
         "--no-graph",
         action="store_true",
-        help="on a GPU: launch every kernel by itself; the results are the same, later",
+        help="on a GPU: launch every kernel by itself, not as one CUDA graph; slower, with the same results",
     )
     add_threads(command)
     add_compiled(command)
@@ -78,39 +94,60 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue to train, and report."""
-    from minidat.cli import console as report  # draws with matplotlib, which takes a moment to import
-
-    check_compiled(arguments)
-    if arguments.compiled:
-        compiled.install(print)
-    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(Settings)}
-    given = {name: value for name, value in given.items() if value is not None}
-    place = {"device": arguments.device, "threads": arguments.threads, "graph": not arguments.no_graph}
-    if arguments.resume:
-        for name in ("data", "data_dir"):
-            given.pop(name, None)
-        if given or arguments.out:
-            named = ", ".join(f"--{name.replace('_', '-')}" for name in given) or "--out"
-            raise TrainingError(f"--resume continues a run with its own settings; leave out {named}")
-        training = Run.resume(arguments.resume, data_dir=arguments.data_dir, **place)
-    else:
-        settings = Settings(**DEFAULTS[arguments.data] | given)
-        if arguments.download:
-            load(settings.data, "train", data_dir=settings.data_dir, download=True)
-        training = Run.start(settings, arguments.out or _new_folder(settings), **place)
-    console = report.Console(training)
+    install_compiled(arguments)
+    training = _resume(arguments) if arguments.resume else _start(arguments)
+    console = Console(training)
     console.begin()
     try:
         training.train(console)
     except Interrupted:
         console.interrupted()
         raise
-    console.end()
+    try:
+        console.end()
+    except KeyboardInterrupt:
+        console.note("stopped while drawing; the run is complete and saved")
+        raise Interrupted from None
     return 0
 
 
-def _new_folder(settings: Settings) -> Path:
-    """runs/MODEL-DATA, or the first of runs/MODEL-DATA-2, -3, … that is not there."""
-    base = RUNS / f"{settings.model}-{settings.data}"
-    candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 1000))]
-    return next(folder for folder in candidates if not folder.exists())
+def _start(arguments: argparse.Namespace) -> Run:
+    """A new run."""
+    settings = Settings(**DEFAULTS[arguments.data or Settings.data] | _given(arguments))
+    if arguments.download:
+        load(settings.data, "train", data_dir=settings.data_dir, download=True)
+    folder = arguments.out or RUNS / f"{settings.model}-{settings.data}"
+    return Run.start(settings, folder, numbered=arguments.out is None, **_place(arguments))
+
+
+def _resume(arguments: argparse.Namespace) -> Run:
+    """The run that --resume names. Raises TrainingError for a flag that asks for what the run does not have."""
+    folder = run_folder(arguments.resume)
+    settings = state_of(checkpoint_in(folder, LAST, BEST)).settings
+    if arguments.out is not None:
+        raise TrainingError(f"--resume continues a run in its folder, {folder}; leave out --out")
+    given = _given(arguments)
+    epochs = given.pop("epochs", None)
+    data_dir = given.pop("data_dir", None)  # the data may have moved
+    for name, value in given.items():
+        if value != getattr(settings, name):
+            flag = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
+            raise TrainingError(
+                f"--resume {folder}: the run has {name.replace('_', '-')} {getattr(settings, name)} and keeps it; "
+                f"leave out {flag} {value}, or start a new run"
+            )
+    if arguments.download:
+        load(settings.data, "train", data_dir=data_dir or settings.data_dir, download=True)
+    epochs = None if epochs == settings.epochs else epochs
+    return Run.resume(folder, data_dir=data_dir, epochs=epochs, **_place(arguments))
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the user named."""
+    named = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Settings)}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _place(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where and how to compute, which is not a setting of the run."""
+    return {"device": arguments.device, "threads": arguments.threads, "graph": not arguments.no_graph}

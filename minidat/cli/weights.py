@@ -4,32 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 
+from minidat.cli.runs import checkpoint_in
 from minidat.data.cifar import CIFAR
 from minidat.data.shapes import Shapes
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint
-from minidat.training.checkpoint import CheckpointError
-from minidat.training.loop import BEST, LAST
-from minidat.training.settings import Settings
+from minidat.training.folder import BEST, LAST
+from minidat.training.state import RunState
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's network, with the checkpoint it is from and what that says."""
+    """A run's network, with the checkpoint it is from, and where the run was then."""
 
     path: Path
-    settings: Settings
-    meta: dict[str, Any]
+    state: RunState
     model: Pyramid
 
     @property
     def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The mean and the standard deviation by which the run's data set is normalised."""
-        data = CIFAR.get(self.settings.data, Shapes)
+        data = CIFAR.get(self.state.settings.data, Shapes)
         return data.mean, data.std
 
 
@@ -37,6 +35,8 @@ def is_run(path: Path) -> bool:
     """Whether this is a run's folder, or one of its checkpoints."""
     if path.is_dir():
         return True
+    if not path.is_file():  # opening a pipe would wait for somebody who writes to it
+        return False
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return checkpoint.KEY in (file.metadata() or {})
@@ -44,19 +44,16 @@ def is_run(path: Path) -> bool:
         return False
 
 
-def load_run(path: Path) -> TrainedRun:
-    """The best checkpoint of a run's folder, its last where it has no best yet, or the checkpoint at `path` itself.
-    Raises CheckpointError for one that is missing, damaged, or does not say which network it is."""
-    if path.is_dir():
-        path = path / BEST if (path / BEST).exists() else path / LAST
+def load_run(named: Path) -> TrainedRun:
+    """The best checkpoint of a run's folder, its last where it has no best yet, or the checkpoint that is named.
+    Raises CheckpointError for one that is missing, damaged, or of no run, TrainingError for a folder without one."""
+    path = checkpoint_in(named, BEST, LAST)
     arrays, meta = checkpoint.load(path)
-    if "settings" not in meta:
-        raise CheckpointError(path, "it holds no settings, so there is no telling which model it is")
-    settings = Settings.from_json(meta["settings"])
-    model = create(settings.model, classes=len(meta["classes"]))
+    state = RunState.from_meta(path, meta)
+    model = create(state.settings.model, classes=len(state.classes))
     prefix = "parameters/"
     weights = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     expected = {name: t.shape for name, t in model.parameters().items()}
     checkpoint.check_names(expected, {name: array.shape for name, array in weights.items()}, path)
     model.load(weights)
-    return TrainedRun(path, settings, meta, model)
+    return TrainedRun(path, state, model)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 
-from minidat.data.cifar import read
-from minidat.data.dataset import DataError, Dataset
+from minidat.data.cifar import read_cifar
+from minidat.data.dataset import DataError, Dataset, Part
 from minidat.data.shapes import Shapes
 
 __all__ = ["DATASETS", "SPLITS", "DataError", "Dataset", "load"]
 
 DATASETS = ("shapes", "cifar10", "cifar100")
-SPLITS = ("train", "test")
+SPLITS = ("train", "val", "test")
 DATA_DIR = "data"  # where files are looked for when no folder is named, under the working directory
 
 
@@ -22,25 +23,46 @@ def load(
     data_dir: str | Path | None = None,
     seed: int = 0,
     size: int | None = None,
+    held_out: int = 0,
     download: bool = False,
 ) -> Dataset:
     """The data set called `name`: "shapes", "cifar10" or "cifar100".
 
-    split: "train" or "test". size: keep this many images, the first ones (None: all; 20,000 and 2,000 for
-    shapes). seed: which shapes are drawn; files do not depend on it. data_dir: the folder that holds the
-    archive or its unpacked folder, or either of them itself; None is ./data. download: fetch the archive
-    where nothing is found.
+    split: "train", "val" or "test". size: keep this many images, the first ones (None: all; 20,000 and 2,000 for
+    shapes). held_out: how many of these training images, the last ones, are for validation: "train" is without them, and "val"
+    is these. Give both the same size and the same number, such as 5,000 of CIFAR's 50,000. seed: which shapes are drawn; files
+    do not depend on it. data_dir: the folder that holds the archive or its unpacked folder, or either of them itself; None is
+    ./data. download: fetch the archive where nothing is found.
 
-    CIFAR is read from the binary or the Python version, the archive straight from its .tar.gz. Sizes and
-    labels are verified, checksums are not, so that a set of one's own in the same layout is welcome.
-    CIFAR-100 has its fine labels. Raises ValueError for an unknown name, split or size, and DataError for
+    CIFAR is read from the binary or the Python version, the archive straight from its .tar.gz or .tar. Sizes and
+    labels are verified, checksums are not, so that a set of one's own in the same form is welcome.
+    CIFAR-100 has its fine labels. Raises ValueError for an unknown name, split, size or number held out, and DataError for
     files that are missing or damaged.
     """
     if name not in DATASETS:
         raise ValueError(f"data set {name!r} is unknown, expected one of {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise ValueError(f"{name}: split is {split!r}, expected one of {', '.join(SPLITS)}")
+    held_out = operator.index(held_out)
+    if split == "test":
+        return _whole(name, "test", data_dir, seed, size, download)
+    whole = _whole(name, "train", data_dir, seed, size, download)
+    least = 1 if split == "val" else 0
+    if not least <= held_out < len(whole):
+        raise ValueError(
+            f"{name}: held_out is {held_out}, expected {least} to {len(whole) - 1} of the {len(whole)} training images"
+        )
+    if not held_out:
+        return whole
+    left = len(whole) - held_out
+    return Part(whole, 0, left) if split == "train" else Part(whole, left, len(whole))
+
+
+def _whole(name: str, split: str, data_dir: str | Path | None, seed: int, size: int | None, download: bool) -> Dataset:
+    """All images of "train", with those for validation, or of "test"."""
     if name == "shapes":
         return Shapes(split, seed=seed, size=size)
     place = Path(DATA_DIR if data_dir is None else data_dir).expanduser().absolute()
-    return read(name, split, place, size=size, download=download)
+    if "\0" in str(place):
+        raise DataError(f"{name}: data_dir {str(place)!r} has a zero byte, which no folder's name can have")
+    return read_cifar(name, split, place, size=size, download=download)

@@ -1,7 +1,8 @@
-"""What a data set is to the trainer, and one that lies in memory."""
+"""What a data set is to the trainer: one in memory, a part of one, and one on a device."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,15 +10,15 @@ from numpy.typing import ArrayLike
 
 from minidat.autograd.backend import device_module
 
-PIECE = 1000  # images that are drawn and sent to a device at a time
+PIECE = 1000  # images that are drawn, or sent to a device, at a time
 
 
 class DataError(ValueError):
-    """Data that is missing or damaged: says what was found, what was expected and what to do."""
+    """Data is missing or damaged. The message says what was found, what was expected and what to do."""
 
 
 class Dataset(Protocol):
-    """What the trainer needs to know of a data set. `mean` and `std` are per colour, in units of 0..1."""
+    """A data set as the trainer uses it. `mean` and `std` are of each colour, for pixel values scaled to 0..1."""
 
     name: str
     classes: tuple[str, ...]
@@ -33,7 +34,7 @@ class Dataset(Protocol):
 
 
 class InMemory:
-    """A data set that is two arrays: images uint8 (N, H, W, 3) and labels int64 (N,)."""
+    """A data set in memory: images uint8 (N, H, W, 3) and labels int64 (N,)."""
 
     def __init__(
         self,
@@ -60,10 +61,40 @@ class InMemory:
         return self.images[indices], self.labels[indices]
 
 
-class OnDevice:
-    """A data set whose images and labels lie on a device, for good: images uint8 (N, H, W, 3), labels int64 (N,).
+class Part:
+    """The images `start` … `stop` − 1 of a data set, as a data set."""
 
-    Raises DataError for a label that is no class: later, looking for one would mean to wait for the device.
+    def __init__(self, dataset: Dataset, start: int, stop: int):
+        self.dataset, self.start, self.stop = dataset, start, stop
+        self.name, self.classes, self.image_size = dataset.name, dataset.classes, dataset.image_size
+        self.mean, self.std = dataset.mean, dataset.std
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def batch(self, indices: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 (B, H, W, 3) and labels int64 (B,) of the integers `indices` (B,) in 0 … len − 1.
+
+        Raises IndexError for an index outside, so that no image of the other part is ever seen.
+        """
+        indices = np.asarray(indices)
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
+            span = f"{indices.min()}..{indices.max()}"
+            raise IndexError(f"{self.name}: indices run {span}, expected within 0..{len(self) - 1}")
+        return self.dataset.batch(indices + self.start)
+
+
+def in_order(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All images uint8 (P, H, W, 3) and labels int64 (P,) of a data set in order, in pieces of P ≤ `PIECE`."""
+    for start in range(0, len(dataset), PIECE):
+        yield dataset.batch(np.arange(start, min(start + PIECE, len(dataset))))
+
+
+class OnDevice:
+    """A data set copied to a device: images uint8 (N, H, W, 3) and labels int64 (N,).
+
+    Raises DataError for a label outside 0 … K − 1. It is checked here, on the host: on the device a check of each batch
+    would force a synchronisation.
     """
 
     def __init__(self, dataset: Dataset, device: str):
@@ -73,18 +104,19 @@ class OnDevice:
         count, side = len(dataset), dataset.image_size
         self.images = self.xp.empty((count, side, side, 3), np.uint8)
         self.labels = self.xp.empty(count, np.int64)
-        for start in range(0, count, PIECE):
-            piece = slice(start, min(start + PIECE, count))
-            images, labels = dataset.batch(np.arange(piece.start, piece.stop))
+        start = 0
+        for images, labels in in_order(dataset):
             if labels.min() < 0 or labels.max() >= len(self.classes):
                 span = f"{labels.min()}..{labels.max()}"
                 raise DataError(f"{self.name}: labels run {span}, expected within 0..{len(self.classes) - 1}")
+            piece = slice(start, start + len(labels))
             self.images[piece], self.labels[piece] = self.xp.asarray(images), self.xp.asarray(labels)
+            start = piece.stop
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, indices: Any) -> tuple[Any, Any]:
-        """Images (B, H, W, 3) and labels (B,) at `indices`, integers (B,) of the host or the device; on the device."""
+        """Images (B, H, W, 3) and labels (B,) at `indices`, integers (B,) on the host or the device. Both are on the device."""
         indices = self.xp.asarray(indices)
         return self.images[indices], self.labels[indices]

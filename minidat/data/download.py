@@ -1,4 +1,4 @@
-"""Fetch the CIFAR archives: progress, resuming, a checksum, and a clear word where there is no network."""
+"""Fetch the CIFAR archives: with progress, resuming and a checksum, and a clear message where there is no network."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from minidat.data.dataset import DataError
 
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 18  # bytes
+LARGEST = 200_000_000  # bytes; the genuine archives have some 170 million
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ def fetch(
 ) -> Path:
     """Download the binary archive of "cifar10" or "cifar100" into `data_dir` and return its path.
 
-    What has come so far is kept beside it as .part, and a second call goes on from there. The archive gets
-    its name only when its MD5 is right; one that is there already is returned as it is. opener: what opens a
-    request, as urllib.request.urlopen does. report: told the bytes so far and in all (None: unknown); the
-    default writes a line to stderr. Raises ValueError for an unknown name, DataError where the archive cannot
-    be had or its sum is wrong.
+    The bytes received so far are kept beside it as .part, and a second call continues from there. The archive gets
+    its name only when its MD5 is right; one that is there already is returned as it is. opener: opens a
+    request, as urllib.request.urlopen does. report: is called with the bytes received and the bytes in all (None: unknown);
+    the default writes a line to stderr. Raises ValueError for an unknown name, DataError where the archive cannot
+    be fetched, is larger than any genuine one, or has another MD5.
     """
     if name not in ARCHIVES:
         raise ValueError(f"data set {name!r} has no archive, expected one of {', '.join(ARCHIVES)}")
@@ -77,21 +78,28 @@ def _receive(name: str, archive: Archive, part: Path, opener: Callable, report: 
         response = opener(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # nothing is left to send: the part is whole, and its sum will be looked at
+        if error.code == 416:  # nothing is left to send: the part is complete, and its MD5 is checked next
             return
         raise _unreachable(name, archive, part.parent, f"answered {error.code} {error.reason}") from error
     except OSError as error:  # URLError is one
         raise _unreachable(name, archive, part.parent, f"cannot be reached ({_reason(error)})") from error
     with response:
-        if response.status != 206:  # the server sends all of it again
+        if response.status != 206:  # the server sends the whole archive again
             done = 0
-        length = response.headers.get("Content-Length")
-        total = done + int(length) if length else None
+        length = response.headers.get("Content-Length") or ""
+        total = done + int(length) if length.isdecimal() else None
+        too_large = total is not None and total > LARGEST
         with open(part, "ab" if done else "wb") as file:
-            while chunk := _chunk(name, archive, response, done, total):
+            while not too_large and (chunk := _chunk(name, archive, response, done, total)):
                 file.write(chunk)
                 done += len(chunk)
+                too_large = done > LARGEST
                 report(done, total)
+    if too_large:
+        part.unlink()
+        raise DataError(
+            f"{name}: {archive.url} sends more than {LARGEST} bytes, which no genuine archive has; nothing is kept"
+        )
     if total is not None and done < total:
         raise _cut(name, archive, done, total, "the connection was closed")
 

@@ -28,7 +28,7 @@ UPRIGHT = ("plus", "ex")  # turned by 45 degrees they become each other, so they
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 # One word for each independent stream of random numbers of an image.
-LABEL, PLACE, PAPER, TEXTURE, GRAIN, CLUTTER, COLOUR = range(1, 8)
+LABEL, PLACE, BACKGROUND, TEXTURE, GRAIN, CLUTTER, COLOUR = range(1, 8)
 
 
 class Shapes:
@@ -36,7 +36,8 @@ class Shapes:
 
     An image depends on (seed, split, index) alone, not on the batch it is drawn in.
 
-    split: "train" or "test". size: number of images; None is 20,000 for train and 2,000 for test. Raises
+    split: "train" or "test"; `data.load` holds out validation images of "train". size: number of images; None is 20,000 for
+    train and 2,000 for test. Raises
     ValueError for another split or a size below 1.
     """
 
@@ -95,7 +96,7 @@ class Shapes:
         indices = indices.astype(np.uint64)
         seed = np.array([self.seed & (2**64 - 1)], np.uint64)
         root = _mix(_mix(seed) + np.uint64(list(SIZES).index(self.split)))  # (1,)
-        # Each ten images in a row show the ten classes, in an order of their own.
+        # Every ten consecutive images show the ten classes, in a random order.
         tens, unit = np.divmod(indices, np.uint64(len(CLASSES)))
         order = _uniform(_mix(root + GOLDEN * tens), LABEL, len(CLASSES)).argsort(1, kind="stable")  # (B, 10)
         labels = order[np.arange(len(indices)), unit.astype(np.int64)]
@@ -132,7 +133,7 @@ class _Place(NamedTuple):
 def _place(keys: np.ndarray, labels: np.ndarray) -> _Place:
     u = _uniform(keys, PLACE, 4)  # (B, 4)
     radius = RADII[0] + (RADII[1] - RADII[0]) * u[:, 0]
-    start = REACH * radius + 0.5  # nearer to the border an object might be cut
+    start = REACH * radius + 0.5  # closer to the border an object might be cut off
     room = IMAGE - 2 * start
     upright = np.isin(labels, [CLASSES.index(name) for name in UPRIGHT])
     turn = np.where(upright, (u[:, 3] - 0.5) * np.float32(np.pi / 6), u[:, 3] * np.float32(2 * np.pi))
@@ -208,7 +209,7 @@ def _cover(labels: np.ndarray, place: _Place) -> np.ndarray:
 
 def _paint(keys: np.ndarray, place: _Place, cover: np.ndarray) -> np.ndarray:
     """Background, clutter, object and grain, in this order: uint8 (B, H, W, 3)."""
-    canvas = _paper(keys)  # (3, B, H, W): planes first, so that a cover broadcasts over whole planes
+    canvas = _background(keys)  # (3, B, H, W): planes first, so that a cover broadcasts over whole planes
     behind = _sample(canvas, place.row, place.col)  # (3, B)
     colour = _contrasting(_bright(_uniform(keys, COLOUR, 3).T), behind)  # (3, B)
     clutter, colours = _clutter(keys, place, canvas)  # (B, H, W), (3, B, H, W)
@@ -219,9 +220,9 @@ def _paint(keys: np.ndarray, place: _Place, cover: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(canvas.astype(np.uint8).transpose(1, 2, 3, 0))
 
 
-def _paper(keys: np.ndarray) -> np.ndarray:
+def _background(keys: np.ndarray) -> np.ndarray:
     """A blend of four dark corner colours under a ripple: float32 (3, B, H, W), up to about 0.6."""
-    u = _uniform(keys, PAPER, 15)  # (B, 15)
+    u = _uniform(keys, BACKGROUND, 15)  # (B, 15)
     base = 0.1 + 0.3 * u[:, :3]  # (B, 3)
     corners = base.T[:, :, None] + (u[:, 3:].reshape(-1, 3, 4).transpose(1, 0, 2) - 0.5) * 0.3  # (3, B, 4)
     along = (np.arange(IMAGE, dtype=np.float32) + 0.5) / IMAGE
@@ -245,7 +246,7 @@ def _ripple(keys: np.ndarray) -> np.ndarray:
 def _pieces(keys: np.ndarray, place: _Place, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One dot, stroke or blob, or none, for each cell of a grid that is shifted at random.
 
-    Each keeps inside its cell, so no two of them meet and make a shape, and clear of the object's inside.
+    Each stays inside its cell, so that no two of them touch and form a shape, and outside the object.
     Returns the shift, int64 (2, B) rows and columns by which the grid starts outside the image, and the
     pieces, float32 (B, cells, cells, 8): row and column of the middle, half the spine as rows and columns,
     half the width (all in pixels), red, green, blue.
@@ -298,7 +299,7 @@ def _sample(canvas: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarray:
 
 
 def _bright(u: np.ndarray) -> np.ndarray:
-    """Colours, brighter than most of the paper: uniform numbers of 0..1 to RGB of 0.4..1."""
+    """Colours, brighter than most of the background: uniform numbers of 0..1 to RGB of 0.4..1."""
     return 0.4 + 0.6 * u
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,10 @@ class Accuracy:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
-    """Of logits (B, K) and labels (B,). Among equal logits the lower class comes first."""
+    """Of logits (B, K) and labels (B,). Among equal logits the lower class comes first. Logits with a NaN rank nothing: such an
+    image counts as wrong."""
     first = np.argsort(-logits, axis=1, kind="stable")[:, :5] == labels[:, None]  # (B, 5) where the label is
+    first &= ~np.isnan(logits).any(1, keepdims=True)
     return Accuracy(int(first[:, 0].sum()), int(first.sum()), len(labels))
 
 
@@ -39,7 +41,8 @@ def evaluate(
 ) -> Iterator[Accuracy]:
     """The accuracy so far after each batch; the last one is that of the whole folder. threads: that decode images.
 
-    Raises DataError where the folder and the model differ in the number of classes, or an image cannot be read.
+    Raises DataError where the folder and the model differ in the number of classes, or an image cannot be read,
+    ValueError where the network's outputs are not finite.
     """
     if len(folder.classes) != model.config.classes:
         raise DataError(
@@ -48,5 +51,17 @@ def evaluate(
     total = Accuracy(0, 0, 0)
     for images, labels in folder.batches(batch, threads):
         x: Any = to_device(normalise(images, folder.mean, folder.std), device)
-        total += accuracy(asnumpy(predict(model, x, workers)), labels)
+        logits = asnumpy(predict(model, x, workers))  # (B, K)
+        check_finite(logits, folder.files[total.count : total.count + len(labels)])
+        total += accuracy(logits, labels)
         yield total
+
+
+def check_finite(logits: np.ndarray, images: Sequence[object]) -> None:
+    """Raises ValueError, naming the first image, where logits (B, K) of these images are NaN or infinite: they rank nothing."""
+    wrong = ~np.isfinite(logits).all(1)  # (B,)
+    if wrong.any():
+        raise ValueError(
+            f"{images[int(wrong.argmax())]}: the network's outputs are not finite (NaN or infinity), so they mean nothing; "
+            "its weights may be damaged"
+        )

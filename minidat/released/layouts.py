@@ -1,4 +1,4 @@
-"""The released checkpoints' names and layouts, and ours. The only file that knows channels first.
+"""The released checkpoints' names and orders of axes, and ours. The only file that knows channels first.
 
 Source: the state dicts of the released DAT v1 (tag CVPR2022) and v2 (DAT++).
 """
@@ -26,26 +26,28 @@ from minidat.models.pyramid import Pyramid
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How one kind of released array becomes ours, and back."""
+class AxisOrder:
+    """The order of axes of one kind of array: a released array → ours, and ours → released."""
 
     ours: Callable[[np.ndarray], np.ndarray]
     released: Callable[[np.ndarray], np.ndarray]
 
 
-SAME = Layout(lambda a: a, lambda a: a)
-LINEAR = Layout(lambda a: a.T, lambda a: a.T)  # (out, in) ↔ (in, out)
-POINTWISE = Layout(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])  # (out, in, 1, 1) ↔ (in, out)
-CONV = Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))  # (out, in, k, k) ↔ (k, k, in, out)
-DEPTHWISE = Layout(
+SAME = AxisOrder(lambda a: a, lambda a: a)
+LINEAR = AxisOrder(lambda a: a.T, lambda a: a.T)  # (out, in) ↔ (in, out)
+POINTWISE = AxisOrder(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])  # (out, in, 1, 1) ↔ (in, out)
+CONV = AxisOrder(
+    lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)
+)  # (out, in, k, k) ↔ (k, k, in, out)
+DEPTHWISE = AxisOrder(
     lambda a: a[:, 0].transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1)[:, None]
 )  # (c, 1, k, k) ↔ (k, k, c)
 
-Entry = tuple[str, Tensor, Layout]
+Entry = tuple[str, Tensor, AxisOrder]
 
 
 def entries(model: Pyramid) -> Iterator[Entry]:
-    """(released name, our parameter, layout) of every parameter. Raises ValueError for a part that has no counterpart."""
+    """(released name, our parameter, order of axes) of every parameter. Raises ValueError for a part that has no counterpart."""
     if model.positions is not None:
         raise ValueError("positions: the released models have no vector for each position")
     yield from _stem(model.stem)
@@ -60,8 +62,8 @@ def entries(model: Pyramid) -> Iterator[Entry]:
     yield from _layer(model.head, "cls_head", LINEAR)
 
 
-def _layer(layer: Any, name: str, layout: Layout) -> Iterator[Entry]:
-    yield f"{name}.weight", layer.weight, layout
+def _layer(layer: Any, name: str, axes: AxisOrder) -> Iterator[Entry]:
+    yield f"{name}.weight", layer.weight, axes
     if layer.bias is not None:
         yield f"{name}.bias", layer.bias, SAME
 
@@ -100,12 +102,12 @@ def _block(block: Any, stage: str, j: int) -> Iterator[Entry]:
 
 def _mlp(mlp: nn.MLP | nn.ConvMLP, name: str) -> Iterator[Entry]:
     if isinstance(mlp, nn.MLP):
-        layout, names = LINEAR, ("chunk.linear1", "chunk.linear2")
+        axes, names = LINEAR, ("chunk.linear1", "chunk.linear2")
     else:
-        layout, names = POINTWISE, ("linear1.0", "linear2.0") if mlp.residual else ("linear1", "linear2")
+        axes, names = POINTWISE, ("linear1.0", "linear2.0") if mlp.residual else ("linear1", "linear2")
         yield from _layer(mlp.conv, f"{name}.dwc", DEPTHWISE)
-    yield from _layer(mlp.hidden, f"{name}.{names[0]}", layout)
-    yield from _layer(mlp.out, f"{name}.{names[1]}", layout)
+    yield from _layer(mlp.hidden, f"{name}.{names[0]}", axes)
+    yield from _layer(mlp.out, f"{name}.{names[1]}", axes)
 
 
 def _mixer(mixer: nn.Module, name: str) -> Iterator[Entry]:
@@ -178,7 +180,7 @@ def buffers(model: Pyramid) -> dict[str, np.ndarray]:
 
 
 def unused(model: Pyramid) -> tuple[str, ...]:
-    """Beginnings of names that a released state dict has and no model needs: θ_offset where there are no offsets."""
+    """Prefixes of names that a released state dict may have and the model does not use: θ_offset where offsets are off."""
     frozen = (name for name, m in mixers(model) if isinstance(m, DeformableAttention) and not m.offsets.learned)
     return tuple(f"{name}.conv_offset." for name in frozen)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from math import isqrt
 
 import numpy as np
 
 from minidat.models import zoo
 from minidat.models.config import Config
+
+SHOWN = 24  # stages, and blocks of a stage, in a message
 
 Fingerprint = tuple[tuple[tuple[str, ...], ...], tuple[int | None, ...], int | None]
 """The letters of each stage, the widths, and the side of the first window."""
@@ -22,7 +26,7 @@ def recognise(state: Mapping[str, np.ndarray]) -> str:
         if config.convention in ("v1", "v2") and found == of_config(config):
             return name
     letters, dims, _ = found
-    stages = "; ".join(f"{dim or '?'} {' '.join(stage)}" for dim, stage in zip(dims, letters, strict=True))
+    stages = "; ".join(f"{dim or '?'} {' '.join(stage[:SHOWN])}" for dim, stage in zip(dims[:SHOWN], letters))
     raise ValueError(f"these weights belong to no model here; their stages: {stages or 'none'}. Name one with --model")
 
 
@@ -44,17 +48,25 @@ MARKS = {
 """The first of these that a mixer of a released state dict has tells its letter."""
 
 
+MIXER = re.compile(r"stages\.(\d{1,4})\.attns\.(\d{1,4})\.(.*)", re.DOTALL)
+"""The name of a mixer's array: stage, block, and its name in the mixer."""
+
+
 def of_state(state: Mapping[str, np.ndarray]) -> Fingerprint:
     """A released state dict's; "?" for a mixer that none of `MARKS` tells, None for a width that no name tells."""
+    parts: dict[tuple[int, int], set[str]] = {}  # of each block's mixer, the names of its arrays
+    for name in state:
+        if found := MIXER.fullmatch(name):
+            parts.setdefault((int(found[1]), int(found[2])), set()).add(found[3])
     letters, dims = [], []
-    while any(name.startswith(f"stages.{len(letters)}.") for name in state):
+    while (len(letters), 0) in parts:
         i, blocks = len(letters), []
-        while any(name.startswith(f"stages.{i}.attns.{len(blocks)}.") for name in state):
-            prefix = f"stages.{i}.attns.{len(blocks)}."
-            blocks.append(next((letter for mark, letter in MARKS.items() if prefix + mark in state), "?"))
+        while (i, len(blocks)) in parts:
+            names = parts[i, len(blocks)]
+            blocks.append(next((letter for mark, letter in MARKS.items() if mark in names), "?"))
         norm = state.get(f"stages.{i}.layer_norms.0.norm.weight")
         letters.append(tuple(blocks))
-        dims.append(None if norm is None else len(norm))
-    tables = (len(a) for name, a in state.items() if name.endswith("relative_position_bias_table"))
-    side = next(tables, None)
-    return tuple(letters), tuple(dims), None if side is None else (int(side**0.5) + 1) // 2
+        dims.append(len(norm) if norm is not None and norm.ndim else None)
+    tables = (state.get(f"stages.{i}.attns.{j}.relative_position_bias_table") for i, j in sorted(parts))
+    first = next((table for table in tables if table is not None and table.ndim), None)
+    return tuple(letters), tuple(dims), None if first is None else (isqrt(len(first)) + 1) // 2

@@ -13,7 +13,8 @@ from typing import Any
 from minidat.autograd.backend import array_module
 
 A = -0.75
-"""The slope of the kernel at 1, PyTorch's choice. With Keys' own, −½, planes would stay planes; with this they bend a little."""
+"""The slope of the kernel at 1, PyTorch's choice. With Keys' own value, −½, a plane would stay a plane; with this one it is
+bent a little."""
 
 
 def kernel(t):
@@ -29,7 +30,7 @@ def kernel(t):
     return xp.where(t <= 1, near, xp.where(t < 2, far, 0.0))
 
 
-def weights(n_out: int, n_in: int, xp: Any):
+def interpolation_matrix(n_out: int, n_in: int, xp: Any):
     """K[i, j] = κ(xᵢ − j),  xᵢ = (i + ½) n_in / n_out − ½
 
     (n_out, n_in), float64, of the array module `xp`; row i has at most four weights, which sum to 1. Pixel centres are the
@@ -56,7 +57,7 @@ def bicubic(table, size: Sequence[int]):
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"bicubic: size must be (rows, columns), both at least 1; got {size}")
     xp = array_module(table)
-    rows, cols = (weights(n_out, n_in, xp) for n_out, n_in in zip(size, table.shape[1:]))
+    rows, cols = (interpolation_matrix(n_out, n_in, xp) for n_out, n_in in zip(size, table.shape[1:]))
     return (rows @ table @ cols.T).astype(table.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files that hold arrays, a dictionary of the caller's and a digest of both.
+"""Checkpoints: safetensors files that hold arrays, a dictionary of the caller's, and a digest of both.
 
 A safetensors file is the length of a header, the header (JSON: name → dtype, shape, place) and the arrays'
 bytes. Any safetensors reader reads these. The header's `__metadata__` has one entry, "minidat", the JSON text
@@ -60,9 +60,9 @@ class CheckpointError(ValueError):
 
 
 def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Write a checkpoint that is either wholly there afterwards or not at all.
+    """Write a checkpoint. The file is complete afterwards, or not there at all.
 
-    arrays: NumPy's, of the dtypes in `DTYPES`. meta: what JSON can say; it comes back as JSON has it, tuples
+    arrays: NumPy's, of the dtypes in `DTYPES`. meta: what JSON can represent; it comes back as JSON has it, tuples
     as lists and keys as strings, and NaN is refused. The file is written beside `path` as `.NAME.tmp`,
     flushed to disk and renamed, so an older file at `path` stays as it is until the new one is complete. One
     process may write a path at a time.
@@ -88,15 +88,25 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     minidat, or written by a newer one.
     """
     path = Path(path)
-    try:
-        blob = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+    blob = _read(path)
     about = _about(path, _header(path, blob))
     arrays = _arrays(path, blob)
     if _digest(arrays, about["meta"]) != about["digest"]:
         raise CheckpointError(path, "damaged: its content does not have the digest that was saved with it")
     return arrays, about["meta"]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise CheckpointError(path, "cannot be read: it is a pipe or a device, not a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+    except CheckpointError:
+        raise
+    except ValueError as error:  # a zero byte in the name
+        raise CheckpointError(path, f"cannot be read: {error}") from error
 
 
 def check_names(

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from minidat.data import Dataset
+from minidat.data.dataset import InMemory
+
+PIECE = 1000  # images
+DRAWN = 256  # images
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Name, number of images and classes, and a mark of the first images."""
-    count = min(len(dataset), 16)
-    images, labels = dataset.batch(np.arange(count))
-    mark = int(images.astype(np.int64).sum()) * 1000 + int(labels.sum())
-    return f"{dataset.name}: {len(dataset)} images, {len(dataset.classes)} classes, mark {mark}"
+    """Name, number of images and classes, and a digest of images and labels in their order.
+
+    Of a data set in memory the digest is of every image. A drawn one has no files that could change: the digest is of 256
+    images, evenly spread, which tells another seed and another way of drawing.
+    """
+    count = len(dataset)
+    spread = np.arange(count) if isinstance(dataset, InMemory) else np.unique(np.linspace(0, count - 1, DRAWN).round())
+    digest = hashlib.blake2b(digest_size=16)
+    for start in range(0, len(spread), PIECE):
+        images, labels = dataset.batch(spread[start : start + PIECE].astype(np.int64))
+        digest.update(images.tobytes())
+        digest.update(labels.astype("<i8").tobytes())
+    return f"{_size(dataset)}, digest {digest.hexdigest()}"
+
+
+def old_fingerprint(dataset: Dataset) -> str:
+    """As older versions saved it, with a mark of the first 16 images."""
+    images, labels = dataset.batch(np.arange(min(len(dataset), 16)))
+    return f"{_size(dataset)}, mark {int(images.astype(np.int64).sum()) * 1000 + int(labels.sum())}"
+
+
+def _size(dataset: Dataset) -> str:
+    return f"{dataset.name}: {len(dataset)} images, {len(dataset.classes)} classes"

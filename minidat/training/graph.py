@@ -1,8 +1,8 @@
 """A training step as a CUDA graph: recorded once, then launched by one call, where small kernels cost less than launching them.
 
-Source: CUDA's programming guide on stream capture. A capture executes nothing; it keeps every kernel with its arguments, so
-numbers are baked in and addresses must stay valid: what changes from step to step comes from arrays that are refilled, and
-memory comes from a pool of the graph's own, which nobody else takes from.
+Source: CUDA's programming guide on stream capture. A capture executes nothing. It records every kernel with its arguments, so
+numbers become constants and addresses must stay valid: what changes from step to step lies in arrays that are refilled, and the
+graph has a memory pool of its own.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-WARM_UP = 2  # calls before the capture: kernels are compiled and constants made, which a capture does not allow
+WARM_UP = 2  # calls before the capture: kernels are compiled and constants made, which is not allowed in a capture
 
 
 class Graphed:
-    """`work`, which takes and gives nothing, as a CUDA graph from its third call on. xp: CuPy.
+    """`work`, a function without arguments and result, launched as a CUDA graph from its third call on. xp: CuPy.
 
     The current stream must be a non-blocking one, the same at every call. Where `work` cannot be captured, `note` is told why,
-    once, and every call is `work` itself: a capture that fails has done nothing.
+    once, and every call calls `work`. A capture that fails has changed nothing.
     """
 
     def __init__(self, work: Callable[[], None], xp: ModuleType, note: Callable[[str], None]):
@@ -35,7 +35,7 @@ class Graphed:
         if self.graph is not None:
             self.graph.launch()
             return
-        with self.xp.cuda.using_allocator(self.pool.malloc):  # so that the capture finds all memory there
+        with self.xp.cuda.using_allocator(self.pool.malloc):  # so that the pool has all memory that the capture needs
             self.work()
 
     def _captured(self) -> Any:
@@ -48,9 +48,9 @@ class Graphed:
                     self.work()
                 except BaseException:
                     with suppress(Exception):
-                        stream.end_capture()  # the stream must not go on capturing; that it failed is known
+                        stream.end_capture()  # end the capture; its failure is raised below
                     raise
                 return stream.end_capture()
-        except Exception as error:  # whatever a capture refuses: CuPy and CUDA have many words for it
+        except Exception as error:  # CuPy and CUDA raise errors of many types in a capture
             self.note(f"training without a CUDA graph: the step cannot be captured ({type(error).__name__}: {error})")
             return None

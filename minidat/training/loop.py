@@ -1,59 +1,48 @@
 """The training run: a folder with a log and checkpoints, which continues to the bit where it was stopped.
 
-All randomness is drawn from (seed, purpose, step), never from a state that would have to be saved: the order of the data
+All random numbers are drawn from (seed, purpose, step), never from a state that would have to be saved: the order of the data
 from the epoch, augmentation from the step, drop path from the step and the micro-batch.
 """
 
 from __future__ import annotations
 
-import time
+import contextlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from minidat import data
+from minidat.data import Dataset
 from minidat.fast.cuda import cublas
-from minidat.models import create
+from minidat.models import Pyramid, create
 from minidat.training import checkpoint, log, state
-from minidat.training.evaluation import evaluate, placed
-from minidat.training.fingerprint import fingerprint
+from minidat.training.checkpoint import CheckpointError
+from minidat.training.environment import changes, environment
+from minidat.training.errors import Interrupted, TrainingError
+from minidat.training.fingerprint import fingerprint, old_fingerprint
+from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_settings
+from minidat.training.lock import Lock
 from minidat.training.optim import AdamW, Arena, Schedule
 from minidat.training.order import Order
-from minidat.training.parallel import NOTHING, BatchResult, Workers, available_cores
+from minidat.training.parallel import NOTHING, BatchResult, Workers, thread_count
+from minidat.training.reporter import Reporter
 from minidat.training.settings import Settings
-from minidat.training.step import DeviceStep, HostStep, NotFinite, step_for
+from minidat.training.sitting import Sitting
+from minidat.training.splits import load_splits
+from minidat.training.state import RunState
+from minidat.training.step import DeviceStep, HostStep, step_for
 from minidat.training.stop import StopSignal
 
-LAST, BEST, LOG = "last.safetensors", "best.safetensors", "log.jsonl"
-LOG_EVERY = 10  # steps
-SAVE_SECONDS = 30.0  # between checkpoints inside an epoch
-
-
-class TrainingError(RuntimeError):
-    """A run cannot start, or cannot go on."""
-
-
-class Interrupted(Exception):
-    """The user stopped the run; its checkpoint is on disk."""
-
-
-class Reporter(Protocol):
-    """Who watches a run."""
-
-    def train(self, record: dict[str, Any]) -> None: ...
-
-    def test(self, record: dict[str, Any]) -> None: ...
-
-    def note(self, text: str) -> None: ...
+__all__ = ["BEST", "LAST", "LOG", "Interrupted", "Reporter", "Run", "TrainingError"]
 
 
 class Run:
     """One training run in a folder. `Run.start` makes a new one, `Run.resume` continues one; `train` brings it to its end.
 
     threads: of the CPU (all cores by default); part of what makes a result repeatable to the bit. device: "cpu" or "gpu".
-    graph: on a GPU, launch a step as one CUDA graph where that can be; the results are the same.
+    graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same.
+
+    step of total: how far the run is. best: the best accuracy so far, on `validation` images where they are held out, else on
+    the test set. test_accuracy: of that epoch on the test set, once the run is complete; None where nothing was held out.
     """
 
     def __init__(
@@ -65,110 +54,106 @@ class Run:
         threads: int | None = None,
         graph: bool = True,
     ):
-        if device == "cpu" and settings.precision != "fp32":
-            raise TrainingError(
-                f"precision {settings.precision} is of a GPU's tensor cores, and results depend on it; "
-                "the CPU computes in fp32 (--device gpu, or leave out --precision)"
-            )
+        _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
-        self.threads = 1 if device == "gpu" else threads or available_cores()
-        self.training = _load(settings, "train", settings.train_size)
-        self.testing = _load(settings, "test", settings.test_size)
+        self.threads = thread_count(device, threads)
+        splits = load_splits(settings)
+        self.training, self.validation, self.testing = splits.training, splits.validation, splits.testing
+        self.whole = splits.whole
         self.order = Order(settings.seed, len(self.training), settings.batch)
         self.steps_per_epoch = self.order.steps_per_epoch
-        if not self.steps_per_epoch:
-            raise TrainingError(
-                f"batch {settings.batch} is larger than the training set, {len(self.training)} images: nothing to train on"
-            )
         self.total = settings.epochs * self.steps_per_epoch
-        self.model = create(
-            settings.model, classes=len(self.training.classes), drop_path=settings.drop_path, seed=settings.seed
-        )
-        if self.model.config.image != self.training.image_size:
-            raise TrainingError(
-                f"model {settings.model} takes images of {self.model.config.image} pixels, "
-                f"data {settings.data} has {self.training.image_size}"
-            )
+        self.model = _model(settings, self.training)
         self.model.to(device=device)
         self.optimiser = AdamW(Arena(self.model.parameters()), weight_decay=settings.weight_decay)
-        warmup = round(settings.warmup * self.steps_per_epoch)
-        self.schedule = Schedule(settings.lr, self.total, warmup, minimum=settings.minimum_lr)
-        self.step = 0
-        self.best = -1.0  # test accuracy
-        self.seconds = 0.0  # spent so far, over all sittings
+        self.schedule = _schedule(settings, self.steps_per_epoch)
+        self.environment = environment(device, self.threads)
+        self.step = self.tested = 0  # steps taken, and how many when images were tested last
+        self.best, self.test_accuracy = -1.0, None
         self.sums = NOTHING  # over the steps since the last line of the log
-        self.stop = StopSignal()
+        self.seconds = 0.0  # of all sittings
+        self.stop, self.lock = StopSignal(), Lock(folder)
+        self.data = ""  # the training images' fingerprint
+        self.notes: list[str] = []  # said when training begins
+        self.saved_step = 0  # of the last checkpoint
+
+    @classmethod
+    def start(cls, settings: Settings, folder: Path, *, numbered: bool = False, **options: Any) -> Run:
+        """A new run in a folder of its own, with its first checkpoint. numbered: in the first of FOLDER, FOLDER-2, … that does
+        not exist. Raises TrainingError where the folder holds a run already or is in use."""
+        if not numbered:
+            check_free(folder)
+        run = cls(settings, folder, **options)
+        run.data = fingerprint(run.whole)
+        with claimed(folder, numbered=numbered) as (run.folder, run.lock):
+            (run.folder / LOG).unlink(missing_ok=True)  # of a run that left no checkpoint
+            write_settings(run.folder, settings)
+            run.save(LAST)
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, *, data_dir: str | None = None, epochs: int | None = None, **options: Any) -> Run:
+        """Continue the run of a folder, or of its last checkpoint. data_dir: the data is there now. epochs: train on until so
+        many are done, also where the run is complete; the learning rate follows the longer cosine from there on.
+
+        Raises CheckpointError where the checkpoint is missing or damaged, TrainingError where the data is not the run's, the
+        run is in use, or it has trained for `epochs` already."""
+        path = to_resume(path)
+        if not path.exists():
+            raise CheckpointError(path, "cannot be read: there is no such file")
+        with contextlib.ExitStack() as undo:
+            lock = undo.enter_context(Lock(path.parent))
+            arrays, meta = checkpoint.load(path)
+            saved = RunState.from_meta(path, meta)
+            settings = saved.settings if data_dir is None else replace(saved.settings, data_dir=data_dir)
+            settings = settings if epochs is None else _longer(settings, epochs, path.parent)
+            run = cls(settings, path.parent, **options)
+            run.lock = lock
+            run._restore(path, arrays, saved)
+            undo.pop_all()
+        return run
 
     @property
     def arena(self) -> Arena:
+        """The parameters, flat."""
         return self.optimiser.arena
 
-    @classmethod
-    def start(cls, settings: Settings, folder: Path, **options: Any) -> Run:
-        """A new run. Raises TrainingError when the folder holds one already."""
-        if (folder / LAST).exists():
-            raise TrainingError(
-                f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out"
-            )
-        run = cls(settings, folder, **options)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOG).write_text("")  # one that is there is of a run that left no checkpoint
-        return run
-
-    @classmethod
-    def resume(cls, folder: Path, *, data_dir: str | None = None, **options: Any) -> Run:
-        """Continue from the folder's last checkpoint, with the data in another folder where given. Raises CheckpointError
-        when the checkpoint is missing or damaged, TrainingError when the data is not the run's."""
-        path = folder / LAST
-        arrays, meta = checkpoint.load(path)
-        if meta.get("kind") != "run":
-            raise checkpoint.CheckpointError(path, "it holds weights only, no run to continue")
-        settings = Settings.from_json(meta["settings"])
-        if data_dir is not None:
-            settings = replace(settings, data_dir=data_dir)
-        run = cls(settings, folder, **options)
-        found = fingerprint(run.training)
-        if meta["data"] != found:
-            raise TrainingError(f"{path}: the run was on {meta['data']}, the data here is {found}")
-        run._restore(path, arrays, meta)
-        log.truncate(folder / LOG, run.step)
-        return run
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to train or to test."""
+        tested = self.validation is None or self.test_accuracy is not None
+        return self.step >= self.total and self.tested == self.step and tested
 
     def train(self, reporter: Reporter) -> None:
-        """Train to the end. Raises Interrupted after saving when the user asks to stop (Ctrl-C), TrainingError when the
-        loss or the gradient is no longer finite."""
-        testing = placed(self.testing, self.device)
+        """Train to the end. Raises Interrupted, after saving, when the user asks to stop, and TrainingError, which says what
+        is lost, when the loss or the gradient is not finite or a file cannot be written."""
+        while self.notes:
+            reporter.note(self.notes.pop(0))
         workers = Workers.on(self.device, self.threads, self.settings.micro)
-        with workers, self.stop, cublas.precision(self.settings.precision), self._step(reporter) as step:
-            step.restart(self.sums)
-            start = time.perf_counter() - self.seconds  # as if all sittings had been one
-            saved = self.seconds
-            while self.step < self.total:
-                try:
-                    step.advance(self.step, self.order(self.step))
-                    self.step += 1
-                    self.seconds = time.perf_counter() - start
-                    end_of_epoch = self.step % self.steps_per_epoch == 0
-                    if end_of_epoch or self.step % LOG_EVERY == 0:
-                        self.sums = step.read()
-                        self.seconds = time.perf_counter() - start
-                        reporter.train(self._write(self._train_record()))
-                        step.restart(self.sums)
-                    if end_of_epoch:
-                        result = evaluate(self.model, testing, workers, self.device)
-                        self.seconds = time.perf_counter() - start
-                        reporter.test(self._write(self._test_record(result)))
-                        self._save_epoch(result.correct / result.count)
-                    elif self.stop.asked or self.seconds - saved > SAVE_SECONDS:
-                        self.sums = step.read()
-                        self.save(LAST)
-                    else:
-                        continue
-                except NotFinite as error:
-                    raise self._not_finite(error) from error
-                saved = self.seconds
-                if self.stop.asked and self.step < self.total:
-                    raise Interrupted
+        with self.lock, self.stop, cublas.precision(self.settings.precision), workers, self._step(reporter) as step:
+            Sitting(self, step, workers, reporter).work()
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint into the folder. Raises TrainingError, which says what is lost, where it cannot be written."""
+        meta = RunState(
+            settings=self.settings,
+            data=self.data,
+            classes=tuple(self.training.classes),
+            step=self.step,
+            adamw_t=self.optimiser.t,
+            best=self.best,
+            seconds=self.seconds,
+            meter=(self.sums.loss, self.sums.correct, self.sums.count),
+            tested=self.tested,
+            test_accuracy=self.test_accuracy,
+            environment=self.environment,
+        ).to_meta()
+        try:
+            checkpoint.save(self.folder / name, state.arrays_of(self.optimiser), meta)
+        except OSError as error:
+            raise self.cannot_write(error) from error
+        if name == LAST:
+            self.saved_step = self.step
 
     def _step(self, reporter: Reporter) -> HostStep | DeviceStep:
         return step_for(
@@ -183,65 +168,75 @@ class Run:
             note=lambda text: reporter.note(text),
         )
 
-    def _not_finite(self, error: NotFinite) -> TrainingError:
+    def _restore(self, path: Path, arrays: dict[str, Any], saved: RunState) -> None:
+        """Take over a checkpoint, and drop what the log says of later steps."""
+        self.data = fingerprint(self.whole)
+        if saved.data not in (self.data, old_fingerprint(self.whole)):
+            raise TrainingError(f"{path}: the run was on {saved.data}, the data here is {self.data}")
+        if saved.step > self.total:
+            raise CheckpointError(path, f"it has taken {saved.step} steps; its run has {self.total}")
+        state.restore(self.optimiser, arrays, saved.adamw_t, path, self.device)
+        self.step = self.saved_step = saved.step
+        self.best, self.seconds, self.sums = saved.best, saved.seconds, BatchResult(*saved.meter)
+        ends = saved.step // self.steps_per_epoch * self.steps_per_epoch
+        self.tested = ends if saved.tested is None else saved.tested
+        grown = self.settings.epochs != saved.settings.epochs
+        self.test_accuracy = None if grown else saved.test_accuracy
+        tests = self.tested if self.validation is None else saved.step - (saved.test_accuracy is None)
+        log.truncate(self.folder / LOG, {"train": saved.step, "validation": self.tested, "test": tests})
+        if self.settings != saved.settings:
+            write_settings(self.folder, self.settings)
+        self._compare(saved)
+
+    def _compare(self, saved: RunState) -> None:
+        """Note what makes this run another than one that was never stopped."""
+        changed = changes(saved.environment, self.environment) if saved.environment else []
+        if saved.settings.epochs != self.settings.epochs:
+            changed.append(f"epochs {saved.settings.epochs} → {self.settings.epochs}")
+        if changed and saved.step:
+            self.notes.append(f"from here on not equal to the bit to a run without a stop: {', '.join(changed)}")
+
+    def cannot_write(self, error: OSError) -> TrainingError:
+        """What to raise where a file of the run cannot be written."""
+        lost = self.step - self.saved_step
+        since = "the step since is lost" if lost == 1 else f"the {lost:,} steps since are lost"
+        what = since if lost else "no step is lost"
         return TrainingError(
-            f"{error}, so training stops here (learning rate {self.schedule(error.step - 1):.2g}). "
-            "The last checkpoint is from before. Try a lower --lr, a longer --warmup or a smaller --clip"
+            f"{error.filename or self.folder} cannot be written: {error.strerror or error}. "
+            f"The last checkpoint is of step {self.saved_step:,} of {self.total:,}; {what}. "
+            f"When the disk can be written to again, continue with --resume {self.folder}"
         )
 
-    def _train_record(self) -> dict[str, Any]:
-        sums, self.sums = self.sums, NOTHING
-        return {
-            "kind": "train",
-            "step": self.step,
-            "epoch": round(self.step / self.steps_per_epoch, 4),
-            "loss": sums.loss / sums.count,
-            "accuracy": sums.correct / sums.count,
-            "lr": self.schedule(self.step - 1),
-            "images_per_second": round(self.step * self.settings.batch / max(self.seconds, 1e-9), 1),
-            "seconds": round(self.seconds, 2),
-        }
 
-    def _test_record(self, result: BatchResult) -> dict[str, Any]:
-        return {
-            "kind": "test",
-            "step": self.step,
-            "epoch": self.step // self.steps_per_epoch,
-            "loss": result.loss / result.count,
-            "accuracy": result.correct / result.count,
-            "seconds": round(self.seconds, 2),
-        }
-
-    def _write(self, record: dict[str, Any]) -> dict[str, Any]:
-        log.append(self.folder / LOG, record)
-        return record
-
-    def _save_epoch(self, accuracy: float) -> None:
-        if accuracy > self.best:
-            self.best = accuracy
-            self.save(BEST)
-        self.save(LAST)
-
-    def save(self, name: str) -> None:
-        """Write a checkpoint into the folder: parameters, optimiser, and where in the run this is."""
-        meta = {
-            "kind": "run",
-            "settings": self.settings.to_json(),
-            "data": fingerprint(self.training),
-            "classes": list(self.training.classes),
-            "step": self.step,
-            "adamw_t": self.optimiser.t,
-            "best": self.best,
-            "seconds": self.seconds,
-            "meter": [self.sums.loss, self.sums.correct, self.sums.count],
-        }
-        checkpoint.save(self.folder / name, state.arrays_of(self.optimiser), meta)
-
-    def _restore(self, path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        state.restore(self.optimiser, arrays, meta["adamw_t"], path, self.device)
-        self.step, self.best, self.seconds = meta["step"], meta["best"], meta["seconds"]
-        self.sums = BatchResult(*meta["meter"])
+def _check_precision(settings: Settings, device: str) -> None:
+    if device == "cpu" and settings.precision != "fp32":
+        raise TrainingError(
+            f"precision {settings.precision} is of a GPU's tensor cores, and results depend on it; "
+            "the CPU computes in fp32 (--device gpu, or leave out --precision)"
+        )
 
 
-def _load(settings: Settings, split: str, size: int | None) -> data.Dataset:
-    return data.load(settings.data, split, data_dir=settings.data_dir, seed=settings.seed, size=size)
+def _model(settings: Settings, training: Dataset) -> Pyramid:
+    """The network that settings name, new. Raises TrainingError where its images are not the data's."""
+    model = create(settings.model, classes=len(training.classes), drop_path=settings.drop_path, seed=settings.seed)
+    if model.config.image != training.image_size:
+        raise TrainingError(
+            f"model {settings.model} takes images of {model.config.image} pixels, "
+            f"data {settings.data} has {training.image_size}"
+        )
+    return model
+
+
+def _schedule(settings: Settings, steps_per_epoch: int) -> Schedule:
+    """The learning rate at each step, of settings that count epochs."""
+    total, warmup = settings.epochs * steps_per_epoch, round(settings.warmup * steps_per_epoch)
+    return Schedule(settings.lr, total, warmup, minimum=settings.minimum_lr)
+
+
+def _longer(settings: Settings, epochs: int, folder: Path) -> Settings:
+    """The settings of a run that is to go on for `epochs` in all."""
+    if epochs <= settings.epochs:
+        raise TrainingError(
+            f"--epochs {epochs}: {folder} is a run of {settings.epochs} epochs; to go on after them, name more"
+        )
+    return replace(settings, epochs=epochs)

@@ -29,7 +29,7 @@ class ShapeRecorder:
 class Noise:
     """The uniform numbers that a model's training pass draws: the same arrays on the device in every pass, refilled each time.
 
-    A pass gets this object in place of a generator. `draw` makes the numbers on the host; whoever steps copies them to `flat`
+    A pass gets this object in place of a generator. `draw` makes the numbers on the host, and the step copies them to `flat`
     on the device. After `rewind`, the pass gets its arrays one after the other. The first axis of each array is the batch.
     """
 

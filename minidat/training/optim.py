@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Array = Any  # numpy.ndarray or cupy.ndarray
 
 CHUNK = 32_768  # elements: five float32 arrays of 128 KiB each stay in cache from one pass to the next
-GPU_CHUNK = 1 << 22  # elements: there a launch is dear, and memory traffic is the same whatever the size
+GPU_CHUNK = 1 << 22  # elements: on a GPU a launch is expensive, and memory traffic does not depend on the size
 
 
 def decays(name: str, shape: tuple[int, ...]) -> bool:
@@ -43,7 +43,7 @@ class Arena:
     """All parameters in one flat array, which an optimiser, a norm or a collective passes over once.
 
     data: flat array of as many elements as all parameters have. Every `tensor.data` becomes a view of it, so
-        a change of either is a change of both; a later assignment to `tensor.data` would cut that tie.
+        a change of either is a change of both; a later assignment to `tensor.data` would undo that.
     names, shapes, slices: of the parameters, in the order given; slices say where in `data` they lie.
     decayed: the slice of `data` that weight decay acts on. Parameters that decay lie first, the others after
         them, each in the order given, so that this is one slice.
@@ -133,10 +133,10 @@ class AdamW:
     θ ← (1 − lr·λ) θ − lr · m̂/(√v̂ + ε)        λ = weight_decay inside `arena.decayed`, 0 elsewhere
 
     m, v: flat arrays like `arena.data`. t: the number of steps taken. Defaults are those DAT was trained
-    with. Raises ValueError for β outside [0, 1), ε ≤ 0 or λ < 0.
+    with. Raises ValueError for β outside [0, 1), ε ≤ 0, λ < 0, and where one is not finite.
 
-    fused: the same as three kernels, for arrays on a GPU; None on the CPU. `clipped_step` uses them. What replays a
-    step instead of calling it copies `scalars()` to `fused.scalars` and lets `fused.step` run.
+    fused: the same as three kernels, for arrays on a GPU; None on the CPU. `clipped_step` uses them. A CUDA graph replays
+    `fused.step`; before each launch, the host copies `scalars()` to `fused.scalars`.
     """
 
     def __init__(
@@ -149,8 +149,10 @@ class AdamW:
     ):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"adamw: betas are {betas}; both must be in [0, 1)")
-        if not eps > 0 or not weight_decay >= 0:
-            raise ValueError(f"adamw: eps is {eps} and weight_decay {weight_decay}; they must be > 0 and >= 0")
+        if not 0 < eps < math.inf or not 0 <= weight_decay < math.inf:
+            raise ValueError(
+                f"adamw: eps is {eps} and weight_decay {weight_decay}; they must be > 0 and >= 0, and finite"
+            )
         self.arena, self.betas, self.eps, self.weight_decay = arena, betas, eps, weight_decay
         xp = array_module(arena.data)
         self.m, self.v, self.t = xp.zeros_like(arena.data), xp.zeros_like(arena.data), 0
@@ -164,8 +166,8 @@ class AdamW:
     def clipped_step(self, grad: Array, lr: float, max_norm: float) -> float | Array:
         """`clip_by_norm`, then a step, unless the norm is not finite. Returns the norm before clipping.
 
-        On a GPU nothing is brought to the host: the norm is an array of no axis there, from the first one on that is
-        not finite parameters stay as they are, and `fused.bad_step()` tells, whenever asked, which step that was.
+        On a GPU nothing is copied to the host, and the norm is a 0-d array there. From the first norm on that is not finite,
+        the parameters stay as they are; `fused.bad_step()` gives that step.
         """
         if self.fused is None:
             norm = clip_by_norm(grad, max_norm)
@@ -182,7 +184,7 @@ class AdamW:
         return np.array([*self._coefficients(lr), max_norm], self.arena.data.dtype)
 
     def step(self, grad: Array, lr: float) -> None:
-        """One step with gradient `grad`, an array like `arena.data`. Leaves it alone, allocates nothing."""
+        """One step with gradient `grad`, an array like `arena.data`. Does not change `grad`; allocates nothing."""
         self._check(grad)
         xp, (b1, b2) = array_module(grad), self.betas
         rate, floor, kept = self._coefficients(lr)
@@ -217,7 +219,7 @@ class AdamW:
         return rate, self.eps * root, 1 - lr * self.weight_decay
 
     def state(self) -> dict[str, Array]:
-        """What a resumed run needs: m and v, the arrays themselves, no copies, and t, an int64 of no axis."""
+        """What a resumed run needs: m and v, the arrays themselves, no copies, and t, a 0-d int64."""
         return {"m": self.m, "v": self.v, "t": np.array(self.t, dtype=np.int64)}
 
     def load_state(self, state: Mapping[str, Array]) -> None:

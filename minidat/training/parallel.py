@@ -1,8 +1,8 @@
 """One batch on all cores: its images cut into shards, one a thread, and every shard into micro-batches that stay in cache.
 
-NumPy lets go of the interpreter's lock inside its loops and products, so threads run side by side, each with its own tape
-and single-threaded BLAS. Parameters are shared and only read; gradients are added up in a fixed order, so a result is
-repeatable to the bit for a given number of threads and size of micro-batch.
+NumPy releases the interpreter's lock inside its loops and products, so threads run in parallel, each with its own tape and
+single-threaded BLAS. Parameters are shared and only read. Gradients are added in a fixed order, so a result is repeatable to
+the bit for a given number of threads and size of micro-batch.
 """
 
 from __future__ import annotations
@@ -27,9 +27,21 @@ from minidat.training.optim import Arena
 T = TypeVar("T")
 
 
+MOST_THREADS = 256
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_count(device: str, threads: int | None) -> int:
+    """The threads that work on a batch. On the CPU: `threads`, all cores where that is None. On a GPU: one. Raises ValueError
+    for `threads` outside 1 … 256."""
+    count = available_cores() if threads is None else threads
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"threads is {count}; it must be from 1 to {MOST_THREADS}")
+    return 1 if device == "gpu" else count
 
 
 @dataclass(frozen=True)
@@ -62,8 +74,9 @@ class Workers(AbstractContextManager):
 
     @classmethod
     def on(cls, device: str, threads: int | None, micro: int) -> Workers:
-        """What suits a device: `threads` (all cores by default) and micro-batches on the CPU; a GPU takes a batch whole."""
-        return cls(1, sys.maxsize) if device == "gpu" else cls(threads or available_cores(), micro)
+        """The workers for a device. On the CPU: `threads` (all cores by default), which take micro-batches. On a GPU: one, which
+        takes the whole batch."""
+        return cls(thread_count(device, threads), sys.maxsize if device == "gpu" else micro)
 
     def __enter__(self) -> Workers:
         keep_freed_memory()

@@ -1,7 +1,8 @@
-"""What a training run is told: everything that its result depends on, as it is kept in its checkpoints."""
+"""The settings of a training run: what its result depends on, as checkpoints keep it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -10,14 +11,19 @@ from minidat.data import DATASETS
 from minidat.data.augment import RECIPES
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models.zoo import MODELS
+from minidat.training import schema
+
+MOST_IMAGES = 100_000_000  # an epoch's order lies in memory
 
 
 @dataclass(frozen=True)
 class Settings:
     """epochs, warmup: passes over the data. batch: images a step. lr: the highest learning rate; minimum_lr: the last one.
-    clip: largest norm of the gradient. smoothing: of the labels. drop_path: the last block's rate (None: the model's own).
-    recipe: a name of `RECIPES`. train_size, test_size: use only so many images. micro: images that a thread takes at a time;
-    a GPU takes them all, and draws its noise as if it took so many. precision: of products on a GPU, see `cublas.precision`.
+    clip: largest norm of the gradient (0: it is not clipped). smoothing: of the labels. drop_path: the last block's rate
+    (None: the model's own). recipe: a name of `RECIPES`. train_size, test_size: use only so many images (None: all).
+    validation: share of the training images that is held out, to choose the best epoch (0: it is chosen on the test images).
+    micro: images that a thread takes at a time; a GPU takes the whole batch, and draws the noise of as many micro-batches.
+    precision: of products on a GPU, see `cublas.precision`.
 
     Raises ValueError, naming the setting and what it may be.
     """
@@ -40,8 +46,10 @@ class Settings:
     test_size: int | None = None
     micro: int = 32
     precision: str = "fp32"
+    validation: float = 0.0
 
     def __post_init__(self) -> None:
+        schema.check(self)
         choices = {"model": MODELS, "data": DATASETS, "recipe": RECIPES, "precision": PRECISIONS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -50,15 +58,17 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
-        for name in ("smoothing", "drop_path"):
+        for name in ("train_size", "test_size"):
+            if (getattr(self, name) or 0) > MOST_IMAGES:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at most {MOST_IMAGES:,}")
+        for name in ("smoothing", "drop_path", "validation"):
             if not 0 <= (getattr(self, name) or 0.0) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        for name in ("warmup", "minimum_lr", "weight_decay", "seed"):
+        for name in ("warmup", "minimum_lr", "weight_decay", "clip", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not self.lr > 0:
+            raise ValueError(f"lr is {self.lr}; it must be positive")
         if self.minimum_lr > self.lr:
             raise ValueError(f"minimum_lr is {self.minimum_lr}; it must not be above lr, {self.lr}")
         if self.warmup >= self.epochs:
@@ -67,18 +77,25 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def max_norm(self) -> float:
+        """The norm to which gradients are clipped; infinite where they are not."""
+        return self.clip or math.inf
+
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Settings:
-        """Settings from a checkpoint. Raises ValueError for names that this version does not know."""
-        unknown = values.keys() - {field.name for field in fields(cls)}
+    def from_json(cls, values: Any) -> Settings:
+        """Settings from a checkpoint. Raises ValueError for names that this version does not know, and for values of another
+        type."""
+        unknown = set(values) - {field.name for field in fields(cls)} if isinstance(values, Mapping) else set()
         if unknown:
-            raise ValueError(f"settings {', '.join(sorted(unknown))} are unknown to this version of minidat")
-        return cls(**values)
+            named = ", ".join(sorted(map(str, unknown)))
+            raise ValueError(f"settings {named} are unknown to this version of minidat")
+        return schema.build(cls, values, "settings")
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "shapes": {},
-    "cifar10": {"model": "dat_cifar", "epochs": 10, "lr": 1e-3, "recipe": "light"},
-    "cifar100": {"model": "dat_cifar", "epochs": 20, "lr": 1e-3, "recipe": "light"},
+    "cifar10": {"model": "dat_cifar", "epochs": 10, "lr": 1e-3, "recipe": "light", "validation": 0.1},
+    "cifar100": {"model": "dat_cifar", "epochs": 20, "lr": 1e-3, "recipe": "light", "validation": 0.1},
 }
 """What differs from `Settings` for each data set, where the user does not say."""

@@ -1,17 +1,70 @@
-"""The arrays of a run's checkpoint: the parameters and AdamW's moments, each under its parameter's name."""
+"""What a run's checkpoint holds: arrays, and where in the run it was written."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from minidat.autograd.backend import asnumpy, to_device
-from minidat.training.checkpoint import check_names
-from minidat.training.optim import AdamW
+from minidat.training import schema
+from minidat.training.checkpoint import CheckpointError, check_names
+from minidat.training.optim import AdamW, Arena
+from minidat.training.settings import Settings
 
-PARAMETERS, M, V = "parameters", "adamw.m", "adamw.v"
+PARAMETERS, M, V = "parameters", "adamw.m", "adamw.v"  # prefixes of an array's name; the parameter's name follows
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run is, as JSON: beside its arrays everything that it goes on from.
+
+    data: the training set's fingerprint. step: steps taken. adamw_t: of which AdamW counted so many. tested: the steps after
+    which images were last tested (None: written by a version that tested before it saved). best: accuracy of the best epoch,
+    −1 before the first. test_accuracy: of the best epoch on the test set, where it was chosen on validation images and the
+    run is complete. meter: sums of loss, right answers and images since the last line of the log. seconds: of all sittings.
+    """
+
+    settings: Settings
+    data: str
+    classes: tuple[str, ...]
+    step: int
+    adamw_t: int
+    best: float
+    seconds: float
+    meter: tuple[float, int, int]
+    tested: int | None = None
+    test_accuracy: float | None = None
+    environment: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("step", "adamw_t", "seconds", "tested"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.tested is not None and self.tested > self.step:
+            raise ValueError(f"tested is {self.tested}; it must not be above step, {self.step}")
+        if min(self.meter[1:]) < 0:
+            raise ValueError(f"meter counts {self.meter[1:]}; they must not be negative")
+        if not self.classes:
+            raise ValueError("classes are none; a network has at least one")
+
+    def to_meta(self) -> dict[str, Any]:
+        """What `checkpoint.save` takes."""
+        return {"kind": "run", **asdict(self)}
+
+    @classmethod
+    def from_meta(cls, path: Path, meta: Mapping[str, Any]) -> RunState:
+        """Of what `checkpoint.load` found in the file at `path`. Raises CheckpointError where it is of no run, or not as a run
+        writes it."""
+        if meta.get("kind") != "run":
+            raise CheckpointError(path, "it holds weights only, no run of `minidat train`")
+        try:
+            return schema.build(cls, {**meta, "settings": Settings.from_json(meta.get("settings"))}, "run")
+        except ValueError as error:
+            raise CheckpointError(path, f"it describes no run: {error}") from error
 
 
 def arrays_of(optimiser: AdamW) -> dict[str, np.ndarray]:
@@ -27,13 +80,27 @@ def arrays_of(optimiser: AdamW) -> dict[str, np.ndarray]:
 def restore(optimiser: AdamW, arrays: Mapping[str, np.ndarray], steps: int, path: Path, device: str) -> None:
     """Put the arrays of the checkpoint at `path` into the parameters and the optimiser, which has taken `steps` steps.
     Raises CheckpointError, and changes nothing, where they are not of this model."""
-    arena = optimiser.arena
+    flats = _flat(optimiser.arena, arrays, path)
+    optimiser.arena.data[...] = to_device(flats[PARAMETERS], device)
+    optimiser.load_state({"m": flats[M], "v": flats[V], "t": np.array(steps)})
+
+
+def restore_parameters(arena: Arena, arrays: Mapping[str, np.ndarray], path: Path, device: str) -> None:
+    """Put the parameters of the checkpoint at `path` into the arena. Errors as in `restore`."""
+    arena.data[...] = to_device(_flat(arena, arrays, path)[PARAMETERS], device)
+
+
+def _flat(arena: Arena, arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """{prefix: flat float32 array like the arena's}. Raises CheckpointError where names, shapes or dtypes differ."""
     shapes = dict(zip(arena.names, arena.shapes, strict=True))
     expected = {f"{prefix}/{name}": shape for prefix in (PARAMETERS, M, V) for name, shape in shapes.items()}
     check_names(expected, {name: array.shape for name, array in arrays.items()}, path)
     flats = {}
     for prefix in (PARAMETERS, M, V):
+        found = [arrays[f"{prefix}/{name}"] for name in arena.names]
+        others = [str(array.dtype) for array in found if array.dtype != np.float32]
+        if others:
+            raise CheckpointError(path, f"its arrays {prefix}/… are {others[0]}; they must be float32")
         flats[prefix] = np.empty(arena.data.shape, np.float32)
-        arena.flatten([arrays[f"{prefix}/{name}"] for name in arena.names], flats[prefix])
-    arena.data[...] = to_device(flats[PARAMETERS], device)
-    optimiser.load_state({"m": flats[M], "v": flats[V], "t": np.array(steps)})
+        arena.flatten(found, flats[prefix])
+    return flats

@@ -78,7 +78,7 @@ class HostStep(AbstractContextManager):
             smoothing=s.smoothing,
             generator=lambda start: generator(s.seed, NOISE, step, start),
         )
-        norm = clip_by_norm(grad, s.clip)
+        norm = clip_by_norm(grad, s.max_norm)
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
             raise NotFinite(step + 1, result.loss / result.count, norm)
         self.optimiser.step(grad, self.schedule(step))
@@ -145,7 +145,7 @@ class DeviceStep(AbstractContextManager):
         s, data, recipe = self.settings, self.dataset, augment.RECIPES[self.settings.recipe]
         draws = augment.draw(self.images.shape, recipe, generator(s.seed, AUGMENT, step))
         noise = self.noise.draw(s.batch, s.micro, lambda start: generator(s.seed, NOISE, step, start))
-        scalars = self.optimiser.scalars(self.schedule(step), s.clip)
+        scalars = self.optimiser.scalars(self.schedule(step), s.max_norm)
         sent = upload(self.xp, [indices, noise, scalars, *draws.arrays.values()])
         (indices_there, noise_there, scalars_there), arrays = sent[:3], dict(zip(draws.arrays, sent[3:], strict=True))
         images, labels = data.batch(indices_there)

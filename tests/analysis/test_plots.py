@@ -1,6 +1,7 @@
 """The pictures: valid files with the right marks in the right places."""
 
 import json
+import math
 import struct
 import subprocess
 import sys
@@ -112,21 +113,87 @@ def test_the_same_log_gives_the_same_file(tmp_path):
 
 def test_other_kinds_of_record_are_passed_over(tmp_path):
     log = write_log(tmp_path, [{"kind": "note", "text": "hello"}, record("test", 1, 1.0, 0.5)])
-    assert curves.read_log(log) == {"train": [], "test": [{"epoch": 1.0, "loss": 1.0, "accuracy": 0.5}]}
+    read = curves.read_log(log)
+    assert read == {"train": [], "validation": [], "test": [{"epoch": 1.0, "loss": 1.0, "accuracy": 0.5}]}
 
 
-DAMAGED = ["{not json}", '"text"', '{"step": 3}', '{"kind": "train", "epoch": 1, "loss": 2}']
+def left_out(figure):
+    return [text.get_text() for text in figure.texts if "records" in text.get_text()]
+
+
+DAMAGED = ["{not json}", '"text"', "[1]", "1" * 5000, "[" * 100_000, '{"kind": "train", "epoch": 1, "loss": 2}']
 
 
 @pytest.mark.parametrize("line", DAMAGED)
-def test_a_damaged_line_is_named(tmp_path, line):
+def test_a_damaged_line_does_not_break_the_curves(tmp_path, line, figures):
     log = write_log(tmp_path, [record("train", 1, 2.0, 0.3)], line + "\n")
-    with pytest.raises(ValueError, match=r"log.jsonl: line 2 is no record of a training log: '.*"):
-        curves.read_log(log)
+    with open(log, "a") as file:
+        file.write(json.dumps(record("train", 2, 1.0, 0.5)) + "\n\n")
+    curves.curves(log, tmp_path / "curves.png")
+    assert drawn(figures[0].axes[1])["training batches"] == [[1, 0.3], [2, 0.5]]
+    assert left_out(figures[0]) == ["1 of 3 records miss a value, or have one that cannot be drawn"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, 10**400, None, "2.5", [1], {}])
+@pytest.mark.parametrize("count", [1, 60])
+def test_values_that_cannot_be_drawn_are_left_out(tmp_path, value, count, figures):
+    """Whatever they are, the others are drawn, on axes that fit them."""
+    records = [record("train", 1 + i / count, 2.0, 0.3) for i in range(count)] + [record("test", 2, 1.5, 0.4)]
+    for kind in ("train", "test"):
+        records += [record(kind, 1.5, value, 0.5), record(kind, 1.5, 1.0, 0.5) | {"epoch": value}]
+    curves.curves(write_log(tmp_path, records), tmp_path / "curves.png")
+    loss, accuracy = figures[0].axes
+    assert drawn(loss)["test set"] == [[2, 1.5]] and len(drawn(accuracy)["test set"]) == 2
+    assert loss.get_ylim()[1] == pytest.approx(2.1) and accuracy.get_ylim()[1] <= 1.02
+    if count > 1:
+        assert drawn(loss)["training batches, moving mean"] == pytest.approx(
+            np.array([[1 + i / count, 2.0] for i in range(count)])
+        )
+    assert left_out(figures[0]) == [f"4 of {count + 5} records miss a value, or have one that cannot be drawn"]
+
+
+def test_a_log_of_nothing_that_can_be_drawn_is_a_picture_without_curves(tmp_path, figures):
+    curves.curves(write_log(tmp_path, [record("train", 1, math.nan, None)]), tmp_path / "curves.png")
+    assert not any(axes.lines or axes.get_legend() for axes in figures[0].axes)
+
+
+def test_validation_images_and_the_test_of_the_best_epoch(tmp_path, figures):
+    records = [record("validation", 1, 2.0, 0.3), record("validation", 2, 1.0, 0.6), record("test", 2, 1.1, 0.5)]
+    curves.curves(write_log(tmp_path, records), tmp_path / "curves.png")
+    loss, accuracy = figures[0].axes
+    assert drawn(accuracy) == {"validation images": [[1, 0.3], [2, 0.6]], "test set, best epoch": [[2, 0.5]]}
+    for axes, order in ((loss, -1), (accuracy, 1)):  # the label of the larger value is above the other one
+        validation, test = (text.get_position()[1] for text in axes.texts)
+        assert order * (validation - test) > 0
+    assert [text.get_text() for text in accuracy.texts] == ["60.0%", "50.0%"]
+
+
+def test_the_legend_leaves_room_for_a_loss_that_stays_high(tmp_path, figures):
+    for last in (1.9, 0.5):
+        log = write_log(tmp_path, [record("train", 1, 2.0, 0.3), record("train", 2, last, 0.3)])
+        curves.curves(log, tmp_path / "curves.png")
+    places = [figure.axes[0].get_legend().get_window_extent().y0 for figure in figures]
+    assert places[0] < places[1]
+
+
+def test_a_picture_is_complete_or_not_there(tmp_path, monkeypatch):
+    out = tmp_path / "curves.png"
+    log = write_log(tmp_path, [record("test", 1, 1.0, 0.5)])
+    curves.curves(log, out)
+    before = out.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*curves.png'"):
+        curves.curves(log, out)
+    assert out.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"curves.png", "log.jsonl"}
 
 
 def test_an_empty_log_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='holds no record of kind "train" or "test" yet'):
+    with pytest.raises(ValueError, match="holds no record of training or of a test yet"):
         curves.curves(write_log(tmp_path, []), tmp_path / "curves.png")
 
 
@@ -199,6 +266,15 @@ def test_titles_say_right_and_wrong_without_colour(tmp_path, figures):
     )
     titles = [axes.texts[0].get_text() for axes in figures[0].axes[:3]]
     assert titles == ["cat → cat ✓", "dog → cat ✗", "dog → dog ✓"]
+
+
+def test_names_of_classes_are_no_formulas_and_may_be_in_any_script(tmp_path, figures):
+    images = np.zeros((1, 10, 10, 3), np.uint8)
+    names = ("a$x_{", "猫$")
+    points_figure.points_figure(
+        images, {(0, 1): block()}, tmp_path / "a.png", classes=names, labels=[0], predictions=[1]
+    )
+    assert figures[0].axes[0].texts[0].get_text() == "a$x_{ → 猫$ ✗"
 
 
 def test_rows_are_in_the_order_of_the_blocks(tmp_path, figures):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import standin_cuda
 from minidat.autograd.backend import asnumpy
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
-from minidat.training import loop
+from minidat.training import checkpoint, loop, sitting
 from minidat.training.graph import Graphed
-from minidat.training.loop import LAST, LOG, Interrupted, Run, TrainingError
+from minidat.training.loop import LAST, LOG, Interrupted, Reporter, Run, TrainingError
 from minidat.training.optim import AdamW
 from minidat.training.settings import Settings
 from minidat.training.step import DeviceStep
@@ -36,7 +37,7 @@ SMALL = Settings(
 TIMES = ("seconds", "images_per_second")
 
 
-class Watcher:
+class Watcher(Reporter):
     """A reporter that keeps what it is told, and how often the device was read and written by then."""
 
     def __init__(self):
@@ -57,7 +58,7 @@ def tiny(monkeypatch):
     """In place of `dat_micro`: windows, shifted or not, and deformed points, on maps of 4×4 and 2×2."""
     made = stages((8, 16), (2, 4), ("LS", "D"), window=2, groups=(1, 2), kernel=3)
     monkeypatch.setitem(MODELS, "dat_micro", lambda: Config(32, 8, 10, made, drop_path=0.3))
-    monkeypatch.setattr(loop, "LOG_EVERY", 4)
+    monkeypatch.setattr(sitting, "LOG_EVERY", 4)
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_a_graph_changes_nothing(tmp_path, graphs):
     class Stopper(Watcher):
         def train(self, record):
             super().train(record)
-            first.stop.asked = record["step"] == 8
+            first.stop.asked = record["step"] == 4
 
         test = Watcher.train
 
@@ -128,12 +129,12 @@ def test_a_graph_changes_nothing(tmp_path, graphs):
     with pytest.raises(Interrupted):
         first.train(Stopper())
     second = Run.resume(tmp_path / "stopped", device="gpu")
-    assert second.step == 8
+    assert second.step == 4
     second.stop.asked = True
     with pytest.raises(Interrupted):
         second.train(Watcher())
     third = Run.resume(tmp_path / "stopped", device="gpu")
-    assert third.step == 9
+    assert third.step == 5
     third.train(Watcher())
     assert len(graphs) == 3 and None not in graphs
     assert_same(third, plain)
@@ -152,16 +153,33 @@ def test_a_run_agrees_with_the_cpu_and_goes_on_there(graph, device, tmp_path):
     np.testing.assert_allclose(asnumpy(forth.arena.data), back.arena.data, atol=1e-3)
 
 
+@pytest.mark.usefixtures("device", "kernels")
+def test_held_out_images_and_the_test_of_the_best_epoch_agree_with_the_cpu(tmp_path):
+    """The best epoch's parameters are put where the graph has them, and the last ones come back."""
+    settings = replace(SMALL, validation=0.25)
+    here, seen_here = trained(tmp_path / "here", settings, threads=1)
+    there, seen_there = trained(tmp_path / "there", settings, device="gpu")
+    assert [r["kind"] for r in seen_there.records if r["kind"] != "train"] == ["validation", "validation", "test"]
+    assert_close(seen_there, seen_here)
+    assert there.test_accuracy == here.test_accuracy and there.best == here.best
+    np.testing.assert_allclose(asnumpy(there.arena.data), here.arena.data, atol=1e-3)
+    saved = checkpoint.load(tmp_path / "there" / LAST)[0]
+    for name, tensor in there.model.parameters().items():
+        np.testing.assert_array_equal(asnumpy(tensor.data), saved[f"parameters/{name}"])
+
+
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("device", ["stand-in"], indirect=True)
 def test_the_host_sends_once_a_step_and_reads_once_a_line(device, tmp_path):
-    _, watcher = trained(tmp_path, replace(SMALL, epochs=3), device="gpu")
-    traffic = dict(zip([(r["kind"], r["step"]) for r in watcher.records], watcher.traffic, strict=True))
-    for step, line in ((4, ("train", 6)), (12, ("test", 12)), (16, ("train", 18))):
-        _, reads, uploads = traffic["train", step]
-        later, reads_later, uploads_later = traffic[line]
-        assert reads_later - reads == 1
-        assert later == step or uploads_later - uploads == later - step + 1  # one a step; and the sums that begin anew
+    """A checkpoint reads three arrays: parameters, m and v. It is written before the line of an epoch's end is told."""
+    _, watcher = trained(tmp_path, replace(SMALL, train_size=42), device="gpu")
+    told = [(r["kind"], r["step"], reads, uploads) for r, (_, reads, uploads) in zip(watcher.records, watcher.traffic)]
+    assert [(kind, step) for kind, step, _, _ in told[:4]] == [("train", 4), ("train", 8), ("train", 10), ("test", 10)]
+    apart = [(b[1] - a[1], b[2] - a[2], b[3] - a[3]) for a, b in pairwise(told)]
+    steps, reads, uploads = apart[0]
+    assert (steps, reads, uploads) == (4, 1, 4 + 1)  # one upload a step, and the sums that begin anew
+    assert apart[1] == (2, 1 + 3, 2 + 1)
+    assert apart[2][:2] == (0, 1 + 2 * 3)  # the sums of the test; best and last
 
 
 @pytest.mark.usefixtures("device", "kernels")
@@ -184,7 +202,7 @@ def test_a_gradient_that_is_not_finite_stops_all_updates_and_the_run_at_its_next
         run.train(watcher)
     assert [r["step"] for r in watcher.records] == [4] and run.step == 8
     np.testing.assert_array_equal(asnumpy(run.arena.data), broken[0])
-    assert not (tmp_path / LAST).exists()
+    assert checkpoint.load(tmp_path / LAST)[1]["step"] == 0
 
 
 @pytest.mark.usefixtures("device", "kernels")

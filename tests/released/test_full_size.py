@@ -53,7 +53,7 @@ def checkpoint(request, tmp_path_factory):
 
 def test_a_checkpoint_is_recognised(checkpoint):
     name, _, _, path, model = checkpoint
-    assert official.recognise(official.read(path)) == name
+    assert official.recognise(official.read_weights(path)) == name
     assert model.config == zoo.config(name)
 
 

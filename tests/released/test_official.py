@@ -9,7 +9,8 @@ from safetensors.numpy import save_file
 
 from minidat import Tensor
 from minidat.models import MODELS, Pyramid
-from minidat.released import official, pth, resize
+from minidat.released import official, resize
+from minidat.released.pth_write import write_pth
 from minidat.released.recognise import of_config
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -184,11 +185,11 @@ def narrow(monkeypatch):
 
 
 @pytest.mark.parametrize("name, state", [("dat_tiny", V1_STATE), ("dat_pp_tiny", V2_STATE)])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pth", ".PTH", ".pth.tar", ".bin", ".ckpt", ".safetensors", ""])
 def test_a_checkpoint_is_recognised_and_read(name, state, suffix, narrow, tmp_path):
     path = tmp_path / f"weights{suffix}"
     state = {name: np.ascontiguousarray(a, np.float32 if a.dtype.kind == "f" else a.dtype) for name, a in state.items()}
-    save_file(state, path) if suffix == ".safetensors" else pth.write(path, state)
+    save_file(state, path) if suffix == ".safetensors" else write_pth(path, state)
     model, config = official.from_file(path), official.zoo.MODELS[name]()
     assert model.config == config and official.recognise(state) == name
     np.testing.assert_array_equal(
@@ -207,7 +208,7 @@ def test_weights_for_one_size_start_a_model_for_another(tmp_path, monkeypatch):
     """Windows of 4 and 2 become 8 and 4, maps twice as large; the tables are resized, masks and indices are the model's."""
     large = V1 | {"img_size": 128, "window_sizes": [8, 8, 8, 4]}
     monkeypatch.setattr(official.zoo, "MODELS", {"dat_base_384": lambda: official.translate(large)})
-    pth.write(tmp_path / "w.pth", {k: np.ascontiguousarray(a) for k, a in V1_STATE.items()})
+    write_pth(tmp_path / "w.pth", {k: np.ascontiguousarray(a) for k, a in V1_STATE.items()})
     model = official.from_file(tmp_path / "w.pth", "dat_base_384")
     deformable, window = model.stages[2].blocks[1].mixer, model.stages[0].blocks[1].mixer
     np.testing.assert_allclose(
@@ -223,7 +224,7 @@ def test_weights_for_one_size_start_a_model_for_another(tmp_path, monkeypatch):
 
 
 def test_classes_of_a_larger_head_are_picked(narrow, tmp_path):
-    pth.write(tmp_path / "w.pth", {k: np.ascontiguousarray(a) for k, a in V1_STATE.items()})
+    write_pth(tmp_path / "w.pth", {k: np.ascontiguousarray(a) for k, a in V1_STATE.items()})
     model = official.from_file(tmp_path / "w.pth", rows=[6, 0, 3])
     whole = official.from_file(tmp_path / "w.pth")
     np.testing.assert_allclose(model(images(64)).data, whole(images(64)).data[:, [6, 0, 3]], rtol=1e-6)
@@ -232,15 +233,9 @@ def test_classes_of_a_larger_head_are_picked(narrow, tmp_path):
 
 
 def test_files_that_do_not_fit_are_named(narrow, tmp_path):
-    for name in ("w.txt", "w"):
-        with pytest.raises(ValueError, match=f"{name}: weights come in files of .pth, .pt, .safetensors, not"):
-            official.from_file(tmp_path / name)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match=r"missing.safetensors: cannot be read: No such file"):
         official.from_file(tmp_path / "missing.safetensors")
-    (tmp_path / "cut.safetensors").write_bytes(b"12345678")
-    with pytest.raises(ValueError, match=r"cut.safetensors: not a whole safetensors file"):
-        official.from_file(tmp_path / "cut.safetensors")
-    pth.write(tmp_path / "w.pth", {k: np.ascontiguousarray(a) for k, a in V1_STATE.items()})
+    write_pth(tmp_path / "w.pth", {k: np.ascontiguousarray(a) for k, a in V1_STATE.items()})
     with pytest.raises(
         ValueError,
         match=r"w.pth: state dict: missing patch_proj.*; not in this model .*; these weights are dat_tiny's$",
@@ -250,6 +245,37 @@ def test_files_that_do_not_fit_are_named(narrow, tmp_path):
         ValueError, match=r"w.pth: state dict: cls_head.weight has shape \(7, 64\), this model needs \(9, 64\)"
     ):
         official.from_file(tmp_path / "w.pth", classes=9)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "said"),
+    [
+        ("stages.0.layer_norms.0.norm.weight", np.float32(1), "belong to no model here; their stages: \\? L S; 16 L S"),
+        ("stages.0.attns.0.relative_position_bias_table", np.float32(1), "has shape \\(\\), this model needs"),
+        ("cls_head.weight", np.float32(1), "cls_head.weight has shape \\(\\), this model needs"),
+        ("stages.2.attns.1.rpe_table", np.zeros((4, 0, 7), np.float32), "not empty"),
+        ("stages.9.attns.0.\x1b[31m", np.float32(1), r"not in this model stages.9.attns.0.\\x1b\[31m$"),
+    ],
+)
+def test_arrays_that_make_no_sense_are_named(name, array, said, narrow, tmp_path):
+    state = {k: np.ascontiguousarray(a) for k, a in V1_STATE.items()}
+    write_pth(tmp_path / "w.pth", state | {name: np.asarray(array)})
+    with pytest.raises(ValueError, match=r"w.pth: .*" + said):
+        official.from_file(tmp_path / "w.pth")
+
+
+def test_a_key_picks_the_averaged_weights(narrow, tmp_path):
+    plain = {k: np.ascontiguousarray(a, np.float32) for k, a in V1_STATE.items() if a.dtype.kind == "f"}
+    averaged = plain | {"cls_head.bias": plain["cls_head.bias"] + 1}
+    for name, state in (("model", plain), ("model_ema", averaged)):
+        write_pth(tmp_path / f"{name}.pth", state, key=name)
+    for key, file, expected in (
+        (None, "model", plain),
+        ("model", "model", plain),
+        ("model_ema", "model_ema", averaged),
+    ):
+        model = official.from_file(tmp_path / f"{file}.pth", key=key)
+        np.testing.assert_array_equal(model.head.bias.data, expected["cls_head.bias"])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minidat.released import resize
-from minidat.released.resize import weights
+from minidat.released.resize import interpolation_matrix
 
 bicubic, kernel, window_table = map(travelling, (resize.bicubic, resize.kernel, resize.window_table))
 
@@ -65,12 +65,12 @@ def test_doubling_by_hand():
     """Row 2 of 4 → 8 lies at ¾: between pixels 0 and 1, its tap at −1 added to pixel 0."""
     near, far = [1.25 * t**3 - 2.25 * t**2 + 1 for t in (0.75, 0.25)]
     outer, inner = [-0.75 * (t**3 - 5 * t**2 + 8 * t - 4) for t in (1.75, 1.25)]
-    np.testing.assert_allclose(weights(8, 4, np)[2], [near + outer, far, inner, 0], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(interpolation_matrix(8, 4, np)[2], [near + outer, far, inner, 0], rtol=0, atol=1e-15)
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_rows_sum_to_one(n_out, n_in):
-    k = weights(n_out, n_in, np)
+    k = interpolation_matrix(n_out, n_in, np)
     assert k.shape == (n_out, n_in)
     np.testing.assert_allclose(k.sum(1), 1, rtol=0, atol=1e-12)
     assert ((k != 0).sum(1) <= 4).all()
@@ -80,7 +80,7 @@ def slope_error(n_out, n_in):
     """How far the resized 0, 1, 2 … is from the positions at which it is read, away from the borders."""
     x = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
     inside = (x >= 1) & (x <= n_in - 2)
-    return np.abs(weights(n_out, n_in, np) @ np.arange(float(n_in)) - x)[inside].max()
+    return np.abs(interpolation_matrix(n_out, n_in, np) @ np.arange(float(n_in)) - x)[inside].max()
 
 
 @given(st.integers(5, 30), st.integers(8, 30))

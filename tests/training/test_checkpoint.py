@@ -191,6 +191,17 @@ def test_load_names_what_is_not_there(tmp_path):
         load(tmp_path / "absent.safetensors")
     with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
         load(tmp_path)
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*null byte"):
+        load(f"{tmp_path}/a\0b")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes with a name here")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", os.devnull):
+        with pytest.raises(CheckpointError, match="a pipe or a device, not a file"):
+            load(path)
 
 
 @pytest.mark.parametrize(

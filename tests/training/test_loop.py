@@ -11,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minidat.training import checkpoint, log, loop
+from minidat.training import checkpoint, sitting
 from minidat.training.checkpoint import CheckpointError
-from minidat.training.loop import BEST, LAST, LOG, Interrupted, Run, TrainingError
+from minidat.training.loop import BEST, LAST, LOG, Interrupted, Reporter, Run, TrainingError
 from minidat.training.parallel import BatchResult
 from minidat.training.settings import Settings
+from minidat.training.step import HostStep, NotFinite
 
 SMALL = Settings(
     epochs=2,
@@ -33,29 +34,21 @@ SMALL = Settings(
 CHILD = """
 import sys, json
 from pathlib import Path
-from minidat.training import loop
+from minidat.training import loop, sitting
 from minidat.training.settings import Settings
-loop.SAVE_SECONDS = 0.0  # a checkpoint after every step
+sitting.SAVE_SECONDS = 0.0  # a checkpoint after every step
 folder, settings = Path(sys.argv[1]), Settings.from_json(json.loads(sys.argv[2]))
 run = loop.Run.resume(folder, threads=2) if (folder / loop.LAST).exists() else loop.Run.start(settings, folder, threads=2)
-class Quiet:
-    def train(self, record): pass
-    def test(self, record): pass
+class Quiet(loop.Reporter):
+    pass
 print("step", run.step, flush=True)
 run.train(Quiet())
 print("done", flush=True)
 """
 
 
-class Quiet:
-    def __init__(self):
-        self.tests = []
-
-    def train(self, record):
-        pass
-
-    def test(self, record):
-        self.tests.append(record)
+class Quiet(Reporter):
+    """Watches a run and says nothing."""
 
 
 def finished(folder, settings=SMALL, **options):
@@ -108,22 +101,30 @@ def test_killed_at_any_moment_and_resumed_ends_bitwise_equal(tmp_path):
 
 
 def test_stopped_at_every_step_and_resumed_ends_bitwise_equal(tmp_path):
+    """Ctrl-C comes while a step is at work. At the end of an epoch the test is left to the next sitting."""
     finished(tmp_path / "whole")
-    Run.start(SMALL, tmp_path / "stopped", threads=2)
     sittings = 0
+    run = Run.start(SMALL, tmp_path / "stopped", threads=2)
     while True:
+        sittings += 1
+        stop_at_the_next_step(run)
         try:
-            run = (
-                Run.resume(tmp_path / "stopped", threads=2) if sittings else Run(SMALL, tmp_path / "stopped", threads=2)
-            )
-            run.stop.asked = True
-            sittings += 1
             run.train(Quiet())
             break
         except Interrupted:
-            continue
-    assert sittings == 12  # one a step
+            run = Run.resume(tmp_path / "stopped", threads=2)
+    assert sittings == 13  # one a step, and one for the last test
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def stop_at_the_next_step(run):
+    order = run.order
+
+    def ask(step):
+        run.stop.asked = True
+        return order(step)
+
+    run.order = ask
 
 
 def test_the_gradient_does_not_depend_on_the_shards(tmp_path):
@@ -146,12 +147,11 @@ def test_a_run_learns(tmp_path):
 
 def test_the_best_epoch_is_kept_also_over_a_stop(tmp_path, monkeypatch):
     correct = iter([4, 9, 6, 8])
-    monkeypatch.setattr(loop, "evaluate", lambda *_: BatchResult(1.0, next(correct), 16))
+    monkeypatch.setattr(sitting, "evaluate", lambda *_: BatchResult(1.0, next(correct), 16))
     run = Run.start(replace(SMALL, epochs=4), tmp_path, threads=2)
 
     class StopAfterTwoEpochs(Quiet):
         def test(self, record):
-            super().test(record)
             run.stop.asked = record["epoch"] == 2
 
     with pytest.raises(Interrupted):
@@ -163,12 +163,25 @@ def test_the_best_epoch_is_kept_also_over_a_stop(tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     run = Run.start(SMALL, tmp_path, threads=1)
-    run.save(LAST)
     before = (tmp_path / LAST).read_bytes()
     run.arena.data[0] = np.nan
-    with pytest.raises(TrainingError, match=r"step 1: the loss is nan.*lower --lr"):
+    with pytest.raises(TrainingError, match=r"step 1: the loss is nan.*checkpoint is of step 0.*lower --lr"):
         run.train(Quiet())
     assert (tmp_path / LAST).read_bytes() == before
+
+
+def test_a_step_that_is_not_finite_is_told_also_where_the_user_stops_the_run(tmp_path, monkeypatch):
+    """As on a GPU, where the host learns of it only when it reads."""
+
+    def read(self):
+        raise NotFinite(1, float("nan"), float("inf"))
+
+    monkeypatch.setattr(HostStep, "read", read)
+    run = Run.start(SMALL, tmp_path, threads=1)
+    run.stop.asked = True
+    with pytest.raises(TrainingError, match="step 1: the loss is nan and the gradient's norm inf: not finite"):
+        run.train(Quiet())
+    assert checkpoint.load(tmp_path / LAST)[1]["step"] == 0
 
 
 def test_what_a_run_refuses(tmp_path):
@@ -187,10 +200,3 @@ def test_what_a_run_refuses(tmp_path):
     checkpoint.save(tmp_path / "run" / LAST, arrays, meta | {"data": "shapes: 8 other images"})
     with pytest.raises(TrainingError, match="the run was on shapes: 8 other images"):
         Run.resume(tmp_path / "run")
-
-
-def test_a_log_line_cut_short_and_later_lines_are_dropped(tmp_path):
-    path = tmp_path / LOG
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    log.truncate(path, 2)
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'

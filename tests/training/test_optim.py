@@ -290,6 +290,9 @@ def test_adamw_errors():
         {"eps": 0.0},
         {"weight_decay": -1.0},
         {"eps": math.nan},
+        {"eps": math.inf},
+        {"weight_decay": math.inf},
+        {"weight_decay": math.nan},
     ):
         with pytest.raises(ValueError, match="adamw"):
             AdamW(arena, **options)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-PACKAGE = "minidat[compiled]"
-
 
 class CompiledError(RuntimeError):
     """Compiled loops were asked for, and numba is not there."""
@@ -28,9 +26,7 @@ def install(report: Callable[[str], Any] = _silent) -> None:
     try:
         import numba  # noqa: F401
     except ImportError as error:
-        raise CompiledError(
-            f"compiled loops need numba: pip install '{PACKAGE}'; importing it said: {error}"
-        ) from error
+        raise CompiledError(f"compiled loops need numba: pip install numba; importing it said: {error}") from error
     from minidat.fast.dispatch import NUMBA
     from minidat.fast.numba import first_use
 

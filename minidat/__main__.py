@@ -1,4 +1,4 @@
-"""`python -m minidat.cli`"""
+"""`python -m minidat`"""
 
 import sys
 

@@ -1,0 +1,53 @@
+"""What a run's bits depend on beside its settings: libraries, threads and loops."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+from minidat.autograd import OPS
+from minidat.autograd.backend import device_module
+from minidat.fast import dispatch
+
+Environment = dict[str, str]
+
+
+def environment(device: str, threads: int) -> Environment:
+    """{what: which}, of this process. Results are equal to the bit where all of it is equal, and the processor is."""
+    if device == "gpu":
+        return {"device": "gpu", "CuPy": str(getattr(device_module("gpu"), "__version__", "unknown"))}
+    return {
+        "device": "cpu",
+        "threads": str(threads),
+        "NumPy": np.__version__,
+        "BLAS": _blas(alone=threads == 1),
+        "loops": _loops(),
+    }
+
+
+def changes(before: Environment, now: Environment) -> list[str]:
+    """ "threads 2 → 1" for each entry that differs."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name} {before.get(name, 'none')} → {now.get(name, 'none')}" for name in names]
+
+
+def _blas(*, alone: bool) -> str:
+    """Library, version and kernels of NumPy's BLAS. alone: it has its own threads, since the run has one."""
+    found = [info for info in threadpool_info() if info.get("user_api") == "blas"]
+    if not found:
+        return "unknown"
+    info = found[0]
+    words = [info.get("internal_api"), info.get("version"), info.get("architecture")]
+    if alone:
+        words.append(f"{info.get('num_threads')} threads")
+    return " ".join(str(word) for word in words if word)
+
+
+def _loops() -> str:
+    """Which implementations of ops run on the CPU."""
+    if dispatch.is_off():
+        return "plain"
+    enabled = {one.backend for op in OPS.values() for one in getattr(op.raw, "implementations", ())}
+    return f"compiled by numba {version('numba')}" if dispatch.NUMBA in enabled else "NumPy"

@@ -1,0 +1,173 @@
+"""One sitting of a run: from where it stands to its end, or to where it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from minidat.data import Dataset
+from minidat.data.dataset import OnDevice
+from minidat.training import checkpoint, log, state
+from minidat.training.clock import Clock
+from minidat.training.errors import Interrupted, TrainingError
+from minidat.training.evaluation import evaluate, placed
+from minidat.training.folder import BEST, LAST, LOG
+from minidat.training.parallel import NOTHING, BatchResult, Workers
+from minidat.training.reporter import Reporter
+from minidat.training.state import RunState
+from minidat.training.step import DeviceStep, HostStep, NotFinite
+
+if TYPE_CHECKING:
+    from minidat.training.loop import Run
+
+LOG_EVERY = 10  # steps; the last record of an epoch is of half as many to one and a half times as many
+SAVE_SECONDS = 30.0  # between checkpoints inside an epoch
+
+
+class Sitting:
+    """What `Run.train` does. The log is written before the checkpoint, and both before the reporter is told: whatever ends
+    the sitting, the run goes on from a checkpoint, and the log's lines of later steps are dropped."""
+
+    def __init__(self, run: Run, step: HostStep | DeviceStep, workers: Workers, reporter: Reporter):
+        self.run, self.step, self.workers, self.reporter = run, step, workers, reporter
+        self.scored = placed(run.testing if run.validation is None else run.validation, run.device)
+        self.clock = Clock(run.seconds)
+        self.saved_at = run.seconds
+        step.restart(run.sums)
+
+    def work(self) -> None:
+        """Raises Interrupted, after saving, when the user asks to stop; else as `Run.train`."""
+        run = self.run
+        try:
+            while not run.complete:
+                if run.tested < run.step and run.step % run.steps_per_epoch == 0:
+                    self._test_epoch()
+                elif run.step == run.total:
+                    self._test_best()
+                else:
+                    self._advance()
+                if run.stop.asked and not run.complete:
+                    self._save_progress()
+                    raise Interrupted
+        except NotFinite as error:
+            raise self._not_finite(error) from error
+
+    def _advance(self) -> None:
+        """One step of the optimiser; then a line of the log, or a checkpoint, where it is due."""
+        run = self.run
+        self.step.advance(run.step, run.order(run.step))
+        run.step += 1
+        if self._log_is_due():
+            self._log_training()
+        elif self.clock.seconds - self.saved_at > SAVE_SECONDS:
+            self._save_progress()
+
+    def _log_is_due(self) -> bool:
+        run = self.run
+        position = (run.step - 1) % run.steps_per_epoch + 1
+        left = run.steps_per_epoch - position
+        return not left or (position % LOG_EVERY == 0 and left >= LOG_EVERY / 2)
+
+    def _log_training(self) -> None:
+        """A line on the steps since the last one. An epoch that is complete is saved."""
+        run = self.run
+        sums = run.sums = self.step.read()
+        record = self._record("train", sums, round(run.step / run.steps_per_epoch, 4)) | {
+            "lr": run.schedule(run.step - 1),
+            "images_per_second": round(self.clock.images_per_second(sums.count), 1),
+        }
+        self._write(record)
+        run.sums = NOTHING
+        self.step.restart(NOTHING)
+        if run.step % run.steps_per_epoch == 0:
+            self._save()
+        self._tell(self.reporter.train, record)
+        self.clock.new_lap()
+
+    def _test_epoch(self) -> None:
+        """Test the model, and keep it where it is the best so far."""
+        run = self.run
+        kind = "test" if run.validation is None else "validation"
+        record = self._record(kind, self._evaluate(self.scored), run.step // run.steps_per_epoch)
+        self._write(record)
+        run.tested = run.step
+        if record["accuracy"] > run.best:
+            run.best = record["accuracy"]
+            run.save(BEST)
+        self._save()
+        self._tell(self.reporter.test, record)
+        self.clock.new_lap()
+
+    def _test_best(self) -> None:
+        """Test the best epoch on the test set, once: it was chosen on other images."""
+        run = self.run
+        path, flat = run.folder / BEST, run.arena.data
+        arrays, meta = checkpoint.load(path)
+        chosen = RunState.from_meta(path, meta).step // run.steps_per_epoch
+        last = flat.copy()
+        try:
+            state.restore_parameters(run.arena, arrays, path, run.device)
+            result = self._evaluate(placed(run.testing, run.device))
+        finally:
+            flat[...] = last
+        record = self._record("test", result, run.step // run.steps_per_epoch) | {"best_epoch": chosen}
+        self._write(record)
+        run.test_accuracy = record["accuracy"]
+        self._save()
+        self._tell(self.reporter.test, record)
+
+    def _evaluate(self, dataset: Dataset | OnDevice) -> BatchResult:
+        """Raises Interrupted when the user asks to stop: what was trained is saved by then."""
+
+        def progress(done: int, total: int) -> None:
+            if self.run.stop.asked:
+                raise Interrupted
+            self.reporter.testing(done, total)
+
+        return evaluate(self.run.model, dataset, self.workers, self.run.device, progress)
+
+    def _record(self, kind: str, sums: BatchResult, epoch: float) -> dict[str, Any]:
+        self.run.seconds = self.clock.seconds
+        return {
+            "kind": kind,
+            "step": self.run.step,
+            "epoch": epoch,
+            "loss": sums.loss / sums.count,
+            "accuracy": sums.correct / sums.count,
+            "seconds": round(self.run.seconds, 2),
+        }
+
+    def _write(self, record: dict[str, Any]) -> None:
+        """Log a record. Where that fails, save what can be saved, and say what is lost."""
+        try:
+            log.append(self.run.folder / LOG, record)
+        except OSError as error:
+            with contextlib.suppress(TrainingError):
+                self._save_progress()
+            raise self.run.cannot_write(error) from error
+
+    def _tell(self, tell: Callable[[dict[str, Any]], None], record: dict[str, Any]) -> None:
+        """Tell the reporter. Whatever it raises ends the sitting, with all steps saved."""
+        try:
+            tell(record)
+        except BaseException:
+            self._save_progress()
+            raise
+
+    def _save_progress(self) -> None:
+        """Save the steps since the last checkpoint, where there are any."""
+        if self.run.saved_step != self.run.step:
+            self.run.sums = self.step.read()
+            self._save()
+
+    def _save(self) -> None:
+        self.run.seconds = self.saved_at = self.clock.seconds
+        self.run.save(LAST)
+
+    def _not_finite(self, error: NotFinite) -> TrainingError:
+        run = self.run
+        return TrainingError(
+            f"{error}, so training stops here (learning rate {run.schedule(error.step - 1):.2g}). "
+            f"The last checkpoint is of step {run.saved_step:,}. Try a lower --lr, a longer --warmup or a smaller --clip"
+        )
