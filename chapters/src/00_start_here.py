@@ -438,7 +438,7 @@ else:
 # | chapter 09, chapter 10 | write deformable attention as a whole, forward and backward |
 # | chapter 11, chapter 12, chapter 13 | say what it costs, build the network, train it |
 # | chapter 14, chapter 15 | look inside, and turn its knobs |
-# | chapter 16 and what follows it | make it fast, and run it on a GPU |
+# | chapter 16, chapter 17, chapter 18 | make it fast, and run it on a GPU |
 #
 # In a hurry? Chapter 01, chapter 03, chapter 06, chapter 08, chapter 09 and chapter 10 hold what is needed to write the paper's
 # attention. All code of the package is meant to be read, too; each file in `minidat/ops` has the equation, the forward and the
