@@ -1,9 +1,9 @@
-"""The hard ops again, from primitives: names, arguments and values of `minidat.ops`, nothing derived by hand.
+"""The hard ops again, from primitives: the names, arguments and values of `minidat.ops`, without derivations by hand.
 
-Each function is its equation, typed in with elementwise ops, moves, sums and products of Tensors; the engine
-chains their gradients. It is slow and keeps every intermediate array: read it, and compare with it, as the
-tests do. Inputs are Tensors; the biases and masks that may be None in `minidat.ops` may be None here. Where a
-slope jumps, as that of g(a, b) does at whole pixels, the two may take different sides.
+Each function is its equation in elementwise ops, reshapes, sums and products of Tensors; the engine derives its gradient.
+This is slow and keeps every intermediate array. It is for reading and for tests, which compare it with `minidat.ops`. Inputs
+are Tensors; biases and masks may be None where they may in `minidat.ops`. At kinks, as those of g(a, b) at whole pixels, the
+two may return the slopes of different sides.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 
 from minidat.autograd import Tensor, array_module
 from minidat.ops import abs, broadcast_to, clip, concatenate, exp, gelu, log, pad, relu, split, sqrt, take, tanh
+from minidat.ops.heads import merge_heads, split_heads
 
 
 def softmax(x: Tensor) -> Tensor:
-    """y_i = e^(x_i) / Σ_j e^(x_j) over the last axis. A row may be shifted: its largest x is a constant."""
+    """y_i = e^(x_i) / Σ_j e^(x_j) over the last axis. Subtracting a constant from a row, here its largest x, changes nothing."""
     e = exp(x - x.max(axis=-1, keepdims=True).detach())
     return e / e.sum(axis=-1, keepdims=True)
 
@@ -57,13 +58,13 @@ def conv2d(x: Tensor, w: Tensor, bias: Tensor | None, *, stride: int = 1, paddin
 
 
 def depthwise_conv(x: Tensor, w: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """The same with every channel by itself: · W[k, l, c] in place of @ W[k, l]."""
+    """The same for each channel alone: · W[k, l, c] in place of @ W[k, l]."""
     y = reduce(add, (seen * w[tap] for tap, seen in _taps(x, w, stride, padding)))
     return y if bias is None else y + bias
 
 
 def _taps(x: Tensor, w: Tensor, stride: int, padding: int) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """((k, l), what kernel tap (k, l) sees of the padded map) for every tap."""
+    """((k, l), the pixels of the padded map that kernel tap (k, l) multiplies) for every tap."""
     x = pad(x, widths=((0, 0), (padding, padding), (padding, padding), (0, 0)))
     (h, w_map), (kernel_h, kernel_w) = x.shape[1:3], w.shape[:2]
     for tap in product(range(kernel_h), range(kernel_w)):
@@ -82,28 +83,28 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor
 
 def self_attention(qkv: Tensor, bias: Tensor | None, mask: Tensor | None, *, heads: int) -> Tensor:
     """Y = Concat_m softmax(q⁽ᵐ⁾ k⁽ᵐ⁾ᵀ/√d + bias + mask) v⁽ᵐ⁾        DAT eq. (2), (3)"""
-    q, k, v = (_split_heads(part, heads) for part in split(qkv, 3, axis=-1))  # (..., m, n, d)
-    return _merge_heads(attention(q, k, v, bias, mask, scale=q.shape[-1] ** -0.5))
+    q, k, v = (split_heads(part, heads) for part in split(qkv, 3, axis=-1))  # (..., m, n, d)
+    return merge_heads(attention(q, k, v, bias, mask, scale=q.shape[-1] ** -0.5))
 
 
 def neighborhood_attention(qkv: Tensor, table: Tensor, *, heads: int, kernel: int) -> Tensor:
     """y_i = Concat_m Σ_(j ∈ N(i)) softmax_j(q_i⁽ᵐ⁾·k_j⁽ᵐ⁾/√d + B⁽ᵐ⁾[j − i + k − 1]) v_j⁽ᵐ⁾        NAT
 
-    Every query is an attention of its own, with copies of its k² keys and values.
+    One attention for each query, with copies of its k² keys and values.
     """
     b, h, w, e = qkv.shape
     (rows, down), (cols, right) = (_neighbors(n, kernel, array_module(qkv.data)) for n in (h, w))
     keys = (rows[:, None, :, None] * w + cols[:, None, :]).reshape(h * w, -1)  # (h·w, k²)
     cells = (down[:, None, :, None] * table.shape[2] + right[:, None, :]).reshape(h * w, -1)
-    q, k, v = (_split_heads(part, heads) for part in split(qkv.reshape(b, h * w, e), 3, axis=-1))
+    q, k, v = (split_heads(part, heads) for part in split(qkv.reshape(b, h * w, e), 3, axis=-1))
     k, v = (take(t, indices=keys, axis=2) for t in (k, v))  # (b, m, h·w, k², d)
     bias = take(table.reshape(heads, -1), indices=cells, axis=1)[:, :, None]  # (m, h·w, 1, k²)
     y = attention(q[..., None, :], k, v, bias, None, scale=q.shape[-1] ** -0.5)
-    return _merge_heads(y[..., 0, :]).reshape(b, h, w, e // 3)
+    return merge_heads(y[..., 0, :]).reshape(b, h, w, e // 3)
 
 
 def _neighbors(length: int, kernel: int, xp: Any) -> tuple[Any, Any]:
-    """Along an axis, (L, k) twice: each query's keys, and key − query + k − 1."""
+    """Along one axis, two arrays (L, k): each query's keys, and key − query + k − 1."""
     query = xp.arange(length)[:, None]
     keys = xp.clip(query - kernel // 2, 0, length - kernel) + xp.arange(kernel)
     return keys, keys - query + kernel - 1
@@ -116,19 +117,8 @@ def _swap(x: Tensor, i: int = -2, j: int = -1) -> Tensor:
     return x.transpose(*axes)
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """(…, n, M·d) → (…, M, n, d)"""
-    return _swap(x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads), -2, -3)
-
-
-def _merge_heads(x: Tensor) -> Tensor:
-    """(…, M, n, d) → (…, n, M·d)"""
-    x = _swap(x, -2, -3)
-    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
-
-
 def g(a: Tensor, n: int) -> Tensor:
-    """g(a, b) = max(0, 1 − |a − b|) for b = 0 … n−1: one more axis, of n."""
+    """g(a, b) = max(0, 1 − |a − b|) for b = 0 … n−1, which is a new last axis."""
     return relu(1 - abs(a[..., None] - array_module(a.data).arange(n, dtype=a.dtype)))
 
 
@@ -137,8 +127,8 @@ def bilinear_sample(x: Tensor, points: Tensor) -> Tensor:
     (b, h, w, c), (_, groups, n, _) = x.shape, points.shape
     rows, cols = g(points[..., 0], h), g(points[..., 1], w)  # (b, g, n, h), (b, g, n, w)
     weight = rows[..., :, None] * cols[..., None, :]  # (b, g, n, h, w)
-    z = _split_heads(x.reshape(b, h * w, c), groups)  # (b, g, h·w, c/g)
-    return _merge_heads(weight.reshape(b, groups, n, h * w) @ z)
+    z = split_heads(x.reshape(b, h * w, c), groups)  # (b, g, h·w, c/g)
+    return merge_heads(weight.reshape(b, groups, n, h * w) @ z)
 
 
 def deformable_conv(
@@ -154,7 +144,7 @@ def deformable_conv(
 ) -> Tensor:
     """y(p₀) = Σ_(k,l) m_kl(p₀) · φ(x; p₀ + p_kl + Δp_kl(p₀)) W[k, l] + bias        DCN v1 eq. (2), v2 eq. (1)
 
-    One tap after the other: φ reads the map at that tap of every output pixel.
+    A loop over the taps: φ reads the map at one tap of all output pixels.
     """
     (b, i, j, groups, _, _), d = offsets.shape, w.shape[-1]
     xp = array_module(x.data)
@@ -165,7 +155,7 @@ def deformable_conv(
         points = (offsets[:, :, :, :, t] + still).reshape(b, i * j, groups, 2)
         read = bilinear_sample(x, _swap(points, 1, 2))  # (b, i·j, c)
         if modulation is not None:
-            by_group = read.reshape(b, i * j, groups, -1)
+            by_group = read.reshape(b, i * j, groups, x.shape[-1] // groups)
             read = (by_group * modulation[..., t].reshape(b, i * j, groups, 1)).reshape(*read.shape)
         y.append((read @ w[tap]).reshape(b, i, j, d))
     total = reduce(add, y)
@@ -193,7 +183,7 @@ def position_bias(
 ) -> Tensor:
     """bias[m, (i, j), n] = φ(B̂_m; R),  R = cells·((rows_i, cols_j) − points_n) + centre        DAT eq. (9)
 
-    The table of a group's heads is a map whose channels are the heads, and R its sampling points.
+    For φ, the table of a group's heads is a map whose channels are the heads, and R are the points that are sampled.
     """
     (m, r, c), (b, groups, n, _), h, w = table.shape, points.shape, len(rows), len(cols)
     each = (b, groups, h, w, n, 1)  # a displacement for every query (h, w) and key n
@@ -230,7 +220,7 @@ def log_position_bias(
 ) -> Tensor:
     """bias[(g, o), (i, j), n] = (max(0, u W₁ + b₁) W₂)_o,  u = sign(D) log₂(1 + |D|)/log₂ 8
 
-    D = scale·((rows_i, cols_j) − points_gn): a row of two numbers for every query and key.
+    D = scale·((rows_i, cols_j) − points_gn), (row, col) for each query and key.
     """
     (b, groups, n, _), h, w = points.shape, len(rows), len(cols)
     each = (b, groups, h, w, n, 1)
@@ -296,5 +286,5 @@ def deformable_attention(
     sampled = bilinear_sample(x, points)  # x̃ (b, n, c)
     parts = (q.reshape(b, h * w, c), sampled @ w_k + b_k, sampled @ w_v + b_v)
     bias = position_bias(table, points, rows, cols, cells=cells)
-    z = attention(*(_split_heads(t, heads) for t in parts), bias, None, scale=(c // heads) ** -0.5)
-    return (_merge_heads(z) @ w_o + b_o).reshape(b, h, w, c)
+    z = attention(*(split_heads(t, heads) for t in parts), bias, None, scale=(c // heads) ** -0.5)
+    return (merge_heads(z) @ w_o + b_o).reshape(b, h, w, c)

@@ -1,7 +1,7 @@
-"""Modules: parameters found by walking attributes, and the layers that every model here is made of.
+"""Modules, which find their parameters among their attributes, and the layers that all models use.
 
-There is no train or eval mode: a forward pass that is given a random generator, `model(x, rng=rng)`, is a training pass
-(drop path draws from it), one without is deterministic.
+There is no training or evaluation mode. A forward pass with a random generator, `model(x, rng=rng)`, is a training pass: drop
+path draws from it. A pass without one is deterministic.
 """
 
 from __future__ import annotations
@@ -15,11 +15,18 @@ from minidat import ops
 from minidat.autograd import Tensor
 from minidat.autograd.backend import like, to_device
 from minidat.fast import cuda
+from minidat.ops.checks import check_whole
 
 
 class Module:
-    """Something with parameters. Tensors among its attributes that require a gradient are its parameters, the others
-    its buffers (constants); Modules and lists of Modules are walked. Names are the attribute paths, joined by dots."""
+    """A part of a network. Its parameters are the Tensors among its attributes that require a gradient; the other Tensors are
+    its buffers (constants). Those of Modules and lists of Modules among its attributes belong to it too. Names are the
+    attribute paths, joined by dots.
+
+    `inline`: attributes that these paths leave out: "table" is then the name of `position.table`.
+    """
+
+    inline: tuple[str, ...] = ()
 
     if TYPE_CHECKING:
 
@@ -34,10 +41,10 @@ class Module:
                 if isinstance(child, Tensor):
                     yield path, child
                 elif isinstance(child, Module):
-                    yield from child.tensors(path + ".")
+                    yield from child.tensors(prefix if name in self.inline else path + ".")
 
     def parameters(self) -> dict[str, Tensor]:
-        """Name → Tensor, of those that are trained."""
+        """Name → Tensor, of the Tensors that require a gradient."""
         return {name: t for name, t in self.tensors() if t.requires_grad}
 
     def to(self, *, dtype: Any = None, device: str | None = None) -> Self:
@@ -54,8 +61,8 @@ class Module:
         return self
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Copy arrays into the parameters of the same names, wherever those are. Names and shapes must be the model's own
-        (KeyError, ValueError)."""
+        """Copy arrays into the parameters of the same names, on whatever device those are. Raises KeyError for a parameter
+        without an array, ValueError for one of another shape."""
         for name, t in self.parameters().items():
             if arrays[name].shape != t.shape:
                 raise ValueError(f"{name}: has shape {arrays[name].shape}, the model needs {t.shape}")
@@ -68,14 +75,13 @@ def parameter(array: np.ndarray) -> Tensor:
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Tensor:
-    """U(−1/√fan_in, 1/√fan_in): what the released model's weights and biases really start from (its own initialisation
-    never runs)."""
+    """U(−1/√fan_in, 1/√fan_in), as the released model's weights and biases start (its own initialisation never runs)."""
     bound = fan_in**-0.5
     return parameter(rng.uniform(-bound, bound, shape))
 
 
 def table(rng: np.random.Generator, shape: tuple[int, ...], sigma: float = 0.01) -> Tensor:
-    """A position table: normal with σ = 0.01, as released (its cut at ±2 is 200 σ away and never met)."""
+    """A position table: normal with σ = 0.01, as released (its truncation at ±2 is 200 σ away and never happens)."""
     return parameter(rng.normal(0.0, sigma, shape))
 
 
@@ -83,6 +89,7 @@ class Linear(Module):
     """y = x W + b, W (C_in, C_out)."""
 
     def __init__(self, c_in: int, c_out: int, *, rng: np.random.Generator, bias: bool = True):
+        check_whole("Linear", c_in=c_in, c_out=c_out)
         self.weight = uniform(rng, (c_in, c_out), c_in)
         self.bias = uniform(rng, (c_out,), c_in) if bias else None
 
@@ -94,6 +101,7 @@ class LayerNorm(Module):
     """y = γ x̂ + β over the last axis, ε = 1e-5 as released."""
 
     def __init__(self, c: int):
+        check_whole("LayerNorm", c=c)
         self.gamma = parameter(np.ones(c))
         self.beta = parameter(np.zeros(c))
 
@@ -115,6 +123,8 @@ class Conv2d(Module):
         padding: int = 0,
         bias=True,
     ):
+        check_whole("Conv2d", c_in=c_in, c_out=c_out, kernel=kernel, stride=stride)
+        check_whole("Conv2d", 0, padding=padding)
         fan_in = kernel * kernel * c_in
         self.weight = uniform(rng, (kernel, kernel, c_in, c_out), fan_in)
         self.bias = uniform(rng, (c_out,), fan_in) if bias else None
@@ -125,9 +135,10 @@ class Conv2d(Module):
 
 
 class DepthwiseConv2d(Module):
-    """k×k convolution of every channel by itself, W (k, k, C), padded by k // 2."""
+    """k×k convolution of each channel, W (k, k, C), padded by k // 2."""
 
     def __init__(self, c: int, kernel: int, *, rng: np.random.Generator, stride: int = 1):
+        check_whole("DepthwiseConv2d", c=c, kernel=kernel, stride=stride)
         self.weight = uniform(rng, (kernel, kernel, c), kernel * kernel)
         self.bias = uniform(rng, (c,), kernel * kernel)
         self.stride = stride
@@ -141,6 +152,7 @@ class MLP(Module):
     """y = GELU(x W₁ + b₁) W₂ + b₂, with a hidden layer `expansion` times as wide."""
 
     def __init__(self, c: int, *, rng: np.random.Generator, expansion: int = 4):
+        check_whole("MLP", c=c, expansion=expansion)
         self.hidden = Linear(c, expansion * c, rng=rng)
         self.out = Linear(expansion * c, c, rng=rng)
 
@@ -153,6 +165,7 @@ class ConvMLP(Module):
     v1's option. On maps (B, H, W, C)."""
 
     def __init__(self, c: int, *, rng: np.random.Generator, expansion: int = 4, residual: bool = True):
+        check_whole("ConvMLP", c=c, expansion=expansion)
         self.hidden = Linear(c, expansion * c, rng=rng)
         self.conv = DepthwiseConv2d(expansion * c, 3, rng=rng)
         self.out = Linear(expansion * c, c, rng=rng)
@@ -165,7 +178,7 @@ class ConvMLP(Module):
 
 
 class LayerScale(Module):
-    """y = γ x, a scale for each channel that starts at `value`, near 0: a branch grows into the network."""
+    """y = γ x, γ (C). It starts at `value`, near 0, so that a residual branch has little effect at first."""
 
     def __init__(self, c: int, value: float):
         self.gamma = parameter(np.full(c, value))
@@ -175,9 +188,12 @@ class LayerScale(Module):
 
 
 class DropPath(Module):
-    """Each sample's residual branch left out with probability `rate` while training (stochastic depth)."""
+    """In training, drops each sample's residual branch with probability `rate`, in [0, 1), and divides the kept ones by
+    1 − rate (stochastic depth)."""
 
     def __init__(self, rate: float):
+        if not 0 <= rate < 1:
+            raise ValueError(f"DropPath: rate is {rate}; it must be in [0, 1)")
         self.rate = rate
 
     def __call__(self, x: Tensor, rng: np.random.Generator | None) -> Tensor:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -83,6 +84,16 @@ def test_curves_are_drawn_when_the_run_is_stopped(run, clock):
     assert drawn(run.folder) != before
     assert "stopped at step 1 of 40; continue with\n  " in out.getvalue()
     assert f"-m minidat train --resume {run.folder}\n" in out.getvalue()
+
+
+def test_on_a_terminal_the_last_progress_line_stays_when_the_run_is_stopped(run, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    out = io.StringIO()
+    out.isatty = lambda: True
+    told = Console(run, out)
+    told.train(record(run, "train", 10))
+    told.interrupted()
+    assert re.search(r"\repoch 0\.50/2  .* left\nstopped at step 10 of 40; continue with\n", out.getvalue())
 
 
 def test_the_progress_line_knows_speed_and_time_left(run, clock, monkeypatch):

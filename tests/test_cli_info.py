@@ -38,11 +38,17 @@ def test_models_beside_one_another(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["dat_tiny", "--image", "230"], "image 230 must be a positive multiple of 32; 224 would fit"),
+        (
+            ["dat_tiny", "--image", "230"],
+            "230×230 does not fit: its sides must be positive multiples of 32; 224×224 would fit",
+        ),
         (
             ["dat_pp_tiny", "--against", "dat_tiny", "--image", "256"],
-            "dat_tiny: cost: an image of 256×256 does not fit stage 1",
+            "dat_tiny: model: an image of 256×256 does not fit: stage 1",
         ),
+        (["dat_tiny", "--image", "112"], "multiples of 32; 224×224 would fit"),
+        (["dat_tiny", "--image", "384"], "; 448×448 would fit"),
+        (["vit_small", "--image", "32"], "; 224×224 would fit"),
         (["dat_tiny", "--against", "swin_tiny", "--detail"], "--detail is of one network"),
         (["dat_tiny", "--classes", "0"], "--classes is 0; it must be at least 1"),
     ],

@@ -11,6 +11,7 @@ from minidat import Tensor, cli, no_grad
 from minidat.analysis import predictions
 from minidat.analysis.points import map_to_image
 from minidat.analysis.predictions import prediction_figure
+from minidat.attention import Offsets
 from minidat.data import images as image_files
 from minidat.data.imagenet import class_names
 from minidat.models import Config, Pyramid, StageConfig, create
@@ -240,9 +241,9 @@ def test_the_picture_shows_the_last_blocks(weights, figures):
 
 def test_of_a_stage_the_last_block_is_drawn(monkeypatch, weights, figures):
     stages = (
-        StageConfig(16, 1, ("D", "D"), kernel=3),
-        StageConfig(16, 1, ("D", "D", "L"), window=4, kernel=3),
-        StageConfig(16, 2, ("D",), kernel=3),
+        StageConfig(16, 1, ("D", "D"), offsets=Offsets(kernel=3)),
+        StageConfig(16, 1, ("D", "D", "L"), window=4, offsets=Offsets(kernel=3)),
+        StageConfig(16, 2, ("D",), offsets=Offsets(kernel=3)),
     )
     model = Pyramid(Config(32, 4, 10, stages), np.random.default_rng(0))
     monkeypatch.setattr(official, "from_file", lambda path, name=None, rows=None, key=None: model, raising=False)

@@ -4,6 +4,7 @@ import numpy as np
 
 from minidat import ops
 from minidat.attention.window import relative_index, shift_mask
+from minidat.ops import neighborhood
 from minidat.tutorial.contracts import Gradient, Op, Value
 from minidat.tutorial.report import Exercise
 
@@ -93,6 +94,40 @@ def reach(layers):
 
 def layers(rng):
     return ([np.eye(9, dtype=bool) | (rng.random((9, 9)) < 0.12) for _ in range(3)],)
+
+
+def neighbourly(q, k, v, table, keys, places):
+    s = np.einsum("ic,iac->ia", q, k[keys]) * q.shape[1] ** -0.5 + table[places]
+    return np.einsum("ia,iac->ic", softmax(s), v[keys])
+
+
+def neighbourly_gradients(dy, q, k, v, table, keys, places, *, add=np.add.at, row_term=True):
+    scale = q.shape[1] ** -0.5
+    p = softmax(np.einsum("ic,iac->ia", q, k[keys]) * scale + table[places])
+    dp = np.einsum("ic,iac->ia", dy, v[keys])
+    ds = p * (dp - (p * dp).sum(-1, keepdims=True) * row_term)
+    dk, dv, dtable = np.zeros_like(k), np.zeros_like(v), np.zeros_like(table)
+    add(dk, keys, scale * ds[..., None] * q[:, None])
+    add(dv, keys, p[..., None] * dy[:, None])
+    add(dtable, places, ds)
+    return scale * np.einsum("ia,iac->ic", ds, k[keys]), dk, dv, dtable
+
+
+def assign(total, index, values):
+    total[index] += values
+
+
+def on_a_small_map(rng):
+    h, w, kernel, d = 4, 5, 3, 2
+    keys, places = neighborhood.neighbours(np, h, w, kernel)
+    return *rng.standard_normal((3, h * w, d)), rng.standard_normal((2 * kernel - 1) ** 2), keys, places
+
+
+def dilated(length, kernel, dilation, members=None):
+    step, line = np.divmod(np.arange(length), dilation)
+    members = (length - line + dilation - 1) // dilation if members is None else members
+    first = np.clip(step - kernel // 2, 0, members - kernel)
+    return (first[:, None] + np.arange(kernel)) * dilation + line[:, None]
 
 
 EXERCISES = {
@@ -199,10 +234,10 @@ EXERCISES = {
             lambda rng: (int(rng.integers(7, 11)), int(rng.choice([3, 5]))),
             names=("index",),
             mistakes={
-                "clip the first of the k, not each: at the border one token would be there several times": lambda n, k: (
+                "clip the first of the K, not each: at the border one token would be there several times": lambda n, k: (
                     np.clip(np.arange(n)[:, None] + np.arange(k) - k // 2, 0, n - 1)
                 ),
-                "at the border that leaves the map: the k move inwards": lambda n, k: (
+                "at the border that leaves the map: the K move inwards": lambda n, k: (
                     np.arange(n)[:, None] + np.arange(k) - k // 2
                 ),
                 "they do not come round on the other side, they move inwards": lambda n, k: (
@@ -212,7 +247,8 @@ EXERCISES = {
         ),
         [
             "Find the first neighbour of each token; the others follow it.",
-            "The first is i − k // 2, but not below 0 and not above n − k: `np.clip(np.arange(n) - k // 2, 0, n - k)`.",
+            "The first is i − K // 2, but not below 0 and not above length − K: "
+            "`np.clip(np.arange(length) - kernel // 2, 0, length - kernel)`.",
         ],
     ),
     "5.6": Exercise(
@@ -276,6 +312,75 @@ EXERCISES = {
             "seen j.",
             "For arrays of True and False NumPy's `@` gives True and False. With integers it counts ways; then ask `> "
             "0`.",
+        ],
+    ),
+    "5.9": Exercise(
+        Gradient(
+            neighbourly,
+            on_a_small_map,
+            names=("dq", "dk", "dv", "dtable", None, None),
+            mistakes={
+                "`total[index] += …` keeps one of those with the same index: use np.add.at": lambda *a: (
+                    neighbourly_gradients(*a, add=assign)
+                ),
+                "the softmax's row term Σ_a P dP is missing": lambda *a: neighbourly_gradients(*a, row_term=False),
+                "the factor λ = 1/√d is missing": lambda dy, q, *rest: tuple(
+                    d * f for d, f in zip(neighbourly_gradients(dy, q, *rest), (q.shape[1] ** 0.5,) * 2 + (1, 1))
+                ),
+            },
+        ),
+        [
+            "Gather first: `k[keys]` and `v[keys]` are (N, K², d). Compute P again, as `neighbourly` does, and step 1 of it: "
+            "`np.einsum('ic,iac->ia', dy, v[keys])` is dP.",
+            "The gradient of the copied keys is `scale * ds[..., None] * q[:, None]`, (N, K², d); that of the copied values "
+            "`p[..., None] * dy[:, None]`.",
+            "Step 2: `np.add.at(dk, keys, …)` into zeros of k's shape; likewise dv, and `np.add.at(dtable, places, ds)`.",
+        ],
+    ),
+    "5.10": Exercise(
+        Value(
+            lambda blocks, w, kernel: (blocks * w, blocks * (kernel - 1) + 1),
+            lambda rng: (int(rng.integers(1, 7)), 2 * int(rng.integers(1, 6)), 2 * int(rng.integers(1, 5)) + 1),
+            names=("windows", "neighbours"),
+            mistakes={
+                "half a window is added on either side, so a whole one": lambda blocks, w, kernel: (
+                    w + (blocks - 1) * w / 2,
+                    blocks * (kernel - 1) + 1,
+                ),
+                "the query itself is counted once, not once a block": lambda blocks, w, kernel: (
+                    blocks * w,
+                    blocks * kernel,
+                ),
+            },
+        ),
+        [
+            "Neighbours: one block sees ⌊K/2⌋ tokens to each side. What does one more block add on each side?",
+            "Windows: what is seen after some blocks is a row of whole windows of the *first* block. Draw two blocks, then "
+            "three: with w = 4 the picture has 4 and 8.",
+        ],
+    ),
+    "5.11": Exercise(
+        Value(
+            dilated,
+            lambda rng: (int(rng.integers(15, 20)), int(rng.choice([3, 5])), int(rng.integers(2, 4))),
+            names=("index",),
+            mistakes={
+                "the lines are not equally long when dilation does not divide the length": lambda length, kernel, dilation: (
+                    dilated(length, kernel, dilation, length // dilation)
+                ),
+                "at the border that leaves the map": lambda length, kernel, dilation: (
+                    np.arange(length)[:, None] + (np.arange(kernel) - kernel // 2) * dilation
+                ),
+                "clip the first of a line, not each": lambda length, kernel, dilation: np.clip(
+                    np.arange(length)[:, None] + (np.arange(kernel) - kernel // 2) * dilation, 0, length - 1
+                ),
+            },
+        ),
+        [
+            "Tokens whose numbers leave the same remainder by `dilation` form a line. "
+            "`step, line = np.divmod(np.arange(length), dilation)`.",
+            "How many tokens has a line? `(length - line + dilation - 1) // dilation`. Within it, do what 5.5 does.",
+            "The m-th token of a line is number `m * dilation + line`.",
         ],
     ),
 }

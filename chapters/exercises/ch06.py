@@ -4,7 +4,7 @@ import numpy as np
 
 from minidat import ops
 from minidat.ops.bilinear import g_slope
-from minidat.tutorial.contracts import Gradient, Value
+from minidat.tutorial.contracts import All, Gradient, Value, Wrong
 from minidat.tutorial.report import Exercise
 
 H, W, C = 4, 5, 3
@@ -82,22 +82,79 @@ def four(rng):
     return tuple(rng.standard_normal(4))
 
 
+class Slopes(Value):
+    """A value that is often tried as a difference of two arrays of True and False."""
+
+    def judge(self, answer):
+        try:
+            return super().judge(answer)
+        except Wrong as wrong:
+            if "boolean subtract" not in str(wrong):
+                raise
+            raise Wrong(
+                "NumPy does not subtract one array of True and False from another: make numbers of the first, "
+                "`.astype(float)`"
+            ) from None
+
+
+def on_the_border(rng):
+    """dy, z and points on the first and the last pixels, where clamping has its kinks."""
+    corners = np.array([(r, c) for r in (0, H - 1, 1.4) for c in (0, W - 1, 2.3)], float)  # (9, 2)
+    return rng.standard_normal((len(corners), C)), a_map(rng), corners
+
+
+def clamped_gradients(dy, z, points):
+    last = np.array(z.shape[:2]) - 1
+    dz, dclamped = sample_gradients(dy, z, np.clip(points, 0, last))
+    return dz, dclamped * ((points >= 0) & (points < last))
+
+
+def with_the_end(dy, z, points):
+    """The last pixel counted as inside."""
+    last = np.array(z.shape[:2]) - 1
+    dz, dclamped = sample_gradients(dy, z, np.clip(points, 0, last))
+    return dz, dclamped * ((points >= 0) & (points <= last))
+
+
+def crowded(rng):
+    """Points that share pixels, some of them far outside."""
+    near = inside_cells(rng, 4)
+    return a_map(rng), np.concatenate([near, near + 0.05, inside_cells(rng, 4, 2), [[-7.3, 2.5]]])
+
+
+def by_assignment(dy, z, points):
+    """dz[row, col] += …: of the points that share a pixel one remains."""
+    dz, first = np.zeros_like(z), np.floor(points).astype(int)
+    for corner in np.ndindex(2, 2):
+        at = first + corner
+        inside = ((at >= 0) & (at < z.shape[:2])).all(-1)
+        weight = np.where(corner, points - first, 1 - (points - first)).prod(-1, keepdims=True)
+        dz[at[inside, 0], at[inside, 1]] += (weight * dy)[inside]
+    return dz, sample_gradients(dy, z, points)[1]
+
+
+def round_slopes(a, n, factor=1.0):
+    t = a[:, None] - np.arange(n)
+    return np.where(abs(t) < 1, -np.pi / 2 * factor * np.sin(np.pi * t), 0.0)
+
+
 EXERCISES = {
     "6.1": Exercise(
-        Value(
+        Slopes(
             lambda a, n: g_slope(a, n),
             kinks_too,
             names=("slope",),
             mistakes={
                 "at a kink, that is the slope on the left": slope_from_the_left,
                 "at the kinks t = −1 and t = 0 that is 0; take the slope on the right": slope_by_sign,
+                "where the hat falls its slope is −1": lambda a, n: abs(g_slope(a, n)),
             },
         ),
         [
-            "Let t = a − b, an array of shape (N, n). Where is g going up in t, where down, and where is it flat?",
+            "Let t = a − b, an array of shape (N, S). Where is g going up in t, where down, and where is it flat?",
             "Up for −1 ≤ t < 0, down for 0 ≤ t < 1. Each ≤ puts a kink into the piece on its right.",
-            "A comparison of arrays is an array of True and False, and `True - False` works on floats: "
-            "`((t >= -1) & (t < 0)).astype(float) - ((t >= 0) & (t < 1))`.",
+            "A comparison of arrays is an array of True and False. NumPy does not subtract two of those; it does once "
+            "the first is made of numbers: `((t >= -1) & (t < 0)).astype(float) - ((t >= 0) & (t < 1))`.",
         ],
     ),
     "6.2": Exercise(
@@ -184,27 +241,39 @@ EXERCISES = {
         ],
     ),
     "6.6": Exercise(
-        Gradient(
-            sample_clamped,
-            lambda rng: (a_map(rng), np.concatenate([inside_cells(rng, 6, 0), inside_cells(rng, 8, 2)])),
-            names=("dz", "dpoints"),
-            mistakes={
-                "a clamped coordinate does not move: its gradient is zero": lambda dy, z, p: sample_gradients(
-                    dy, z, np.clip(p, 0, np.array(z.shape[:2]) - 1)
+        All(
+            [
+                Gradient(
+                    sample_clamped,
+                    lambda rng: (a_map(rng), np.concatenate([inside_cells(rng, 6, 0), inside_cells(rng, 8, 2)])),
+                    names=("dz", "dpoints"),
+                    mistakes={
+                        "a clamped coordinate does not move: its gradient is zero": lambda dy, z, p: sample_gradients(
+                            dy, z, np.clip(p, 0, np.array(z.shape[:2]) - 1)
+                        ),
+                        "clamp first: what is read, and the map's gradient, are those at the clamped points": sample_gradients,
+                        "each coordinate is clamped by itself: one may be free where the other is not": lambda dy, z, p: (
+                            sample_gradients(dy, z, np.clip(p, 0, np.array([H, W]) - 1))[0],
+                            sample_gradients(dy, z, np.clip(p, 0, np.array([H, W]) - 1))[1]
+                            * ((p >= 0) & (p <= np.array([H, W]) - 1)).all(-1, keepdims=True),
+                        ),
+                    },
                 ),
-                "clamp first: what is read, and its gradient to the map, are those at the clamped points": sample_gradients,
-                "each coordinate is clamped by itself: one may be free where the other is not": lambda dy, z, p: (
-                    sample_gradients(dy, z, np.clip(p, 0, np.array([H, W]) - 1))[0],
-                    sample_gradients(dy, z, np.clip(p, 0, np.array([H, W]) - 1))[1]
-                    * ((p >= 0) & (p <= np.array([H, W]) - 1)).all(-1, keepdims=True),
+                Value(
+                    clamped_gradients,
+                    on_the_border,
+                    names=("dz", "dpoints"),
+                    mistakes={
+                        "on the last pixel a step to the right changes nothing, so the slope there is 0: `<`": with_the_end,
+                    },
                 ),
-            },
+            ]
         ),
         [
             "Two functions in a row: q = clip(points), y = φ(z; q). Call `read(z, q)` going down, its vjp going up.",
             "The vjp of clip is a mask: dpoints = dq where the coordinate was inside, 0 where it was not.",
-            "`limit = np.array(z.shape[:2]) - 1`, and `dq * ((points >= 0) & (points <= limit))`: one mask for each "
-            "coordinate.",
+            "`limit = np.array(z.shape[:2]) - 1`, and `dq * ((points >= 0) & (points < limit))`: one mask for each "
+            "coordinate. It is `<` since a point at the limit does not move when it is pushed to the right.",
         ],
     ),
     "6.7": Exercise(
@@ -225,6 +294,47 @@ EXERCISES = {
             "y has shape (1, 1), and L = y, so dy = ∂L/∂y = `np.ones((1, 1))`. With one output, and only then, ones "
             "are right.",
             "`_, dpoints = vjp(np.ones((1, 1)))`, then `point = point + rate * dpoints[0]`; do it `steps` times.",
+        ],
+    ),
+    "6.8": Exercise(
+        Gradient(
+            sample,
+            crowded,
+            names=("dz", "dpoints"),
+            mistakes={
+                "`dz[row, col] += …` keeps one of the points that share a pixel: use np.add.at": by_assignment,
+                "the sum over the channels is missing": lambda dy, z, p: (
+                    sample_gradients(dy, z, p)[0],
+                    sample_gradients(dy * np.eye(C)[0], z, p)[1],
+                ),
+            },
+        ),
+        [
+            "Begin as in 6.3: `first`, the fractions u and v, and a loop over the four corners with `row`, `col`, `inside`.",
+            "Step 2, in the loop: `np.add.at(dz, (row, col), weight[:, None] * dy)`, with clipped indices and a weight that is 0 "
+            "outside.",
+            "Step 3: keep `(z[row, col] * dy).sum(-1) * inside` of each corner, for instance in a dict `d[i, j]`. "
+            "The two lines of step 3 come after the loop.",
+        ],
+    ),
+    "6.9": Exercise(
+        Value(
+            round_slopes,
+            kinks_too,
+            names=("slope",),
+            mistakes={
+                "the inner derivative is missing: cos(π t) has the slope −π sin(π t)": lambda a, n: round_slopes(
+                    a, n, 1 / np.pi
+                ),
+                "the ½ in front is missing": lambda a, n: round_slopes(a, n, 2.0),
+                "from distance 1 on the hat is 0, and so is its slope": lambda a, n: (
+                    -np.pi / 2 * np.sin(np.pi * (a[:, None] - np.arange(n)))
+                ),
+            },
+        ),
+        [
+            "Let t = a − b. The chain rule: the slope of cos(π t) is −sin(π t) times the slope of π t.",
+            "It holds for |t| < 1 only: `np.where(abs(t) < 1, …, 0.0)`.",
         ],
     ),
 }

@@ -115,6 +115,108 @@ def shared_inputs(rng):
     )
 
 
+def conv3(x, w, b):
+    y, vjp = ops.conv2d.raw(x[None], w, b, padding=1)
+
+    def back(dy):
+        dx, dw, db = vjp(dy[None])
+        return dx[0], dw, db
+
+    return y[0], back
+
+
+def layer_parts(x, w, w_offset, b_offset, w_mod, b_mod):
+    offsets, offset_back = conv3(x, w_offset, b_offset)
+    a, mod_back = conv3(x, w_mod, b_mod)
+    m = 1 / (1 + np.exp(-a))
+    return offsets.reshape(*a.shape, 2), offset_back, m, mod_back
+
+
+def layer(*arrays):
+    offsets, _, m, _ = layer_parts(*arrays)
+    return convolve(arrays[0], offsets, m, arrays[1])
+
+
+def layer_gradients(dy, *arrays, read=1, move=1, weigh=1, slope=True):
+    """read, move, weigh: 0 to forget that way to x; slope: whether sigmoid's slope is in it"""
+    offsets, offset_back, m, mod_back = layer_parts(*arrays)
+    dx, doffsets, dm, dw = convolve_gradients(dy, arrays[0], offsets, m, arrays[1])
+    dx_offset, dw_offset, db_offset = offset_back(doffsets.reshape(*m.shape[:2], -1))
+    dx_mod, dw_mod, db_mod = mod_back(dm * (m * (1 - m) if slope else 1))
+    return read * dx + move * dx_offset + weigh * dx_mod, dw, dw_offset, db_offset, dw_mod, db_mod
+
+
+def layer_inputs(rng):
+    """No point near a whole number, where φ has its kinks."""
+    h, w, c, d = 2, 3, 2, 2
+    shapes = (h, w, c), (9, c, d), (3, 3, c, 18), (18,), (3, 3, c, 9), (9,)
+    while True:
+        arrays = [rng.standard_normal(shape) for shape in shapes]
+        offsets = layer_parts(*arrays)[0]
+        if abs(offsets - np.round(offsets)).min() > 1e-3:
+            return tuple(arrays)
+
+
+def whole(z, reference, x1, x2, w_value, w_offset, b_offset, w_weigh, b_weigh, w_out, *, gradients=None, **wrong):
+    """Deformable DETR's attention from the package's core; with gradients=dy its vjp. wrong: options of `_whole_back`."""
+    (queries, c), (heads, levels, points), sizes = z.shape, b_weigh.shape, (x1.shape[:2], x2.shape[:2])
+    each = heads * levels * points
+    flat = np.concatenate([x.reshape(-1, c) for x in (x1, x2)])
+    offsets = z @ w_offset.reshape(c, -1) + b_offset.reshape(-1)
+    a = (z @ w_weigh.reshape(c, each) + b_weigh.reshape(each)).reshape(queries, heads, -1)
+    weights, softmax_back = ops.softmax.raw(a)
+    size = np.array(sizes, float)[:, None]  # (l, 1, 2)
+    locations = reference[:, None, None, None] + offsets.reshape(queries, heads, levels, points, 2) / size
+    arrays = (flat @ w_value)[None], locations[None], weights.reshape(1, queries, heads, levels, points)
+    h, core_back = ops.multiscale_deformable_attention.raw(*arrays, sizes=sizes)
+    if gradients is None:
+        return h[0] @ w_out
+    dvalues, dlocations, dweights = core_back((gradients @ w_out.T)[None])
+    dpoints = (dlocations[0] / size).reshape(queries, -1)
+    da = softmax_back(dweights.reshape(weights.shape))[0].reshape(queries, -1)
+    if wrong.get("apart"):  # the softmax of each level by itself
+        p, dp = (t.reshape(queries, heads, levels, points) for t in (weights, dweights))
+        da = (p * (dp - (p * dp).sum(-1, keepdims=True))).reshape(queries, -1)
+    dz = dpoints @ w_offset.reshape(c, -1).T + (0 if wrong.get("one_way") else da @ w_weigh.reshape(c, -1).T)
+    dx = (dvalues[0] @ w_value.T)[: len(flat)]
+    first = sizes[0][0] * sizes[0][1]
+    return (
+        dz,
+        dlocations[0].sum((1, 2, 3)),
+        dx[:first].reshape(x1.shape),
+        dx[first:].reshape(x2.shape),
+        flat.T @ dvalues[0],
+        (z.T @ dpoints).reshape(w_offset.shape),
+        dpoints.sum(0).reshape(b_offset.shape),
+        (z.T @ da).reshape(w_weigh.shape),
+        da.sum(0).reshape(b_weigh.shape),
+        h[0].T @ gradients,
+    )
+
+
+def whole_inputs(rng):
+    q, c, m, levels, k = 2, 4, 2, 2, 2
+    shapes = (q, c), (q, 2), (3, 4, c), (2, 3, c), (c, c), (c, m, levels, k, 2), (m, levels, k, 2)
+    shapes += (c, m, levels, k), (m, levels, k), (c, c)
+    while True:
+        arrays = [rng.standard_normal(shape) / 2 for shape in shapes]
+        arrays[1] = rng.uniform(0, 1, (q, 2))
+        offsets = np.tensordot(arrays[0], arrays[5], 1) + arrays[6]
+        own = arrays[1][:, None] * np.array([x.shape[:2] for x in arrays[2:4]]) - 0.5  # (q, l, 2)
+        points = own[:, None, :, None] + offsets
+        if abs(points - np.round(points)).min() > 1e-3:
+            return tuple(arrays)
+
+
+def with_cotangent(rng, forward, arrays):
+    """(dy, *arrays). There are too many weights for finite differences of each: the answer is compared with the package's."""
+    return rng.standard_normal(forward(*arrays).shape), *arrays
+
+
+def reference_gradient(dpoints, sizes):
+    return (dpoints * sizes[:, None]).sum((1, 2, 3))
+
+
 EXERCISES = {
     "7.1": Exercise(
         Value(
@@ -138,21 +240,49 @@ EXERCISES = {
             names=("dx", "doffsets", "dmodulation", "dw"),
             mistakes={
                 "m is missing on the way back to what was read: step 4": without_modulation,
-                "dw is made of m · s, not of s": lambda dy, x, offsets, m, w: (
+                "dw is made of m · f, not of f": lambda dy, x, offsets, m, w: (
                     *convolve_gradients(dy, x, offsets, m, w)[:3],
                     convolve_gradients(dy, x, offsets, np.ones_like(m), w)[3],
                 ),
             },
         ),
         [
-            "Begin as `deformable` does, and keep what `read` returns second: `found, read_vjp = read(x, "
-            "points.reshape(-1, 2))`.",
-            "Step 6 gives `dw` and `u`: `a.T @ dy` and `dy @ w.T`, with taps and channels flattened to one axis of "
+            "Begin as `deformable` does, and keep what `read` returns second: `y, read_vjp = read(x, "
+            "points.reshape(-1, 2))`; `found` is y in the shape (H·W, 9, C).",
+            "Step 6 gives `dw` and `u`: `F.T @ dy` and `dy @ w.T`, with taps and channels flattened to one axis of "
             "9·C. "
             "Then bring u to the shape (H·W, 9, C).",
-            "Step 4: `dmodulation` is `(s * u).sum(-1)`, and the gradient of what was found is `m * u`.",
+            "Step 4: `dmodulation` is `(found * u).sum(-1)`, and the gradient of what was found is `m * u`.",
             "Step 5: `dx, dpoints = read_vjp((m * u).reshape(-1, C))`. `dpoints`, in the shape of `offsets`, is their "
             "gradient.",
+        ],
+    ),
+    "7.8": Exercise(
+        Value(
+            layer_gradients,
+            lambda rng: with_cotangent(rng, layer, layer_inputs(rng)),
+            names=("dx", "dw", "dw_offset", "db_offset", "dw_mod", "db_mod"),
+            mistakes={
+                "x also says where to read: the way through the offsets is missing": lambda *a: layer_gradients(
+                    *a, move=0
+                ),
+                "x also says how much a reading counts: the way through m is missing": lambda *a: layer_gradients(
+                    *a, weigh=0
+                ),
+                "x is also read: the first way is missing": lambda *a: layer_gradients(*a, read=0),
+                "only one of the three ways to x": lambda *a: layer_gradients(*a, move=0, weigh=0),
+                "the slope of the sigmoid, m (1 − m), is missing": lambda *a: layer_gradients(*a, slope=False),
+                "dy is not used: this is the gradient for a cotangent of ones": lambda dy, *a: layer_gradients(
+                    np.ones_like(dy), *a
+                ),
+            },
+        ),
+        [
+            "Write `layer` again and keep every vjp: `offsets, offset_back = convolve(…)`, `a, mod_back = convolve(…)`, "
+            "`_, back = moved_taps(…)`.",
+            "`dx_read, doffsets, dm, dw = back(dy)`. The gradient of a is `m * (1 - m) * dm`; doffsets must be (H, W, 18) for "
+            "`offset_back`.",
+            "Each of the three vjps gives a gradient to x. It is used three times, so they are added.",
         ],
     ),
     "7.3": Exercise(
@@ -185,9 +315,9 @@ EXERCISES = {
             lambda rng: (rng.uniform(-0.2, 1.2, (6, 2)), 4 + int(rng.integers(3)), 9),
             names=("normalised",),
             mistakes={
-                "2 p̂ − 1 goes from edge to edge still: −1 would be an edge, not a centre": lambda p, h, w: 2 * p - 1,
+                "2 p̄ − 1 goes from edge to edge still: −1 would be an edge, not a centre": lambda p, h, w: 2 * p - 1,
                 "rows go with the height, columns with the width": lambda p, h, w: edges_to_centres(p, w, h),
-                "half a pixel is missing: p̂ · S counts from the edge, pixels count from a centre": lambda p, h, w: (
+                "half a pixel is missing: p̄ · S counts from the edge, pixels count from a centre": lambda p, h, w: (
                     2 * p * np.array([h, w]) / (np.array([h, w]) - 1) - 1
                 ),
                 "the centres of the outer pixels are S − 1 apart, not S": lambda p, h, w: (
@@ -217,11 +347,70 @@ EXERCISES = {
             },
         ),
         [
-            "δy = δA s + A δs, with s what is found. So dA = Σ_d s dy, and ds = A dy: no sum there.",
-            "`found, read_vjp = read(V, (locations * size - 0.5).reshape(-1, 2))` with `size = np.array([H, W])`. "
-            "The vjp takes ds in the shape (Q·K, d).",
+            "δy = δA f + A δf, with f what is found. So dA = Σ_c f dy, and df = A dy: no sum there.",
+            "`y, read_vjp = read(V, (locations * size - 0.5).reshape(-1, 2))` with `size = np.array([H, W])`. "
+            "The vjp takes df in the shape (Q·K, d).",
             "It gives the gradient in pixels. The locations move `size` times less than the pixels: multiply by "
             "`size`.",
+        ],
+    ),
+    "7.9": Exercise(
+        Value(
+            reference_gradient,
+            lambda rng: (rng.standard_normal((3, 2, 3, 4, 2)), np.array([[4, 5], [2, 3], [7, 6]])),
+            names=("dreference",),
+            mistakes={
+                "that is in pixels: p = p̄ · (H_l, W_l) − ½ has a factor, another one on each level": lambda d, s: d.sum(
+                    (1, 2, 3)
+                ),
+                "the chain rule multiplies by (H_l, W_l); this divides": lambda d, s: (d / s[:, None]).sum((1, 2, 3)),
+                "rows go with H_l, columns with W_l": lambda d, s: reference_gradient(d, s[:, ::-1]),
+                "it is used by all, so the gradients are summed, not averaged": lambda d, s: (
+                    reference_gradient(d, s) / d[0, ..., 0].size
+                ),
+            },
+        ),
+        [
+            "In how many places is p̄_i used? Each of them gives a gradient, and they add up.",
+            "∂p/∂p̄ is (H_l, W_l). `sizes[:, None]` is (L, 1, 2), and meets the axes (L, K, 2) of `dpoints`.",
+        ],
+    ),
+    "7.10": Exercise(
+        Value(
+            lambda dy, *a: whole(*a, gradients=dy),
+            lambda rng: with_cotangent(rng, whole, whole_inputs(rng)),
+            names=(
+                "dz",
+                "dreference",
+                "dx1",
+                "dx2",
+                "dw_value",
+                "dw_offset",
+                "db_offset",
+                "dw_weigh",
+                "db_weigh",
+                "dw_out",
+            ),
+            mistakes={
+                "the softmax runs over levels and points together, and so does its row term": lambda dy, *a: whole(
+                    *a, gradients=dy, apart=True
+                ),
+                "z is used twice: the way through the weights is missing": lambda dy, *a: whole(
+                    *a, gradients=dy, one_way=True
+                ),
+                "dy is not used: this is the gradient for a cotangent of ones": lambda dy, *a: whole(
+                    *a, gradients=np.ones_like(dy)
+                ),
+            },
+        ),
+        [
+            "Copy the forward pass, keep `h`, and make room: `dA = np.zeros_like(A)`, `dpoints = np.zeros_like(offsets)`, "
+            "and for each level `dV = np.zeros_like(V)`.",
+            "`dh = (dy @ w_out.T).reshape(h.shape)`. In the loop: `y, back = read(…)`, then step 2 as in 7.5, "
+            "with `dh[:, head, None]` for dy.",
+            "After the heads of a level: `dV.reshape(x.shape) @ w_value.T` is dx; dw_value adds up over the levels.",
+            "After the loops: `da = A * (dA - (A * dA).sum((2, 3), keepdims=True))`. `np.tensordot(z.T, da, 1)` is dw_weigh, and "
+            "`np.tensordot(da, w_weigh, ((1, 2, 3), (1, 2, 3)))` one of the two terms of dz.",
         ],
     ),
     "7.6": Exercise(

@@ -3,8 +3,8 @@
 import numpy as np
 
 from minidat import ops
-from minidat.attention.deformable import grid
-from minidat.tutorial.contracts import Gradient, Value
+from minidat.attention.grids import grid
+from minidat.tutorial.contracts import All, Gradient, Value
 from minidat.tutorial.report import Exercise
 
 
@@ -29,6 +29,17 @@ def some_offsets(rng):
     return rng.standard_normal((6, 2)), rng.uniform(-1, 1, (6, 2)), np.array([0.3, 0.7]), np.array([5, 9])
 
 
+def limited_gradient(dpoints, offsets, reference, size, limit):
+    arrays = offsets[None, None], reference
+    vjp = ops.deformed_points.raw(*arrays, limit=limit, amplitude=(1.0, 1.0), size=tuple(size))[1]
+    return vjp(dpoints[None, None])[0][0, 0]
+
+
+def some_limits(rng):
+    """Some coordinates are cut, others are not."""
+    return *rng.standard_normal((2, 8, 2)), rng.uniform(-1, 1, (8, 2)), np.array([5, 9])
+
+
 def depthwise(x, w, b, r, pad):
     return ops.depthwise_conv.raw(x[None], w, b, stride=r, padding=pad)[0][0]
 
@@ -39,8 +50,8 @@ def depthwise_gradients(du, x, w, b, r, pad):
 
 
 def a_map_and_taps(rng):
-    r = int(rng.integers(1, 3))
-    return rng.standard_normal((6, 9, 2)), rng.standard_normal((3, 3, 2)), rng.standard_normal(2), r, 1
+    r, pad = int(rng.integers(1, 3)), int(rng.integers(0, 3))
+    return rng.standard_normal((6, 9, 2)), rng.standard_normal((3, 3, 2)), rng.standard_normal(2), r, pad
 
 
 def theta(q, w, b, gamma, beta, w2, r, pad):
@@ -164,7 +175,7 @@ EXERCISES = {
                 ),
                 "the amplitude is missing": lambda d, o, p, a, s: to_points_gradient(d, o, p, 1, s),
                 "the slope of tanh is missing": lambda d, o, p, a, s: d * (s - 1) / 2 * a,
-                "the slope is 1 − tanh²(Δp): yours takes the raw offset, 1 − Δp²": lambda d, o, p, a, s: (
+                "the slope is 1 − tanh²(o): yours takes the raw offset, 1 − o²": lambda d, o, p, a, s: (
                     d * (s - 1) / 2 * a * (1 - o**2)
                 ),
                 "rows go with H, columns with W": lambda d, o, p, a, s: to_points_gradient(d, o, p, a, s[::-1]),
@@ -191,11 +202,11 @@ EXERCISES = {
         ),
         [
             "db is the shortest: b is added at every point, so sum du over both axes of the grid.",
-            "For dw loop over the taps: `(shifted(padded, m, n, h_g, w_g, r) * du).sum((0, 1))` is dw[m, n]. "
+            "For dw loop over the taps: `(shifted(padded, mu, nu, h_g, w_g, r) * du).sum((0, 1))` is dw[mu, nu]. "
             "h_g and w_g are du.shape[:2].",
-            "For dx start with zeros of the padded shape. `view = shifted(dpadded, m, n, h_g, w_g, r)` and "
-            "`view += w[m, n] * du` for every tap.",
-            "In the end cut the padding off: `dpadded[pad : pad + h, pad : pad + width]`.",
+            "For dx start with zeros of the padded shape. `view = shifted(dpadded, mu, nu, h_g, w_g, r)` "
+            "and `view += w[mu, nu] * du` for every tap.",
+            "In the end cut the padding off: `dpadded[pad : pad + h, pad : pad + width]`. (`[pad:-pad]` is empty when pad is 0.)",
         ],
     ),
     "8.5": Exercise(
@@ -210,9 +221,47 @@ EXERCISES = {
         ),
         [
             "Write the forward lines first, and keep the three vjps. `a[0]` is (H_G, W_G, C).",
-            "Step 3: `da = doffsets @ w2.T`, with a batch axis: `[None]`. `dw2 = np.einsum('ijc,ijo->co', a[0], doffsets)`.",
+            "Step 3: `da = doffsets @ w2.T`, with a batch axis: `[None]`. `dw2 = np.einsum('ijc,ijl->cl', a[0], doffsets)`.",
             "Then `(dv,) = gelu_vjp(da)`, `du, dgamma, dbeta = norm_vjp(dv)`, `dq, dw, db = conv_vjp(du)`, "
             "and `dq[0]` without the batch axis.",
+        ],
+    ),
+    "8.10": Exercise(
+        All(
+            [
+                Value(
+                    limited_gradient,
+                    lambda rng, limit=limit: (*some_limits(rng), limit),
+                    names=("doffsets",),
+                    mistakes={
+                        "step 1 is missing: how many pixels are one normalised unit?": lambda d, o, p, s, limit: (
+                            limited_gradient(d, o, p, s, limit) / ((s - 1) / 2)
+                        ),
+                        "the slope is taken at o; what is limited is p̂ + o": lambda d, o, p, s, limit: limited_gradient(
+                            d, o, 0 * p, s, limit
+                        ),
+                        "a coordinate that is cut gets no gradient": lambda d, o, p, s, limit: limited_gradient(
+                            d, o, p, s, "none"
+                        ),
+                        "each coordinate is cut by itself": lambda d, o, p, s, limit: (
+                            d * (s - 1) / 2 * (abs(p + o) <= 1).all(-1, keepdims=True)
+                        ),
+                        "rows go with H, columns with W": lambda d, o, p, s, limit: limited_gradient(
+                            d, o, p, s[::-1], limit
+                        ),
+                        "dy is not used: this is the gradient for a cotangent of ones": lambda d, o, p, s, limit: (
+                            limited_gradient(np.ones_like(d), o, p, s, limit)
+                        ),
+                    },
+                )
+                for limit in ("squash", "clamp", "none")
+            ]
+        ),
+        [
+            "All three begin with `free = reference + offsets` and with step 1, `dpoints * (size - 1) / 2`. "
+            "The slope is what differs.",
+            "squash: `1 - np.tanh(free) ** 2`. none: 1.",
+            "clamp: `(free >= -1) & (free <= 1)`, one True or False for each coordinate. Multiply by it.",
         ],
     ),
     "8.6": Exercise(
@@ -255,10 +304,13 @@ EXERCISES = {
     "8.8": Exercise(
         Value(
             off_centre,
-            lambda rng: (int(rng.integers(9, 15)), 2 * int(rng.integers(1, 4)) + 1, int(rng.integers(1, 4)), 1),
+            lambda rng: (int(rng.integers(9, 15)), int(rng.integers(3, 8)), int(rng.integers(1, 4)), 1),
             names=("distance",),
             mistakes={
                 "reference − middle, not middle − reference": lambda *a: -off_centre(*a),
+                "the middle of an even number of rows lies between two of them: (k − 1)/2, not k // 2": lambda h, k, r, pad: (
+                    off_centre(h, k, r, pad) + (k - 1) / 2 - k // 2
+                ),
                 "the middle of k rows is (k − 1)/2 after the first": lambda h, k, r, pad: (
                     off_centre(h, k, r, pad) - 0.5
                 ),
@@ -281,7 +333,7 @@ EXERCISES = {
             },
         ),
         [
-            "`read, _, pull = look(x, theta)`. What is ∂L/∂read for L = −read.mean()? It has the shape of read.",
+            "`read, _, pull = look(x, weights)`. What is ∂L/∂read for L = −read.mean()? It has the shape of read.",
             "`pull(np.full(read.shape, -1 / read.size))` gives five gradients. Subtract η times each, in a new list.",
         ],
     ),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minidat import ops
-from minidat.attention.deformable import grid
+from minidat.attention.grids import grid
 from minidat.ops.heads import merge_heads, split_heads
 from minidat.tutorial.contracts import Behaviour, Gradient, Value, Wrong, call, results
 from minidat.tutorial.diagnosis import difference, distance

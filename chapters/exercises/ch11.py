@@ -52,6 +52,17 @@ def attention_alone(h, w, dim, kernel, budget):
     return next(fitting, 0)
 
 
+def points_for_a_window(h, w, dim, window, kernel, *, keys_everywhere=False):
+    n = h * w
+    over = (0 if keys_everywhere else 2 * n * dim**2) + 2 * n * window**2 * dim
+    return over // (2 * n * dim + (0 if keys_everywhere else 2 * dim**2) + (kernel**2 + 2) * dim)
+
+
+def forget(n, dim, heads):
+    kept = 3 * (4 * n * dim**2 + 2 * n * n * dim)
+    return kept, kept + n * n * dim, 4 * heads * n * n
+
+
 def a_budget(rng):
     """A budget that is met exactly, one that the offset network breaks, and one that no stride meets, in turn."""
     h, w, dim, kernel = 9, 13, 12, 5
@@ -217,6 +228,65 @@ EXERCISES = {
             "Try r = 1, 2, 3, … and return the first that fits. "
             "From max(h, w) on there is one point, and nothing changes any more.",
             "`sum(omega(h, w, dim, stride, kernel)) <= budget`. After the loop: `return 0`.",
+        ],
+    ),
+    "11.8": Exercise(
+        Value(
+            points_for_a_window,
+            lambda rng: (int(rng.integers(10, 30)), 21, 48 * int(rng.integers(1, 5)), (5, 7)[int(rng.integers(2))], 5),
+            names=("points",),
+            tolerance=EXACT,
+            mistakes={
+                "the offset network is part of Ω": lambda h, w, c, window, k: int(
+                    (2 * h * w * c * c + 2 * h * w * window**2 * c) // (2 * h * w * c + 2 * c * c)
+                ),
+                "windows have keys and values at every pixel, points at the points only: the projections differ": (
+                    lambda *i: points_for_a_window(*i, keys_everywhere=True)
+                ),
+                "one more than that costs more, but that many do already: the largest number that still fits": (
+                    lambda *i: points_for_a_window(*i) + 1
+                ),
+                "that is the window's own number of keys; its price buys another number of points": (
+                    lambda h, w, c, window, k: window**2
+                ),
+            },
+        ),
+        [
+            "Write both costs down: window attention has 4 HWC² + 2 HW w² C. Ω has N_s in three of its four terms.",
+            "Put Ω ≤ window and bring everything without N_s to the right: 2 HWC² + 2 HW w² C.",
+            "One point costs 2 HWC + 2 C² + (k² + 2) C. Divide, and round down with `//`.",
+        ],
+    ),
+    "11.9": Exercise(
+        Value(
+            forget,
+            lambda rng: (int(rng.integers(9, 30)), 12 * int(rng.integers(1, 5)), (2, 3)[int(rng.integers(2))]),
+            names=("kept", "again", "bytes"),
+            tolerance=EXACT,
+            mistakes={
+                "backward costs twice forward, so a step three times": lambda n, c, m: (
+                    4 * n * c**2 + 2 * n * n * c,
+                    4 * n * c**2 + 3 * n * n * c,
+                    4 * m * n * n,
+                ),
+                "only q kᵀ is computed again: weights · v is not needed in backward": lambda n, c, m: (
+                    forget(n, c, m)[0],
+                    forget(n, c, m)[0] + 2 * n * n * c,
+                    4 * m * n * n,
+                ),
+                "all of the forward pass is not needed: q and k are still there": lambda n, c, m: (
+                    forget(n, c, m)[0],
+                    forget(n, c, m)[0] + forget(n, c, m)[0] // 3,
+                    4 * m * n * n,
+                ),
+                "each head has weights of its own": lambda n, c, m: (*forget(n, c, m)[:2], 4 * n * n),
+                "bytes are asked for, 4 for each number": lambda n, c, m: (*forget(n, c, m)[:2], m * n * n),
+            },
+        ),
+        [
+            "Forward has 4nC² + 2n²C (exercise 11.1). What does exercise 11.3 say about backward?",
+            "Which product gives the weights? Only that one is done once more: n²C.",
+            "The weights are n × n numbers for each head.",
         ],
     ),
 }

@@ -1,5 +1,7 @@
 """Exercises of chapter 12: the architecture."""
 
+import numpy as np
+
 from minidat import ops
 from minidat.analysis import cost, skeleton, totals
 from minidat.models.config import Config
@@ -68,6 +70,83 @@ def window_work(h, w, dim, window):
 
 def fits(patch, stages, window):
     return patch * 2 ** (stages - 1) * window
+
+
+def overlapping(x, W, bias):
+    return ops.conv2d.raw(x[None], W, bias, stride=2, padding=1)[0][0]
+
+
+def overlapping_vjp(dy, x, W, bias, *, assigned=False, shift=1):
+    """With `assigned` each tap writes over what others gave; `shift` says where the rim is cut off."""
+    rows, cols, _ = dy.shape
+    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+    dpadded, dW = np.zeros_like(padded), np.zeros_like(W)
+    for a, b in np.ndindex(3, 3):
+        met = np.s_[a : a + 2 * rows - 1 : 2, b : b + 2 * cols - 1 : 2]
+        dpadded[met] = dy @ W[a, b].T + (0 if assigned else dpadded[met])
+        dW[a, b] = np.einsum("ije,ijc->ec", padded[met], dy)
+    h, w, _ = x.shape
+    return dpadded[shift : shift + h, shift : shift + w], dW, dy.sum((0, 1))
+
+
+def an_overlap(rng):
+    return rng.standard_normal((6, 7, 2)), rng.standard_normal((3, 3, 2, 4)), rng.standard_normal(4)
+
+
+def lpu(z, w, b):
+    return z + ops.depthwise_conv.raw(z[None], w, b, padding=1)[0][0]
+
+
+def lpu_vjp(dz, z, w, b, *, straight=True, turned=True):
+    h, width, _ = z.shape
+    kernel = np.ascontiguousarray(w[::-1, ::-1] if turned else w)
+    back = ops.depthwise_conv.raw(dz[None], kernel, None, padding=1)[0][0]
+    padded = np.pad(z, ((1, 1), (1, 1), (0, 0)))
+    dw = np.stack([[(padded[i : i + h, j : j + width] * dz).sum((0, 1)) for j in range(3)] for i in range(3)])
+    return back + (dz if straight else 0), dw, dz.sum((0, 1))
+
+
+def a_map(rng, channels=3):
+    return rng.standard_normal((5, 4, channels)), rng.standard_normal((3, 3, channels)), rng.standard_normal(channels)
+
+
+def conv_mlp(x, w1, b1, w, b, w2, b2):
+    h = ops.linear.raw(x, w1, b1)[0]
+    a = ops.gelu.raw(h + ops.depthwise_conv.raw(h[None], w, b, padding=1)[0][0])[0]
+    return ops.linear.raw(a, w2, b2)[0]
+
+
+def conv_mlp_vjp(dy, x, w1, b1, w, b, w2, b2, *, straight=True, mixed=True, bent=True):
+    """Each option, switched off, leaves one road out."""
+    h, hidden_vjp = ops.linear.raw(x, w1, b1)
+    mix, mix_vjp = ops.depthwise_conv.raw(h[None], w, b, padding=1)
+    a, gelu_vjp = ops.gelu.raw(h + mix[0])
+    _, out_vjp = ops.linear.raw(a, w2, b2)
+    da, dw2, db2 = out_vjp(dy)
+    dm = gelu_vjp(da)[0] if bent else da
+    dmix, dw, db = mix_vjp(dm[None])
+    dx, dw1, db1 = hidden_vjp((dm if straight else 0) + (dmix[0] if mixed else 0))
+    return dx, dw1, db1, dw, db, dw2, db2
+
+
+def a_conv_mlp(rng):
+    x = a_map(rng)[0]
+    shapes = ((3, 5), (5,), (3, 3, 5), (5,), (5, 3), (3,))
+    return x, *(rng.standard_normal(shape) for shape in shapes)
+
+
+def dat_pp_parameters(dim, classes=1000, *, lpu=True, conv=True, stem=None, group=64, last=("DD", 3), down_bias=False):
+    half = dim // 2
+    count = 30 * half + 9 * half * dim + 3 * dim if stem is None else stem(dim)
+    for stage, (letters, kernel) in enumerate((("ND", 9), ("NDND", 7), ("ND" * 9, 5), last)):
+        c, size = dim * 2**stage, 56 // 2**stage
+        more = (10 * lpu + 40 * conv) * c
+        n = window_block(c, c // 32, 7) + more
+        d = deformable_block(c, c // 32, c // group, kernel, size, size) + more
+        count += sum(n if letter == "N" else d for letter in letters)
+        if stage < 3:
+            count += 18 * c * c + (4 + 2 * down_bias) * c
+    return count + 16 * dim + 8 * dim * classes + classes
 
 
 def try_my_config(answer):
@@ -183,7 +262,7 @@ EXERCISES = {
         ),
         [
             "Norms, matrices, biases and MLP are those of a window block: 12 C² + 13 C.",
-            "Add the table, (2h − 1)(2w − 1) for each head, and the offset network, e (k² + 5) with e = C/G.",
+            "Add the table, (2h − 1)(2w − 1) for each head, and the offset network, (k² + 5) C/G.",
         ],
     ),
     "12.5": Exercise(
@@ -265,6 +344,102 @@ EXERCISES = {
             'Start from `dat_cifar`: dims (48, 96, 192), heads (3, 6, 12), letters `"LS", "LD", "LD"`, window=4, '
             "groups=(1, 2, 4), kernel=(5, 5, 3).",
             "If it has too many parameters, make it narrower or shorter; the last stage has most of them, 12 C² a block.",
+        ],
+    ),
+    "12.9": Exercise(
+        Gradient(
+            overlapping,
+            an_overlap,
+            names=("dx", "dW", "dbias"),
+            mistakes={
+                "a pixel is in up to four patches and gets a term from each: add, do not overwrite": (
+                    lambda *i: overlapping_vjp(*i, assigned=True)
+                ),
+                "the rim is cut off at the wrong side: the map begins at row 1, column 1": lambda *i: overlapping_vjp(
+                    *i, shift=0
+                ),
+                "the bias goes to every position, so its gradient is a sum, not a mean": lambda dy, *i: (
+                    *overlapping_vjp(dy, *i)[:2],
+                    dy.mean((0, 1)),
+                ),
+            },
+        ),
+        [
+            "Pad first: `np.pad(x, ((1, 1), (1, 1), (0, 0)))`, and make an array of zeros of that shape for its gradient.",
+            "Two loops over a and b. The pixels that tap (a, b) meets at all positions: "
+            "`padded[a : a + 2 * rows - 1 : 2, b : b + 2 * cols - 1 : 2]`.",
+            "Step 3: `dpadded[…] += dy @ W[a, b].T` and `dW[a, b] = np.einsum('ije,ijc->ec', padded[…], dy)`.",
+            "At the end `dpadded[1:-1, 1:-1]`.",
+        ],
+    ),
+    "12.10": Exercise(
+        Gradient(
+            lpu,
+            a_map,
+            names=("dz", "dw", "db"),
+            mistakes={
+                "step 1: the straight road is missing": lambda *i: lpu_vjp(*i, straight=False),
+                "step 2: turn the kernel by half a turn, w[::-1, ::-1]": lambda *i: lpu_vjp(*i, turned=False),
+                "the straight road alone: the convolution sends a gradient back, too": lambda dz, *i: (
+                    dz,
+                    *lpu_vjp(dz, *i)[1:],
+                ),
+                "all positions use a tap: sum over them, do not take the mean": lambda dz, *i: (
+                    lpu_vjp(dz, *i)[0],
+                    *(d / dz[..., 0].size for d in lpu_vjp(dz, *i)[1:]),
+                ),
+            },
+        ),
+        [
+            "Step 2 in code: `ops.depthwise_conv.raw(dz_out[None], turned, None, padding=1)[0][0]` with the kernel turned.",
+            "`turned = w[::-1, ::-1]`: rows and columns of the kernel, not the channels.",
+            "Step 3: with `padded = np.pad(z, ((1, 1), (1, 1), (0, 0)))`, tap (a, b') meets "
+            "`padded[a : a + H, b' : b' + W]` at all positions. Multiply by dz_out and sum over both axes of the map.",
+        ],
+    ),
+    "12.11": Exercise(
+        Gradient(
+            conv_mlp,
+            a_conv_mlp,
+            names=("dx", "dw1", "db1", "dw", "db", "dw2", "db2"),
+            mistakes={
+                "step 3: two roads lead to h; the straight one is missing": lambda *i: conv_mlp_vjp(*i, straight=False),
+                "step 3: two roads lead to h; the one through the convolution is missing": lambda *i: conv_mlp_vjp(
+                    *i, mixed=False
+                ),
+                "step 2: GELU′ is missing": lambda *i: conv_mlp_vjp(*i, bent=False),
+            },
+        ),
+        [
+            "Forward first, and keep each vjp: `h, hidden_vjp = ops.linear.raw(x, w1, b1)`, and so on, to y.",
+            "Then from y up: `da, dw2, db2 = out_vjp(dy)`, `(dm,) = gelu_vjp(da)`, `dmix, dw, db = mix_vjp(dm[None])`.",
+            "`dx, dw1, db1 = hidden_vjp(dm + dmix[0])`.",
+        ],
+    ),
+    "12.12": Exercise(
+        Value(
+            dat_pp_parameters,
+            lambda rng: (128 * int(rng.integers(1, 3)), int(rng.integers(300, 900))),
+            names=("parameters",),
+            tolerance=EXACT,
+            mistakes={
+                "each block has a local perception unit": lambda *i: dat_pp_parameters(*i, lpu=False),
+                "the MLP has a depthwise convolution on its 4C hidden numbers": lambda *i: dat_pp_parameters(
+                    *i, conv=False
+                ),
+                "the stem has two convolutions and two layer norms": lambda *i: dat_pp_parameters(
+                    *i, stem=lambda dim: 51 * dim
+                ),
+                "groups have 64 channels": lambda *i: dat_pp_parameters(*i, group=128),
+                "stage 4 is D D": lambda *i: dat_pp_parameters(*i, last=("ND", 3)),
+                "the steps down have no bias": lambda *i: dat_pp_parameters(*i, down_bias=True),
+            },
+        ),
+        [
+            "`window_block(c, c // 32, 7)` counts N without its convolutions; `deformable_block` counts D likewise.",
+            "A depthwise 3 × 3 on c channels has 9c weights and c biases. The MLP's is on 4c channels.",
+            "Stem: 27·C/2 + C/2 for the first convolution, 2·C/2 for its norm, 9·C/2·C + C for the second, 2C for its norm.",
+            "Step down from c: 9·c·2c weights and a norm of 2·2c.",
         ],
     ),
 }

@@ -64,6 +64,27 @@ def two_runs(rng):
     return hard + 0.2 * rng.random(400) < 0.8, hard + 0.2 * rng.random(400) < 0.75
 
 
+def adam_walk(mu, s, batch, rate, steps, *, root=True, averaged=True):
+    size = np.sqrt(mu**2 + s**2 / batch)
+    scatter = s / (np.sqrt(batch) if averaged else 1)
+    return steps * rate * mu / size, (np.sqrt(steps) if root else steps) * rate * scatter / size
+
+
+def a_walk(rng):
+    return 0.5 + rng.random(), 3 + rng.random(), int(rng.integers(4, 30)), 0.1 * rng.random(), int(rng.integers(2, 9))
+
+
+def decay_and_push(rates, decay):
+    return np.prod(1 - decay * rates), rates.sum()
+
+
+def pushed_and_decayed(rates, decay):
+    theta = 0.0
+    for rate in rates:
+        theta = (1 - rate * decay) * theta + rate
+    return theta
+
+
 EXERCISES = {
     "13.1": Exercise(
         Value(
@@ -227,6 +248,65 @@ EXERCISES = {
             "Subtract image by image: d is 1, 0 or −1. (Booleans do not subtract: `a.astype(float) - b`.)",
             "The difference of the accuracies is the mean of d.",
             "The standard error of a mean of n numbers is their standard deviation divided by √n.",
+        ],
+    ),
+    "13.8": Exercise(
+        Value(
+            adam_walk,
+            a_walk,
+            names=("moved", "scatter"),
+            mistakes={
+                "variances add up over steps, standard deviations do not: √J": lambda *i: adam_walk(*i, root=False),
+                "a mean of B images scatters less than one image: s/√B": lambda *i: adam_walk(*i, averaged=False),
+                "the mean square of a batch's gradient is μ² plus its variance": lambda mu, s, b, rate, k: (
+                    k * rate * mu / (s / np.sqrt(b)),
+                    np.sqrt(k) * rate,
+                ),
+                "that is plain descent: divide by the root of v̂": lambda mu, s, b, rate, k: (
+                    k * rate * mu,
+                    np.sqrt(k) * rate * s / np.sqrt(b),
+                ),
+                "v̂ is of the batch's gradient, whose variance is s²/B": lambda mu, s, b, rate, k: (
+                    k * rate * mu / np.hypot(mu, s),
+                    np.sqrt(k) * rate * s / np.sqrt(b) / np.hypot(mu, s),
+                ),
+            },
+        ),
+        [
+            "The gradient of a batch is a mean of B independent numbers. Its mean is μ. And its variance?",
+            "s²/B. The mean square of a random number is its mean squared plus its variance: μ² + s²/B.",
+            "One step is η g/√(μ² + s²/B). Over J steps means add up, and variances add up.",
+        ],
+    ),
+    "13.9": Exercise(
+        Value(
+            decay_and_push,
+            lambda rng: (0.1 * rng.random(12), 0.5 + rng.random()),
+            names=("left", "pushed"),
+            mistakes={
+                "each step multiplies by 1 − η λ: a product, not a sum": lambda rates, decay: (
+                    1 - decay * rates.sum(),
+                    rates.sum(),
+                ),
+                "the decay is multiplied by the rate of its step": lambda rates, decay: (
+                    (1 - decay) ** len(rates),
+                    rates.sum(),
+                ),
+                "that is close, but a step multiplies by 1 − η λ exactly": lambda rates, decay: (
+                    np.exp(-decay * rates.sum()),
+                    rates.sum(),
+                ),
+                "θ ← θ − η u with u = −1 goes up": lambda rates, decay: (np.prod(1 - decay * rates), -rates.sum()),
+                "it does not decay": lambda rates, decay: (
+                    np.prod(1 - decay * rates),
+                    pushed_and_decayed(rates, decay),
+                ),
+            },
+        ),
+        [
+            "Look at AdamW's last equation with the gradient's part left out. What does it do to θ?",
+            "`np.prod(1 - decay * rates)` is what is left.",
+            "Without decay a step adds −η u = η.",
         ],
     ),
 }

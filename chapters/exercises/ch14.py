@@ -200,20 +200,20 @@ EXERCISES = {
             lambda rng: (rows(rng, KEYS), rng.standard_normal((KEYS, 4))),
             names=("y",),
             mistakes={
-                "the weights that are left must add up to 1 again: divide by 1 − p": lambda p, v: (
+                "the weights that are left must add up to 1 again: divide by 1 − P": lambda p, v: (
                     p @ v - p[:, None] * v
                 ),
                 "that is the change y′ − y, not the output y′": lambda p, v: without_each(p, v) - p @ v,
                 "that is the output with key n alone": lambda p, v: v,
-                "with 1 + p the weights that are left become smaller; they must grow": lambda p, v: (
+                "with 1 + P the weights that are left become smaller; they must grow": lambda p, v: (
                     (p @ v - p[:, None] * v) / (1 + p[:, None])
                 ),
             },
         ),
         [
-            "Take one n. The output without it is Σ_{j≠n} p_j v_j, but with weights that add up to 1.",
-            "Σ_{j≠n} p_j v_j = y − p_n v_n, and Σ_{j≠n} p_j = 1 − p_n.",
-            "For all n at once: `y` is (d,), `p[:, None] * v` is (N, d), `1 - p[:, None]` is (N, 1).",
+            "Take one n. The output without it is Σ_{j≠n} P_j v_j, but with weights that add up to 1.",
+            "Σ_{j≠n} P_j v_j = y − P_n v_n, and Σ_{j≠n} P_j = 1 − P_n.",
+            "For all n at once: `y` is (d,), `row[:, None] * v` is (N, d), `1 - row[:, None]` is (N, 1).",
         ],
     ),
     "14.7": Exercise(

@@ -62,6 +62,10 @@ def offset_network_cost(dim, groups, kernel, n):
     return width * (kernel**2 + 5), n * dim * (kernel**2 + 2)
 
 
+def runs_of_each(sigma, delta, factor=8):
+    return int(np.ceil(factor * sigma**2 / delta**2))
+
+
 def descend(offsets, p, s, u, target, rate, steps, learn):
     for _ in range(steps):
         doffsets, ds = points_vjp(points(offsets, p, s, u) - target, offsets, p, s, u)
@@ -164,18 +168,18 @@ EXERCISES = {
             names=("share",),
             mistakes={
                 "that is the share that is kept": lambda n, a: 1 - share_lost(n, a),
-                "a point is lost only beyond −1 and n, one pixel outside": lambda n, a: share_lost(n, a, 0.0),
-                "the last pixel is n − 1, so beyond it one more pixel is forgiven: n": lambda n, a: (
+                "a point is lost only beyond −1 and h, one pixel outside": lambda n, a: share_lost(n, a, 0.0),
+                "the last pixel is h − 1, so beyond it one more pixel is forgiven: h": lambda n, a: (
                     1 - ((np.minimum(np.arange(n) + a, n + 1) - np.maximum(np.arange(n) - a, -1)) / (2 * a)).mean()
                 ),
-                "the interval from i − a to i + a is 2a long": lambda n, a: 1 - 2 * (1 - share_lost(n, a)),
+                "the interval from i − d to i + d is 2d long": lambda n, a: 1 - 2 * (1 - share_lost(n, a)),
             },
         ),
         [
-            "The interval [i − a, i + a] is cut at −1 and at n. What are the two ends of what is left?",
-            "From the larger of i − a and −1 to the smaller of i + a and n. Divide its length by 2a: that is the share kept.",
-            "With `i = np.arange(n)`: `kept = np.minimum(i + a, n) - np.maximum(i - a, -1)`; "
-            "1 minus the mean of `kept / (2 * a)` over the points.",
+            "The interval [i − d, i + d] is cut at −1 and at h. What are the two ends of what is left?",
+            "From the larger of i − d and −1 to the smaller of i + d and h. Divide its length by 2d: that is the share kept.",
+            "With `i = np.arange(h)`: `kept = np.minimum(i + d, h) - np.maximum(i - d, -1)`; "
+            "1 minus the mean of `kept / (2 * d)` over the points.",
         ],
     ),
     "15.4": Exercise(
@@ -186,7 +190,7 @@ EXERCISES = {
             mistakes={
                 "that is A minus B": lambda a, b: compare(b, a),
                 "that would be right for two test sets; here both networks saw the same images": as_two_test_sets,
-                "that is the spread of one image, not of the mean of n": lambda a, b: compare(
+                "that is the spread of one image, not of the mean of all": lambda a, b: compare(
                     a, b, lambda e: ((e - e.mean()) ** 2).mean()
                 ),
                 "that is the variance of the mean; its root is asked for": lambda a, b: (
@@ -197,7 +201,7 @@ EXERCISES = {
         ),
         [
             "Make numbers of True and False: `e = b.astype(float) - a.astype(float)`.",
-            "The difference is `e.mean()`. Its variance is the variance of one e, divided by n.",
+            "The difference is `e.mean()`. Its variance is the variance of one e, divided by their number.",
             "`np.sqrt(((e - e.mean()) ** 2).mean() / len(e))`.",
         ],
     ),
@@ -296,6 +300,29 @@ EXERCISES = {
             "Keep both gradients before you change anything, then change offsets and s.",
             "`offsets = offsets - rate * doffsets`, not `-=`: the latter writes to the array you were given. "
             "And `s = s - learn * rate * ds`: True counts as 1.",
+        ],
+    ),
+    "15.9": Exercise(
+        Value(
+            runs_of_each,
+            lambda rng: (float(rng.uniform(1, 3)), float(rng.uniform(0.2, 0.9))),
+            names=("runs",),
+            tolerance=1e-12,  # a whole number
+            mistakes={
+                "the difference of two means has the variance of both: 2σ²/R": lambda s, d: runs_of_each(s, d, 4),
+                "at twice its standard error is asked for": lambda s, d: runs_of_each(s, d, 2),
+                "that is for one mean at one standard error": lambda s, d: runs_of_each(s, d, 1),
+                "rounded down it is one run too few": lambda s, d: int(8 * s**2 / d**2),
+                "a whole number of runs is asked for, rounded up": lambda s, d: 8 * s**2 / d**2,
+                "the standard error falls with √R, so R goes with the square": lambda s, d: int(
+                    np.ceil(8**0.5 * s / d)
+                ),
+            },
+        ),
+        [
+            "What is the variance of a mean of R independent runs? And of the difference of two such means?",
+            "σ²/R, and 2σ²/R. So δ must be at least 2 √(2σ²/R).",
+            "Solve for R: 8σ²/δ². Round up with `np.ceil`.",
         ],
     ),
 }

@@ -1,378 +1,295 @@
-"""Exercises of chapter 16: the same code on a GPU."""
+"""Exercises of chapter 16: making it fast."""
 
 import numpy as np
 
-from minidat.tutorial.contracts import Behaviour, Value, Wrong, call
+from minidat.tutorial.contracts import Behaviour, Value, Wrong, call, results
 from minidat.tutorial.diagnosis import difference
+from minidat.tutorial.passes import passes
 from minidat.tutorial.report import Exercise
 
 
-def step_time(b, f, tau, bandwidth, speed):
-    limits = np.stack([np.full(len(b), tau), b / bandwidth, f / speed])
-    time = limits.max(0)
-    return time.sum(), np.array([time[limits.argmax(0) == i].sum() for i in range(3)]) / time.sum()
+class Watched:
+    """An answer whose passes over arrays are noted."""
+
+    def __init__(self, answer):
+        self.answer, self.__code__ = answer, getattr(answer, "__code__", None)
+        self.found = []
+
+    def __call__(self, *inputs):
+        got, self.found = passes(self.answer, *inputs)
+        return got
 
 
-def some_launches(rng):
-    return 10 ** rng.uniform(2, 5, 30), 10 ** rng.uniform(2, 5, 30), 3.0, 1000.0, 1500.0
-
-
-def all_three(b, f, tau, bandwidth, speed):
-    limits = np.stack([np.full(len(b), tau), b / bandwidth, f / speed])
-    return limits.sum(), limits.sum(1) / limits.sum()
-
-
-def counted(b, f, tau, bandwidth, speed):
-    limits = np.stack([np.full(len(b), tau), b / bandwidth, f / speed])
-    return limits.max(0).sum(), np.bincount(limits.argmax(0), minlength=3) / len(b)
-
-
-def intensity(n, k, m):
-    return n * k * m / (2 * (n * k + k * m + n * m))
-
-
-class Wrapping(np.ndarray):
-    """Indices that are out of range wrap around, as CuPy's do."""
-
-    def __getitem__(self, key):
-        if isinstance(key, np.ndarray) and key.dtype.kind in "iu":
-            return np.asarray(self)[np.asarray(key) % len(self)].view(Wrapping)
-        return super().__getitem__(key)
-
-
-def try_rows(answer):
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        z, rows = rng.standard_normal((5, 3)), np.concatenate([rng.integers(-7, 12, 8), [-1, 0, 4, 5]])
-        right = np.where(((rows >= 0) & (rows < 5))[:, None], z[rows.clip(0, 4)], 0.0)
-        for kind, told in ((np.ndarray, "a plain array"), (Wrapping, "an array that wraps")):
-            got = call(answer, (np, z.view(kind), rows.view(kind)))
-            found = difference("y", got, right, against="expected")
-            if found:
-                raise Wrong(f"with {told}: {found}; rows outside the map count as zero")
-
-
-def try_scores(answer):
-    worst = 0.0
-    for dtype, tolerance in ((np.float32, 1e-4), (np.float64, 1e-9)):
-        rng = np.random.default_rng(0)
-        q, k = (rng.standard_normal((n, 7)).astype(dtype) for n in (4, 5))
-        got = call(answer, (q, k))
-        found = difference(
-            "scores", got, np.einsum("nd,md->nm", q, k) * 7**-0.5, against="expected", tolerance=tolerance
-        )
-        if np.shape(got) == (4, 5) and got.dtype != dtype:
-            raise Wrong(f"scores of {np.dtype(dtype)} arrays are {got.dtype}: is a scalar of NumPy's in the way?")
+def judged(answer, inputs, expected, names, tolerance=1e-9):
+    """(passes, largest error) of an answer on these inputs. Raises Wrong where it differs from `expected`."""
+    watched, worst = Watched(answer), 0.0
+    got = results(call(watched, inputs), names)
+    for name, mine, right in zip(names, got, expected, strict=True):
+        found = difference(name, mine, np.asarray(right, float), against="expected", tolerance=tolerance)
         if found:
             raise Wrong(found)
-        worst = max(worst, float(abs(got - q @ k.T * 7**-0.5).max()))
+        worst = max(worst, float(np.abs(np.asarray(mine, float) - right).max()))
+    return watched.found, worst
 
 
-class Number(np.lib.mixins.NDArrayOperatorsMixin):
-    """An array of no axes on a device; counts how often somebody waits for its value."""
-
-    waits = 0
-
-    def __init__(self, value):
-        self.value = value
-
-    def __array__(self, *_, **__):
-        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
-
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        return Number(getattr(ufunc, method)(*(x.value if isinstance(x, Number) else x for x in inputs)))
-
-    def __float__(self):
-        Number.waits += 1
-        return float(self.value)
-
-    def get(self):
-        Number.waits += 1
-        return np.asarray(self.value)
-
-    item = __float__
+def whole(found, n):
+    """The names of the passes over at least n numbers."""
+    return [one.name for one in found if max(one.read, one.written) >= n]
 
 
-def try_mean(answer):
-    for seed in range(3):
-        values = np.random.default_rng(seed).random(4 + seed)
-        Number.waits = 0
-        got = call(answer, ([Number(v) for v in values],))
-        if isinstance(got, Number):
-            raise Wrong("it returns a device array: bring it back, once, with `float(…)`")
-        found = difference("mean", got, np.asarray(values.mean()), against="expected")
-        if found:
-            raise Wrong(found)
-        if Number.waits > 1:
-            raise Wrong(f"it waits {Number.waits} times for {len(values)} losses: add on the device, ask once")
-
-
-def traffic(steps, kept, n):
-    inputs, written = set(), set()
-    for reads, write in steps:
-        inputs |= set(reads) - written
-        written.add(write)
-    separate = sum(len(set(reads)) + 1 for reads, _ in steps)
-    return 4 * n * separate, 4 * n * (len(inputs) + len(written & set(kept)))
-
-
-def some_steps(rng):
-    steps = [("xw", "a"), ("ac", "b"), ("bx", "x"), ("xb", "y"), ("yy", "z"), ("zu", "u")]
-    return [*steps[: 6 - rng.integers(2)], ("x", "t")], "xuy", int(rng.integers(10, 99))
-
-
-def with_inputs(choose):
-    """`traffic` with another opinion of what a fused kernel reads and writes."""
-
-    def mistaken(steps, kept, n):
-        reads, writes = choose([set(r) for r, _ in steps], [w for _, w in steps], set(kept))
-        return traffic(steps, kept, n)[0], 4 * n * (reads + writes)
-
-    return mistaken
-
-
-class Lanes(np.lib.mixins.NDArrayOperatorsMixin):
-    """A register of a warp: 32 numbers, one a lane. Arithmetic is lane by lane, and only a shuffle makes lanes meet."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __array__(self, *_, **__):
-        raise TypeError("a register is no array: lanes meet through `shuffle` only")
-
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        if method != "__call__":
-            raise TypeError("lanes meet through `shuffle` only")
-        return Lanes(ufunc(*(x.values if isinstance(x, Lanes) else x for x in inputs), **options))
-
-
-def try_shuffles(answer):
+def try_cubic(answer):
     worst = 0.0
     for seed in range(3):
-        values, count = np.random.default_rng(seed).standard_normal(32), 0
-
-        def shuffle(v, bits):
-            nonlocal count
-            count += 1
-            if not isinstance(bits, int | np.integer) or not 0 <= bits < 32:
-                raise Wrong(f"shuffle is given bits = {bits}: a lane is a whole number from 0 to 31, and so are bits")
-            return Lanes(v.values[np.arange(32) ^ bits])
-
-        got = call(answer, (shuffle, Lanes(values)))
-        if not isinstance(got, Lanes):
-            raise Wrong("it returns no register: the sum must be in every lane")
-        found = difference("sum", got.values, np.full(32, values.sum()), against="expected")
-        if found:
-            raise Wrong(f"by lanes, {found}")
-        if count > 5:
-            raise Wrong(f"it shuffles {count} times: five are enough, if partners share what they have so far")
-        worst = max(worst, float(abs(got.values - values.sum()).max()))
+        a, b, c, d, x = np.random.default_rng(seed).standard_normal((5, 40))
+        right = a + b * x + c * x**2 + d * x**3, b + 2 * c * x + 3 * d * x**2
+        found, error = judged(answer, (a, b, c, d, x), right, ("y", "slope"))
+        if len(found) > 9:
+            raise Wrong(f"right, but in {len(found)} passes ({', '.join(one.name for one in found)}): nine are enough")
+        worst = max(worst, error)
     return worst
 
 
-class Recorded(np.lib.mixins.NDArrayOperatorsMixin):
-    """An array whose operations are recorded with the memory that they read and write."""
-
-    def __init__(self, memory, calls):
-        self.memory, self.calls = memory, calls
-
-    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
-        memories = [x.memory if isinstance(x, Recorded) else x for x in inputs]
-        function = getattr(ufunc, method)
-        made = out[0] if out else Recorded(np.asarray(function(*memories, **options)), self.calls)
-        self.calls.append((function, memories, options, made.memory))
-        made.memory[...] = function(*memories, **options)
-        return made
-
-    def __array_function__(self, function, types, inputs, options):
-        memories = [x.memory if isinstance(x, Recorded) else x for x in inputs]
-        made = Recorded(np.asarray(function(*memories, **options)), self.calls)
-        self.calls.append((function, memories, options, made.memory))
-        return made
-
-    def sum(self, *axes, **options):
-        return self.__array_function__(np.sum, (), (self, *axes), options)
-
-    def __float__(self):
-        return float(self.memory)
-
-    def __bool__(self):
-        return bool(self.memory)
-
-    def __getitem__(self, key):
-        return Recorded(self.memory[key], self.calls)
-
-    def __setitem__(self, key, value):
-        view = self.memory[key]
-        given = value.memory if isinstance(value, Recorded) else value
-        self.calls.append((np.positive, [given], {}, view))
-        view[...] = given
+def try_means(answer):
+    worst = 0.0
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        dy, x_hat, gamma = rng.standard_normal((30, 20)), rng.standard_normal((30, 20)), rng.standard_normal(20)
+        d = gamma * dy
+        found, error = judged(answer, (dy, x_hat, gamma), (d.mean(1), (d * x_hat).mean(1)), ("mean d", "mean d x̂"))
+        if any(one.written >= dy.size for one in found):
+            raise Wrong("right, but it makes an array of (n, c) on the way: both means can do without")
+        if len(whole(found, dy.size)) > 2:
+            raise Wrong(f"right, but in {len(whole(found, dy.size))} passes over whole arrays: two are enough")
+        worst = max(worst, error)
+    return worst
 
 
-def descended(w, g, rate, limit):
-    return w - rate * g * min(1.0, limit / np.sqrt((g * g).sum()))
+def merged(n1, m1, q1, n2, m2, q2):
+    n, delta = n1 + n2, m2 - m1
+    return n, m1 + delta * n2 / n, q1 + q2 + delta**2 * n1 * n2 / n
 
 
-def try_descend(answer):
-    rng, calls = np.random.default_rng(0), []
-    w, g = rng.standard_normal(5), rng.standard_normal(5)
-    rate, limit = np.array(0.1), np.array(99.0)
-    expected = descended(w, g, rate, limit)
-    call(answer, (np, *(Recorded(a, calls) for a in (w, g, rate, limit))))
-    found = difference("w", w, expected, against="expected")
-    if found:
-        raise Wrong(f"while recording, {found}; w must be changed in place")
-    for what, values in (
-        ("other gradients", (rng.standard_normal(5), 0.1, 99.0)),
-        ("another rate", (g.copy(), 0.02, 99.0)),
-        ("a limit below the norm", (rng.standard_normal(5), 0.1, 0.5)),
-    ):
-        g[...], rate[...], limit[...] = values
-        expected = descended(w, g, rate, limit)
-        for function, inputs, options, out in calls:
-            out[...] = function(*inputs, **options)
-        found = difference("w", w, expected, against="expected")
-        if found:
-            raise Wrong(f"replayed with {what}, {found.partition(' (')[0]}: something is baked in")
+def two_blocks(rng):
+    blocks = [rng.standard_normal(int(rng.integers(2, 9))) + 5 * rng.random() for _ in range(2)]
+    return [value for x in blocks for value in (len(x), float(x.mean()), float(((x - x.mean()) ** 2).sum()))]
 
 
-def round_to(x, bits):
-    mantissa, exponent = np.frexp(x.astype(float))
-    return np.ldexp(np.rint(mantissa * 2.0 ** (bits + 1)), exponent - bits - 1)
+def tanh_cubics(m):
+    y = np.tanh(m)
+    return from_derivatives(y, 1 - y**2, -2 * y * (1 - y**2), (1 - y**2) * (6 * y**2 - 2), m)
 
 
-def some_floats(rng):
-    bits, sign = int(rng.integers(4, 13)), rng.choice([-1, 1], 40)
-    return (sign * 10 ** rng.uniform(-6, 6, 40)).astype(np.float32), bits
+def from_derivatives(y, y1, y2, y3, m):
+    h, d = y2 / 2, y3 / 6
+    return np.stack([y - m * y1 + m**2 * h - m**3 * d, y1 - 2 * m * h + 3 * m**2 * d, h - 3 * m * d, d], -1)
 
 
-def cut(x, bits):
-    mantissa, exponent = np.frexp(x.astype(float))
-    return np.ldexp(np.trunc(mantissa * 2.0 ** (bits + 1)), exponent - bits - 1)
+def tanh_with(y2, y3):
+    """The coefficients for other second and third derivatives, functions of y."""
+    return lambda m: from_derivatives(np.tanh(m), 1 - np.tanh(m) ** 2, y2(np.tanh(m)), y3(np.tanh(m)), m)
+
+
+def softmax(s):
+    e = np.exp(s.astype(float) - s.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def try_tile(answer):
+    worst = 0.0
+    for seed, lost in ((0, []), (1, [2]), (2, [0, 3, 4]), (3, [])):
+        s = (3 * np.random.default_rng(seed).standard_normal((6, 50))).astype(np.float32)
+        s[lost] -= 200
+        found, error = judged(answer, (s, 1e-25), (softmax(s),), ("p",), tolerance=1e-5)
+        exponentials = sum(one.written for one in found if one.name == "exp")
+        if exponentials > s.size + 50 * len(lost):
+            raise Wrong(
+                f"right, but with {exponentials} exponentials for 300 scores, where {len(lost)} of 6 rows are lost"
+            )
+        searched = sum(one.read for one in found if one.name in ("maximum", "max", "amax") and one.written > 1)
+        if searched > 50 * len(lost):
+            raise Wrong(
+                f"right, but it finds the largest of {searched // 50} rows one by one, where {len(lost)} are lost"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def hats(a, n):
+    return np.maximum(0, 1 - abs(a[:, None] - np.arange(n)))
+
+
+def try_reads(answer):
+    worst = 0.0
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        a = np.concatenate([rng.uniform(-2, 41, 20), [-1, 0, 7, 39, 40, 38.5, -0.5, 39.5, -1.5, 41.0]])
+        z = rng.standard_normal((len(a), 40))
+        found, error = judged(answer, (z, a), ((z * hats(a, 40)).sum(1),), ("value",))
+        if any(one.written >= z.size for one in found):
+            raise Wrong("right, but it makes an array with an axis of n: at most two numbers of z count")
+        worst = max(worst, error)
+    return worst
+
+
+def band_share(h, w, k):
+    def along(n):
+        return sum(abs(i - j) <= k // 2 for i in range(n) for j in range(n))
+
+    return along(h) * along(w) / (h * w) ** 2
+
+
+def try_exp(answer):
+    rng = np.random.default_rng(0)
+    edges = np.log(2) * (np.arange(-100, 101) + 0.5)
+    x = np.concatenate([rng.uniform(-80, 80, 400), edges, np.log(2) * np.arange(-110, 111), [0.0, -80, 80]])
+    x = x[abs(x) <= 80].astype(np.float32)
+    watched = Watched(answer)
+    got = call(watched, (x,))
+    if np.shape(got) != x.shape:
+        raise Wrong(f"e^x has shape {np.shape(got)}, but {x.shape} is asked for")
+    used = {one.name for one in watched.found} & {"exp", "exp2", "expm1", "power", "float_power"}
+    if used:
+        raise Wrong(f"it calls np.{used.pop()}: sums, products, np.rint and bits are enough")
+    if np.asarray(got).dtype != np.float32:
+        raise Wrong(f"e^x is {np.asarray(got).dtype}, but float32 is asked for")
+    exact = np.exp(x.astype(float))
+    error = abs(np.asarray(got, float) / exact - 1)
+    error[~np.isfinite(error)] = np.inf
+    if error.max() > 1e-6:
+        at = int(error.argmax())
+        small = error[abs(x) < 10].max()
+        hint = f"; for |x| < 10 it is right to {small:.0e}, so look at the rounding of n ln 2" if small < 1e-6 else ""
+        raise Wrong(
+            f"e^{x[at]:.6g}: yours {float(np.asarray(got)[at]):.8g}, expected {exact[at]:.8g}, {error[at]:.0e} of it{hint}"
+        )
+    return float(error.max())
+
+
+def serial_share(t1, tp, p):
+    s = (tp / t1 - 1 / p) / (1 - 1 / p)
+    return s, 1 / s
+
+
+def two_times(rng):
+    p, t1 = int(rng.integers(2, 9)), 10 ** rng.uniform(0, 3)
+    return t1, t1 * rng.uniform(1.1 / p, 0.95), p
 
 
 EXERCISES = {
     "16.1": Exercise(
-        Value(
-            step_time,
-            some_launches,
-            names=("T", "parts"),
-            mistakes={
-                "the slowest of the three counts, not their sum": all_three,
-                "shares of the time, not of the number of launches": counted,
-            },
-        ),
+        Behaviour(try_cubic),
         [
-            "Put the three limits of all launches into one array: `np.stack([np.full(len(b), tau), b / bandwidth, f / speed])`.",
-            "`.max(0)` is the time of each launch, `.argmax(0)` says which of the three it was.",
-            "The share of reason i: the sum of the times where `reason == i`, divided by the total.",
+            "Without powers: `y = a + x * (b + x * (c + x * d))`. How many passes is that?",
+            "The slope is b + 2 c x + 3 d x². Which part of it is in y's brackets already?",
+            "b + 2cx + 3dx² = (b + x (c + xd)) + x (c + 2xd), and c + 2xd = (c + xd) + xd. Keep `xd` and both brackets.",
         ],
     ),
     "16.2": Exercise(
-        Value(
-            intensity,
-            lambda rng: tuple(int(i) for i in rng.integers(3, 99, 3)),
-            names=("intensity",),
-            mistakes={
-                "a multiplication and an addition are two operations": lambda n, k, m: intensity(n, k, m) / 2,
-                "a number in float32 has four bytes": lambda n, k, m: 4 * intensity(n, k, m),
-                "the result is written too": lambda n, k, m: n * k * m / (2 * (n * k + k * m)),
-                "that is bytes for each operation": lambda n, k, m: 1 / intensity(n, k, m),
-            },
-        ),
+        Behaviour(try_means),
         [
-            "How many elements has Y, and how many multiplications and additions does each take?",
-            "2 n k m operations. The three arrays have n k, k m and n m numbers, of four bytes each.",
+            "Where the ones stood in the product that adds up a row, anything may stand.",
+            "`dy @ gamma` is the sum over c of gamma dy. For the other one `np.einsum` takes three factors: `'nc,nc,c->n'`.",
         ],
     ),
     "16.3": Exercise(
-        Behaviour(try_rows),
-        [
-            "Two things: an index that is legal for everybody, and a factor 0 for the rows that are outside.",
-            "`xp.clip(rows, 0, h - 1)` makes it legal. Compute `inside = (rows >= 0) & (rows < h)` from the rows as given.",
-            "`inside[:, None]` is (N, 1) and multiplies whole rows.",
-        ],
-    ),
-    "16.4": Exercise(
-        Behaviour(try_scores),
-        [
-            "Which of your numbers is NumPy's? `np.sqrt(…)` of anything is.",
-            "`q.shape[-1]` is a Python integer, and `q.shape[-1] ** -0.5` a Python float.",
-        ],
-    ),
-    "16.5": Exercise(
-        Behaviour(try_mean),
-        [
-            "`float(loss)` of each loss waits once each. Device arrays can be added without knowing their values.",
-            "Add them up with `+`, divide by how many there are, then one `float(…)`.",
-        ],
-    ),
-    "16.6": Exercise(
         Value(
-            traffic,
-            some_steps,
-            names=("separate", "fused"),
+            merged,
+            two_blocks,
+            names=("n", "mean", "q"),
             mistakes={
-                "a step that names an array twice reads it once": lambda steps, kept, n: (
-                    4 * n * sum(len(reads) + 1 for reads, _ in steps),
-                    traffic(steps, kept, n)[1],
+                "the blocks may be of different size: weigh their means": lambda n1, m1, q1, n2, m2, q2: (
+                    n1 + n2,
+                    (m1 + m2) / 2,
+                    merged(n1, m1, q1, n2, m2, q2)[2],
                 ),
-                "a name that was written before is read from a register, not from memory": with_inputs(
-                    lambda r, w, kept: (len(set().union(*r)), len(set(w) & kept))
-                ),
-                "only what is needed afterwards is written to memory": with_inputs(
-                    lambda r, w, kept: (len(set().union(*(r[i] - set(w[:i]) for i in range(len(r))))), len(set(w)))
-                ),
-                "an array that is read first and overwritten then counts as a read too": with_inputs(
-                    lambda r, w, kept: (len(set().union(*r) - set(w)), len(set(w) & kept))
-                ),
-                "each array is read once by a fused kernel, however often it is used": with_inputs(
-                    lambda r, w, kept: (sum(len(r[i] - set(w[:i])) for i in range(len(r))), len(set(w) & kept))
+                "each q is around its own block's mean, not around the common one": lambda n1, m1, q1, n2, m2, q2: (
+                    *merged(n1, m1, q1, n2, m2, q2)[:2],
+                    q1 + q2,
                 ),
             },
         ),
         [
-            "Step by step: each step reads its (different) names and writes one: `len(set(reads)) + 1` arrays.",
-            "Fused: go through the steps with two sets, the names that had to be read and the names written so far.",
-            "A name is read from memory if it is not among those written before: `inputs |= set(reads) - written`.",
-            "Written to memory are those of `written` that are in `kept`.",
+            "The mean of both: each block's mean counts as often as it has numbers.",
+            "Around a point that is h away from a block's mean, its sum of squares is q + n h². Why is there no term in between?",
+            "How far is each block's mean from the common one? With δ = m2 − m1: δ n2/n and δ n1/n.",
+        ],
+    ),
+    "16.4": Exercise(
+        Value(
+            tanh_cubics,
+            lambda rng: (rng.uniform(-3, 3, 8),),
+            names=("coefficients",),
+            mistakes={
+                "y'' = −2 y y', by the chain rule: there is a minus and a y'": tanh_with(
+                    lambda y: -2 * y, lambda y: (1 - y**2) * (6 * y**2 - 2)
+                ),
+                "y''' is a product's derivative: it has two terms": tanh_with(
+                    lambda y: -2 * y * (1 - y**2), lambda y: -2 * (1 - y**2) ** 2
+                ),
+            },
+        ),
+        [
+            "Write u = 1 − y² for the slope. Then y'' = u' = −2 y y' = −2 y u.",
+            "y''' is the derivative of −2 y u: both y and u change. −2 u·u − 2 y·(−2 y u).",
+            "`cubics(y, u, -2 * y * u, u * (6 * y**2 - 2), m)`.",
+        ],
+    ),
+    "16.5": Exercise(
+        Behaviour(try_tile),
+        [
+            "First as the text does: `p = np.exp(s - s.max())`, and the sums of its rows.",
+            "`lost = total[:, 0] <= floor` says which rows; `s[lost]` are those rows alone.",
+            "Give them their own largest score, write them back with `p[lost] = …`, and their sums with `total[lost] = …`.",
+        ],
+    ),
+    "16.6": Exercise(
+        Behaviour(try_reads),
+        [
+            "Which two pixels have a hat that reaches a? What are the two weights, in terms of a − ⌊a⌋?",
+            "`z[np.arange(len(a)), b]` reads row i at column b_i. A column off the map must become legal, and count as zero.",
+            "`np.where(inside, b, 0).astype(int)` for the index, times `inside` for the value, as in `along_slope`.",
         ],
     ),
     "16.7": Exercise(
-        Behaviour(try_shuffles),
+        Value(
+            band_share,
+            lambda rng: (int(rng.integers(5, 9)), int(rng.integers(9, 14)), int(rng.choice([1, 3, 5, 7]))),
+            names=("share",),
+            mistakes={
+                "near a border some taps lead off the map": lambda h, w, k: k * k / (h * w),
+                "rows and columns have borders of their own": lambda h, w, k: (
+                    k / w * (h * k - k // 2 * (k // 2 + 1)) / h**2
+                ),
+            },
+        ),
         [
-            "With bits = 16 lane l gets what lane l ^ 16 has: `v + shuffle(v, 16)` is the sum of a pair, in both of its lanes.",
-            "Now there are 16 different numbers, each in two lanes. The same with bits = 8 makes sums of four.",
-            "A loop over 16, 8, 4, 2, 1; in each turn `v = v + shuffle(v, bits)`.",
+            "A tap joins two pixels if their rows are near and their columns are near. So count pairs on one axis.",
+            "Without ends each pixel has k partners. With r = (k−1)/2 the last one lacks r of them, the one before r − 1, …",
+            "n k − 2 (1 + 2 + … + r) = n k − r (r + 1) pairs on an axis; the product of both axes, over (h w)².",
         ],
     ),
     "16.8": Exercise(
-        Behaviour(try_descend),
+        Behaviour(try_exp),
         [
-            "In place: `w -= …`. No `float(…)`, and no `if`: both would be decided once and for all while recording.",
-            "The norm: `xp.sqrt(xp.sum(g * g))`. The factor: `xp.minimum(1.0, limit / norm)`, which needs no branch.",
+            "n = `np.rint(x / ln 2)`, r = x − n ln 2. For e^r Taylor's polynomial of degree 7 is enough, since |r| ≤ 0.35.",
+            "2^n: `((n.astype(np.int32) + 127) << 23).view(np.float32)` puts n into the exponent's bits.",
+            "n ln 2 is rounded, which spoils r. Write ln 2 = high + low with high = 0.693145751953125: n · high is exact.",
         ],
     ),
     "16.9": Exercise(
         Value(
-            round_to,
-            some_floats,
-            names=("rounded",),
+            serial_share,
+            two_times,
+            names=("s", "most"),
             mistakes={
-                "that cuts the bits off: add half of the last bit that stays before": cut,
-                "bits of the fraction are relative to the number's power of two, not to 1": lambda x, bits: (
-                    np.rint(x.astype(float) * 2.0**bits) / 2.0**bits
-                ),
-                "the 1 before the point is not stored: it is not one of the bits": lambda x, bits: round_to(
-                    x, bits - 1
-                ),
+                "that is for two threads": lambda t1, tp, p: (2 * tp / t1 - 1, 1 / (2 * tp / t1 - 1)),
+                "that is the share that runs side by side": lambda t1, tp, p: (1 - serial_share(t1, tp, p)[0],) * 2,
             },
-            tolerance=1e-6,
         ),
         [
-            "`x.view(np.uint32)` are the bits as whole numbers, `.view(np.float32)` goes back. How many must go? `23 - bits`.",
-            "Shifting to the right by that many, and to the left again, cuts them off.",
-            "To round instead, add half of the last bit that stays first: `np.uint32(1 << (22 - bits))`.",
+            "On p threads the serial part takes s T₁ as before. The rest takes (1 − s) T₁ / p.",
+            "T_p = T₁ (s + (1 − s)/p). Divide by T₁ and collect what has s.",
+            "On very many threads only the serial part is left: T₁ / (s T₁).",
         ],
     ),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from minidat import Tensor, nn, ops
-from minidat.attention import DeformableAttention
+from minidat.attention import DeformableAttention, Offsets
 from minidat.autograd import no_grad
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -34,8 +34,8 @@ class Finder(nn.Module):
 
     def __init__(self, rng: np.random.Generator, *, offsets: bool = True, dim: int = 8):
         self.embed = nn.Linear(1 + COLOURS, dim, rng=rng)
-        options = {"stride": 4, "kernel": 9, "range_factor": 1.5, "position": "none", "offsets": offsets}
-        self.attention = DeformableAttention(dim, 1, size=SIZE, rng=rng, **options)
+        points = Offsets(stride=4, kernel=9, range_factor=1.5, learned=offsets)
+        self.attention = DeformableAttention(dim, 1, points, size=SIZE, rng=rng, position="none")
         self.head = nn.Linear(dim, COLOURS, rng=rng)
 
     def __call__(self, x: Tensor, record: dict | None = None) -> Tensor:

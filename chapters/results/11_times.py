@@ -14,39 +14,47 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from minidat import ops
-from minidat.attention import DeformableAttention
 
-BATCH, SIZE, DIM, HEADS, GROUPS, KERNEL = 4, (14, 14), 384, 12, 3, 5
+BATCH, SIDE, DIM, HEADS, GROUPS, KERNEL = 4, 14, 384, 12, 3, 5
 TIMES = 25
 
 
 def parts() -> dict:
     """Part → a function that runs it and returns its value and its vjp."""
     rng = np.random.default_rng(0)
-    d = DeformableAttention(DIM, HEADS, size=SIZE, groups=GROUPS, kernel=KERNEL, rng=rng, convention="v1")
-    n, grids = SIZE[0] * SIZE[1], d.grids
-    x = rng.standard_normal((BATCH, *SIZE, DIM)).astype(np.float32)
-    q = ops.linear.raw(x, d.query.weight.data, d.query.bias.data)[0]
-    theta = [t.data for t in (d.depthwise.weight, d.depthwise.bias, d.norm.gamma, d.norm.beta, d.pointwise.weight)]
+
+    def uniform(*shape, fan_in):
+        return rng.uniform(-(fan_in**-0.5), fan_in**-0.5, shape).astype(np.float32)
+
+    n, width = SIDE * SIDE, DIM // GROUPS
+    x = rng.standard_normal((BATCH, SIDE, SIDE, DIM)).astype(np.float32)
+    layers = [(uniform(DIM, DIM, fan_in=DIM), uniform(DIM, fan_in=DIM)) for _ in range(4)]
+    q = ops.linear.raw(x, *layers[0])[0]
+    depthwise = uniform(KERNEL, KERNEL, width, fan_in=KERNEL**2), uniform(width, fan_in=KERNEL**2)
+    norm = np.ones(width, np.float32), np.zeros(width, np.float32)
+    theta = [*depthwise, *norm, uniform(width, 2, fan_in=width)]
+    centres = 2 * (np.arange(SIDE) + 0.5) / SIDE - 1  # where the released version 1 puts references and queries
+    reference = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(n, 2)
+    grid = ((centres + 1) * (SIDE - 1) / 2).astype(np.float32)
+    limits = {"limit": "tanh", "amplitude": (2 / SIDE, 2 / SIDE), "size": (SIDE, SIDE)}
     offsets = ops.offset_network.raw(q, *theta, stride=1)[0]
-    limits = {"limit": "tanh", "amplitude": grids.amplitude, "size": SIZE}
-    points = ops.deformed_points.raw(offsets, grids.reference.data, **limits)[0]
-    rows, cols = (t.data.astype(np.float32) for t in (grids.rows, grids.cols))
+    points = ops.deformed_points.raw(offsets, reference, **limits)[0]
+    table = rng.normal(0, 0.01, (HEADS, 2 * SIDE - 1, 2 * SIDE - 1)).astype(np.float32)
+    bias = ops.position_bias.raw(table, points, grid, grid)[0]
     heads = [rng.standard_normal((BATCH, HEADS, n, DIM // HEADS)).astype(np.float32) for _ in range(3)]
-    bias = ops.position_bias.raw(d.table.data, points, rows, cols)[0]
     return {
-        "four projections": lambda: four(x, d),
-        "products and softmax": lambda: ops.attention.raw(*heads, bias, None, scale=32**-0.5),
+        "four projections": lambda: four(x, layers),
+        "products and softmax": lambda: ops.attention.raw(*heads, bias, None, scale=(DIM // HEADS) ** -0.5),
         "offset network": lambda: ops.offset_network.raw(q, *theta, stride=1),
-        "points": lambda: ops.deformed_points.raw(offsets, grids.reference.data, **limits),
+        "points": lambda: ops.deformed_points.raw(offsets, reference, **limits),
         "sampling": lambda: ops.bilinear_sample.raw(x, points),
-        "position bias": lambda: ops.position_bias.raw(d.table.data, points, rows, cols),
+        "position bias": lambda: ops.position_bias.raw(table, points, grid, grid),
     }
 
 
-def four(x, d):
+def four(x, layers):
     """The projections q, k, v and o, one value for all of them."""
-    done = [ops.linear.raw(x, layer.weight.data, layer.bias.data) for layer in (d.query, d.key, d.value, d.out)]
+    done = [ops.linear.raw(x, *layer) for layer in layers]
     return done[0][0], lambda dy: [vjp(dy) for _, vjp in done]
 
 

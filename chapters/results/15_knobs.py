@@ -24,7 +24,7 @@ KNOBS = {  # name → (what is changed in every stage, seed of weights and order
     "as it is": ({}, 0),
     "as it is, other seed": ({}, 1),
     "s = 16": ({"range_factor": 16.0}, 0),
-    "no offsets": ({"offsets": False}, 0),
+    "no offsets": ({"learned": False}, 0),
     "no position bias": ({"position": "none"}, 0),
 }
 
@@ -37,7 +37,7 @@ def train(name: str) -> dict:
     """All runs see the same images; the seed is of the weights and of the order alone."""
     changes, seed = KNOBS[name]
     base = MODELS["dat_micro"]()
-    stages = tuple(replace(stage, **changes) for stage in base.stages)
+    stages = tuple(stage.changed(**changes) for stage in base.stages)
     MODELS["knob"] = lambda: replace(base, stages=stages)
     settings = Settings(model="knob", epochs=3, train_size=18_000, seed=seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -22,7 +22,7 @@ import numpy as np
 
 from minidat import Tensor, ops
 from minidat.analysis.receptive import receptive_field
-from minidat.attention import DeformableAttention, DeformableConv2d, MultiHeadSelfAttention, WindowAttention
+from minidat.attention import DeformableAttention, DeformableConv2d, MultiHeadSelfAttention, Offsets, WindowAttention
 from minidat.autograd import no_grad
 from minidat.ops.coordinates import to_pixels
 from minidat.tutorial import COLOURS, check, figure, hint, passed, pixels, same, show, stored
@@ -111,7 +111,7 @@ vit = MultiHeadSelfAttention(C, 1, rng=rng)
 swin = WindowAttention(C, 1, window=4, size=(H, W), rng=rng)
 dcn = DeformableConv2d(C, C, rng=rng)
 dcn.offset.weight.data[...] = rng.normal(0, 0.12, dcn.offset.weight.shape)  # they start from zero; here as if trained
-dat = DeformableAttention(C, 1, size=(H, W), stride=4, kernel=5, range_factor=1.5, convention="v1", rng=rng)
+dat = DeformableAttention(C, 1, Offsets(stride=4, range_factor=1.5), size=(H, W), convention="v1", rng=rng)
 
 panels = (
     ("ViT: everything", vit),
@@ -438,7 +438,7 @@ else:
 # | chapter 09, chapter 10 | write deformable attention as a whole, forward and backward |
 # | chapter 11, chapter 12, chapter 13 | say what it costs, build the network, train it |
 # | chapter 14, chapter 15 | look inside, and turn its knobs |
-# | chapter 16 and what follows it | make it fast, and run it on a GPU |
+# | chapter 16, chapter 17, chapter 18 | make it fast, and run it on a GPU |
 #
 # In a hurry? Chapter 01, chapter 03, chapter 06, chapter 08, chapter 09 and chapter 10 hold what is needed to write the paper's
 # attention. All code of the package is meant to be read, too; each file in `minidat/ops` has the equation, the forward and the

@@ -901,7 +901,35 @@ E = (rho[:, None] == np.arange(3)).astype(float)  # (R, N)
 print("dx[ρ] += dy:", lost[:, 0], "   np.add.at:", scattered[:, 0])
 same("Eᵀ dy", E.T @ dy_table, scattered)
 
+# %% tags=["hide-input"]
+picture, axes = figure(5.6, 2.6)
+axes.set(xlim=(-1.6, 5.4), ylim=(3.6, -1.1))
+axes.axis("off")
+box = {"boxstyle": "round,pad=0.3", "fc": "#f2f2f2", "ec": "#595959"}
+for i, j in enumerate(rho):
+    axes.plot([0.75, 3.2], [j + 0.5, i], color=COLOURS[0], lw=1.6)
+for j, total_back in enumerate(scattered[:, 0]):
+    axes.text(0.35, j + 0.5, f"row {j}", ha="center", va="center", fontsize=10, bbox=box)
+    axes.text(
+        -0.35, j + 0.5, f"{total_back:g}", ha="right", va="center", fontsize=10, color=COLOURS[1], fontweight="bold"
+    )
+for i, j in enumerate(rho):
+    axes.text(3.6, i, f"x[{j}]", ha="center", va="center", fontsize=10, bbox=box)
+    axes.text(4.3, i, f"{dy_table[i, 0]:g}", ha="left", va="center", fontsize=10, color=COLOURS[1], fontweight="bold")
+for column, name, gradient in ((0.35, "x", -0.6), (3.6, "y = x[ρ]", 4.6)):
+    axes.text(column, -0.8, name, ha="center", va="center", fontsize=10)
+    axes.text(gradient, -0.8, "dx" if gradient < 0 else "dy", ha="center", va="center", fontsize=10, color=COLOURS[1])
+show(
+    picture,
+    alt="Left three rows of x, right four rows of y, joined by lines: row 2 of x leads to three rows of y, row 0 to one, row 1 "
+    "to none. Beside the rows of y stand the gradients 1, 10, 100, 1000; beside the rows of x what comes back along the lines: "
+    "10 for row 0, nothing for row 1, and 1101, a sum of three, for row 2.",
+)
+
 # %% [markdown]
+# The gradient goes back along the same lines, and is added where lines meet. If all of $\rho$ is 0, one row is repeated: that is
+# the broadcasting of section 1, and its scatter-add is the sum that was found there.
+#
 # **A slice** is an index in which nothing comes twice: its vjp writes $\mathrm dy$ into zeros, at the place that was cut out.
 #
 # **A join** puts rows under each other: $y_n=x_n$ for $n<N$, and $y_n=z_{n-N}$ after that. In

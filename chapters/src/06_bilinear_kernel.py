@@ -9,7 +9,7 @@
 # nothing. The paper's answer is equation (8), bilinear sampling. It is old and simple, and much that goes wrong in deformable
 # models goes wrong here: swapped axes, lost borders, gradients that are zero without a word. So we take it slowly.
 #
-# You need chapter 01 (what a vjp is, and how it is checked). It takes about an hour with the exercises.
+# You need chapter 01 (what a vjp is, and how it is checked). It takes about an hour and a half with the exercises.
 
 # %%
 from itertools import product
@@ -18,7 +18,7 @@ import numpy as np
 
 from minidat import ops
 from minidat.ops import bilinear
-from minidat.tutorial import COLOURS, check, figure, hint, interactive, pixels, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, interactive, passed, pixels, same, show, show_source
 
 # %% [markdown]
 # ## The picture
@@ -134,9 +134,9 @@ print(sample_loops(z, points)[:, 0])
 
 
 # %%
-def hats(a, n):
-    """a (N,) → (N, n): g(a, b) for b = 0 … n − 1"""
-    return np.maximum(0.0, 1.0 - abs(a[:, None] - np.arange(n)))
+def hats(a, size):
+    """a (N,), size S → (N, S): g(a, b) for the S pixels b = 0 … S − 1"""
+    return np.maximum(0.0, 1.0 - abs(a[:, None] - np.arange(size)))
 
 
 gy, gx = hats(points[:, 0], 3), hats(points[:, 1], 4)
@@ -226,14 +226,15 @@ show(
 #
 # ## Exercise 6.1: the slope of the hat (fill in)
 #
-# Write $g'(a,b)$ for all $b=0\dots n-1$ at once, in the manner of `hats`, with the slope on the right at the kinks.
+# Write $g'(a,b)$ for all pixels $b=0\dots S-1$ of an axis ($S$ is $H$ or $W$) at once, in the manner of `hats`, with the slope on the right at the kinks. (NumPy does not
+# subtract one array of True and False from another. Turn the first one into numbers, with `.astype(float)`.)
 
 
 # %%
-def hat_slopes(a, n):
-    """a (N,) floats, n → (N, n): ∂g(a, b)/∂a for b = 0 … n − 1, at kinks the one on the right"""
+def hat_slopes(a, size):
+    """a (N,) floats, size S → (N, S): ∂g(a, b)/∂a for b = 0 … S − 1, at kinks the one on the right"""
     # BEGIN SOLUTION
-    t = a[:, None] - np.arange(n)  # (N, n)
+    t = a[:, None] - np.arange(size)  # (N, S)
     rising, falling = (t >= -1) & (t < 0), (t >= 0) & (t < 1)
     return rising.astype(float) - falling
     # END SOLUTION
@@ -338,35 +339,17 @@ hint("6.2")
 # %% [markdown]
 # ## The package's own source
 #
-# This is what `ops.bilinear_sample` runs on small maps. It carries a batch axis $B$ and $G$ groups of channels with points of
-# their own (chapter 09), which is why reshapes stand around it. In between you will find `gy`, `gx`, `phi`, and your steps 3,
-# 4 and 5. `g` is your `hats`, step by step in one array. ($1-\lvert t\rvert$ is never above 1, so `clip` to $[0,1]$ does what
-# `maximum(0, …)` does; NumPy only happens to be faster at it.)
+# φ, as the package writes it. `g` is your `hats`, `g_slope` your `hat_slopes`. The op carries a batch of images, and several groups
+# of channels with points of their own (chapter 09): hence one axis more than ours, and the reshapes. In between you will find `gy`,
+# `gx`, `phi`, and your steps 3, 4, 5 and 7. (On large maps the package runs a faster form of the same function. It visits four pixels
+# only, as exercise 6.3 does, and is held to this one by a test. Chapter 16 is about such forms.)
 
 # %%
-show_source(bilinear.g, bilinear._dense, bilinear.along_slope)
-
-# %% [markdown]
-# Where is the slope of the hat? Steps 4 and 5 end in a sum over $b$ with $g'(a,b)$, of some $\mathrm dG[b]$: how much the loss
-# wants pixel $b$ to weigh more. Of all $n$ slopes only two are not zero (exercise 6.1): $-1$ at $\lfloor a\rfloor$, the last
-# pixel at or before the point, and $+1$ at the one after it. So
-#
-# $$\sum_b\mathrm dG[b]\,g'(a,b)=\mathrm dG[\lfloor a\rfloor+1]-\mathrm dG[\lfloor a\rfloor],$$
-#
-# and what lies beyond the border counts as zero. Step 6 once more: *next minus last*. `along_slope` makes these **two reads**, in
-# place of $n$ slopes and $n$ multiplications. `floor` decides at the kinks, and takes the slope on the right, as we did. The
-# package has your function as well: it is `g_slope`, which says the same for whoever wants to see all $n$.
+show_source(bilinear.g, bilinear.g_slope, ops.bilinear_sample)
 
 # %%
-show_source(bilinear.g_slope)
-
-# %%
-a = np.array([-1.5, -1, -0.4, 0, 1, 2.3, 3, 3.6, 4])  # of n = 4 pixels: 0 to 3; between them, at kinks and outside
-dG = np.random.default_rng(1).standard_normal((len(a), 4))
-by_product = (dG * bilinear.g_slope(a, 4)).sum(-1)
-same("two reads, and the product with all slopes", bilinear.along_slope(dG, a)[:, 0], by_product)
-yours = hat_slopes(a, 4)
-same("and with your slopes", None if yours is None else (dG * yours).sum(-1), by_product)
+a = np.array([-1.5, -1, -0.4, 0, 1, 2.3, 3, 3.6, 4])  # of S = 4 pixels, 0 to 3; between them, at kinks and outside
+same("the slope of the hat", hat_slopes(a, 4) if passed("6.1") else None, bilinear.g_slope(a, 4))
 
 # %% [markdown]
 # One image and one group are enough for us. `read` calls the package's op on them, and returns the value and the vjp as every
@@ -388,14 +371,11 @@ dy_random = rng.standard_normal((9, 3))  # (N, C)
 y, vjp = read(z_random, p_random)
 dz, dpoints = vjp(dy_random)
 same("the value", sample(z_random, p_random), y)
-yours = sample_vjp(dy_random, z_random, p_random) or (None, None)
+yours = sample_vjp(dy_random, z_random, p_random) if passed("6.2") else (None, None)
 same("the gradient to the map", yours[0], dz)
 same("the gradient to the points", yours[1], dpoints)
 
 # %% [markdown]
-# On large maps $\Phi$ would be mostly zeros. There the package visits the four pixels only (exercise 6.3); value and
-# gradients are the same.
-#
 # ## A walk along a row
 #
 # Let a point walk along row 1 of a small map, from one side to the other and beyond, and plot what it reads and how fast that
@@ -403,18 +383,17 @@ same("the gradient to the points", yours[1], dpoints)
 
 # %%
 walk = np.arange(-1.75, 6.75, 0.01) + 0.005
-path = np.stack([np.full_like(walk, 1.0), walk], -1)  # (N, 2)
 map_row = np.array([[2, 3, 1, 4, 2], [1, 4, 2, 2, 5], [3, 1, 2, 6, 1.0]])[..., None]  # (3, 5, 1)
-value, pull = read(map_row, path)
-slope = pull(np.ones_like(value))[1][:, 1]  # each value depends on its own point only, so ones give ∂y/∂col
+height_of_walk, pull = read(map_row, np.stack([np.full_like(walk, 1.0), walk], -1))
+slope_of_walk = pull(np.ones_like(height_of_walk))[1][:, 1]  # each value depends on its own point: ones give ∂y/∂col
 
 # %% tags=["hide-input"]
 picture, (top, bottom) = figure(7, 4.0, rows=2)
-top.plot(walk, value[:, 0], color=COLOURS[0], lw=2)
+top.plot(walk, height_of_walk[:, 0], color=COLOURS[0], lw=2)
 top.plot(range(5), map_row[1, :, 0], "s", color=COLOURS[1], ms=6, label="pixels of row 1")
 top.set(ylabel="value", xticks=range(-1, 7))
 top.legend(frameon=False, fontsize=9)
-bottom.plot(walk, slope, color=COLOURS[0], lw=2)
+bottom.plot(walk, slope_of_walk, color=COLOURS[0], lw=2)
 bottom.set(ylabel="∂y/∂col", xlabel="column of the point", xticks=range(-1, 7))
 for axes in (top, bottom):
     axes.axvspan(-1.75, -1, color="#eeeeee")
@@ -453,8 +432,8 @@ live_map = np.array(
     ]
 )  # (5, 7)
 start = np.array([1.4, 1.75])
-value, pull = read(live_map[..., None].astype(float), start[None])
-dmap, dstart = pull(np.ones_like(value))
+value_there, pull = read(live_map[..., None].astype(float), start[None])
+dmap, dstart = pull(np.ones_like(value_there))
 dmap, dstart = dmap[..., 0], dstart[0]  # (5, 7), (2,)
 
 # %% tags=["hide-input"]
@@ -480,7 +459,7 @@ axes.annotate(
     arrowprops={"arrowstyle": "-|>", "color": COLOURS[1], "lw": 2.5},
 )
 axes.plot(col, row, "o", color=COLOURS[1], ms=9)
-axes.set_title(f"p = ({row}, {col}): value {value[0, 0]:.2f}, gradient to p ({dstart[0]:.2f}, {dstart[1]:.2f})")
+axes.set_title(f"p = ({row}, {col}): value {value_there[0, 0]:.2f}, gradient to p ({dstart[0]:.2f}, {dstart[1]:.2f})")
 show(
     picture,
     alt="A map of 5 by 7 numbers with a hill of height 9 and a point at (1.4, 1.75). The four pixels around it "
@@ -500,8 +479,8 @@ interactive(
 )
 
 # %% [markdown]
-# Try: put the point exactly on a pixel. Walk around the 9: on each side the arrow points at it, and the length does not get
-# smaller as you come nearer. Then leave the map.
+# Try: put the point exactly on a pixel. Walk around the 9: on each side the arrow points uphill, though not straight at the 9, and
+# it does not get shorter as you come nearer. Then leave the map.
 #
 # ## Where it meets what you know
 #
@@ -528,7 +507,7 @@ print(f"{left_side:.6f} = {right_side:.6f}, difference below 1e-12: {abs(left_si
 
 # %% [markdown]
 # **Finite differences at a kink.** A central difference looks at both sides. At a kink it finds the mean of the two slopes,
-# which is a slope of nothing. So points on pixels must be kept out of gradient checks, and be tested by one-sided
+# which is the slope on neither side. So points on pixels must be kept out of gradient checks, and be tested by one-sided
 # differences, on purpose.
 
 # %%
@@ -580,8 +559,7 @@ hint("6.3")
 # %% [markdown] tags=["solution"]
 # Clip *and* mask. The clip keeps the index legal; the mask makes what was read there count as zero. With the mask alone an
 # index of $-1$ reads the last row (times 0, so it would do here, but it raises an error at $H$); with the clip alone the
-# border pixel is repeated to infinity, which is another function. Backward, this version scatters with `np.add.at`, not with
-# `dz[row, col] += …`: where two points share a pixel, the latter keeps only one of the contributions.
+# border pixel is repeated to infinity, which is another function. How this form goes backward is exercise 6.8.
 
 # %% [markdown]
 # ### Exercise 6.4: normalised coordinates (derive)
@@ -647,7 +625,8 @@ hint("6.5")
 #
 # Instead of letting a point fade out, one may stop it at the border: $q=\min(\max(p,0),S-1)$ for each coordinate, then
 # $\phi(z;q)$. (The released code of the successor, DAT++, does this.) Write its vjp. `read(z, points)` from above gives you
-# the package's value and vjp.
+# the package's value and vjp. Clamping has two kinks, at $0$ and at $S-1$. Take the slope on the right there, as everywhere in this
+# chapter; you are checked on them too.
 
 
 # %%
@@ -657,7 +636,7 @@ def sample_clamped_vjp(dy, z, points):
     last = np.array(z.shape[:2]) - 1  # (2,)
     _, vjp = read(z, points.clip(0, last))
     dz, dclamped = vjp(dy)
-    return dz, dclamped * ((points >= 0) & (points <= last))
+    return dz, dclamped * ((points >= 0) & (points < last))
     # END SOLUTION
 
 
@@ -671,6 +650,11 @@ hint("6.6")
 # coordinate: a point left of the map may still slide up and down along the border. So a clamped point always reads something,
 # but *across* the border it is as stuck as one that has faded out. No limit is free: tanh (chapter 08) never stops the
 # gradient entirely, but makes it small.
+#
+# Why `<` and not `<=` at the last pixel? A point at $S-1$ that moves to the right stays there: the slope on the right is 0. With `<=` the
+# slope of φ on *its* right would come through, which belongs to fading out, and that is the slope of this function on neither side.
+# (PyTorch's clamp counts both ends as inside, and so does `ops.deformed_points`, which must agree with the released code. It matters only
+# for a point that sits on the border to the last bit.)
 
 # %% [markdown]
 # ### Exercise 6.7: climb (extend)
@@ -709,8 +693,8 @@ hill = np.exp(-((rows - 3) ** 2 + (cols - 6) ** 2) / 5)[..., None]  # (8, 11, 1)
 starts = np.array([[1.3, 2.2], [6.4, 3.6], [5.7, 8.8], [0.6, 8.3], [3.4, 0.3], [7.6, 10.4]])
 paths = [[p] for p in starts]
 for path in paths:
-    while len(path) < 101 and (moved := climb(hill, path[-1], 0.3, 1)) is not None:
-        path.append(moved)
+    while passed("6.7") and len(path) < 101:
+        path.append(climb(hill, path[-1], 0.3, 1))
 
 # %% tags=["hide-input"]
 picture, axes = figure(6.2, 4.2)
@@ -734,18 +718,144 @@ show(
 # offset learns from the pixels beside the point it happens to be at. So much depends on where points start. DAT starts them
 # from a regular grid over the whole map: whatever matters, some point is near it.
 #
+# ## The same φ by its four corners
+#
+# Hats are good for a derivation, since they hide no case. But of $HW$ products in a row of $\Phi$ at most four are not zero. Exercise 6.3
+# reads just those. Let us derive its backward pass too. It is how `grid_sample` and every fast implementation do it, and it must come out
+# the same.
+#
+# Each point has a first pixel and two fractions,
+#
+# $$r_n=\lfloor p_{n,\mathrm{row}}\rfloor,\quad c_n=\lfloor p_{n,\mathrm{col}}\rfloor,\qquad
+# u_n=p_{n,\mathrm{row}}-r_n,\quad v_n=p_{n,\mathrm{col}}-c_n\quad\text{in }[0,1).$$
+#
+# With $i,j\in\{0,1\}$ for the corners, $\alpha_0(u)=1-u$ and $\alpha_1(u)=u$, φ is
+#
+# $$y[n,k]=\sum_{i,j}\alpha_i(u_n)\,\alpha_j(v_n)\;z[r_n+i,\,c_n+j,\,k]\qquad\text{(outside the map } z=0).$$
+
+# %% [markdown]
+# **Step 1.** Inside a cell $r_n$ and $c_n$ do not change, so $\delta u_n=\delta p_{n,\mathrm{row}}$ and
+# $\delta v_n=\delta p_{n,\mathrm{col}}$. With $\alpha_0'=-1$ and $\alpha_1'=+1$, for one point,
+#
+# $$\delta y[k]=\sum_{i,j}\Big(\alpha_i(u)\,\alpha_j(v)\,\delta z[r{+}i,c{+}j,k]
+# +\alpha_i'\,\alpha_j(v)\,z[r{+}i,c{+}j,k]\,\delta u+\alpha_i(u)\,\alpha_j'\,z[r{+}i,c{+}j,k]\,\delta v\Big).$$
+
+# %% [markdown]
+# **Step 2: the map.** Beside $\delta z[a,b,k]$, in $\delta L=\sum\mathrm dy\,\delta y$, stands a term for every point and every corner that
+# *is* pixel $(a,b)$:
+#
+# $$\mathrm dz[a,b,k]=\sum_{\substack{n,i,j\\ r_n+i=a,\ c_n+j=b}}\alpha_i(u_n)\,\alpha_j(v_n)\;\mathrm dy[n,k].$$
+#
+# Nobody searches for those points. It is done from the other end: go through the points, and *add* what each has to give to the four
+# places that it read. This is called a **scatter-add**. Corners outside the map give nothing.
+
+# %% [markdown]
+# **Step 3: the points.** Let $D_{ij}=\sum_kz[r_n{+}i,c_n{+}j,k]\,\mathrm dy[n,k]$ say how much the loss wants corner $(i,j)$ to weigh more: four
+# numbers a point, the only ones of step 7's $\mathrm d\Phi$ that count. Beside $\delta u_n$ and $\delta v_n$ stand
+#
+# $$\mathrm dp[n,\mathrm{row}]=(1-v)(D_{10}-D_{00})+v\,(D_{11}-D_{01}),\qquad
+# \mathrm dp[n,\mathrm{col}]=(1-u)(D_{01}-D_{00})+u\,(D_{11}-D_{10}).$$
+#
+# Step 6 once more, for all channels together. And which side do kinks take? A point on a pixel has $u=0$ and belongs, by `floor`, to the
+# cell on its right: the slope on the right, without any care.
+
+# %% [markdown]
+# **What a scatter-add must not be.** In NumPy `dz[a] += value`, with an array `a` of places, reads, adds and writes *once for each place*. Where
+# a place is named twice, one of the two is lost. `np.add.at(dz, a, value)` adds each of them:
+
+# %%
+places, gifts = np.array([1, 3, 1]), np.array([10.0, 20.0, 30.0])
+lossy, exact = np.zeros(4), np.zeros(4)
+lossy[places] += gifts
+np.add.at(exact, places, gifts)
+print("dz[places] += gifts:  ", lossy)
+print("np.add.at(dz, …):     ", exact)
+
+# %% [markdown]
+# ### Exercise 6.8: the four corners, backward (derive)
+#
+# Steps 2 and 3, with no `hats`. Points may be anywhere, also outside, and several may read the same pixel.
+
+
+# %%
+def corners_vjp(dy, z, points):
+    """dy (N, C), z (H, W, C), points (N, 2) as (row, col) → dz (H, W, C), dpoints (N, 2); four pixels a point"""
+    # BEGIN SOLUTION
+    h, w, _ = z.shape
+    first = np.floor(points).astype(int)  # (N, 2)
+    u, v = (points - first).T  # (N,), (N,)
+    dz, d = np.zeros_like(z), {}
+    for i, j in product((0, 1), (0, 1)):
+        row, col = (first + np.array([i, j])).T
+        inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
+        row, col = row.clip(0, h - 1), col.clip(0, w - 1)
+        weight = abs(1 - i - u) * abs(1 - j - v) * inside  # (N,)
+        np.add.at(dz, (row, col), weight[:, None] * dy)  # step 2
+        d[i, j] = (z[row, col] * dy).sum(-1) * inside  # (N,): D_ij
+    drow = (1 - v) * (d[1, 0] - d[0, 0]) + v * (d[1, 1] - d[0, 1])  # step 3
+    dcol = (1 - u) * (d[0, 1] - d[0, 0]) + u * (d[1, 1] - d[1, 0])
+    return dz, np.stack([drow, dcol], -1)
+    # END SOLUTION
+
+
+check("6.8", corners_vjp)
+
+# %%
+hint("6.8")
+
+# %%
+yours = corners_vjp(dy_random, z_random, p_random) if passed("6.8") else (None, None)
+for name, mine, theirs in zip(("dz", "dpoints"), yours, read(z_random, p_random)[1](dy_random)):
+    same(f"{name} by corners, and by hats", mine, theirs)
+
+# %% [markdown] tags=["solution"]
+# `abs(1 - i - u)` is $1-u$ for $i=0$ and $u$ for $i=1$. The mask comes in twice: a missing corner gets nothing, and its pixel counts as zero in
+# $D$. (The clip is there only so that the index is legal.)
+
+# %% [markdown]
+# ### Exercise 6.9: a rounder hat (extend)
+#
+# The kinks are ugly. Why not take a smooth hat? For instance
+#
+# $$g_\cap(a,b)=\tfrac12\big(1+\cos\pi(a-b)\big)\ \text{ for }\lvert a-b\rvert<1,\qquad 0\text{ elsewhere.}$$
+#
+# Its two weights add up to 1 as well, and it has a slope everywhere. Derive $\partial g_\cap/\partial a$ and write it as in 6.1. Before you open the
+# solution, answer this: what gradient does a point get that starts *exactly on a pixel*? What does that mean for a network whose
+# points start on pixels, with offsets of zero?
+
+
+# %%
+def round_slopes(a, size):
+    """a (N,) floats, size S → (N, S): ∂g_∩(a, b)/∂a for b = 0 … S − 1"""
+    # BEGIN SOLUTION
+    t = a[:, None] - np.arange(size)  # (N, S)
+    return np.where(abs(t) < 1, -np.pi / 2 * np.sin(np.pi * t), 0.0)
+    # END SOLUTION
+
+
+check("6.9", round_slopes)
+
+# %%
+hint("6.9")
+
+# %% [markdown] tags=["solution"]
+# The slope is $-\frac\pi2\sin\pi(a-b)$, and it is zero at every whole $a$: on the pixel and on both its neighbours. So a point on a pixel gets *no
+# gradient at all*, whatever the map. It is a flat spot, and a network whose points start on pixels, with offsets of zero, would never move one. The kinked hat has a
+# slope on either side there, of which we take one. What looks like its fault is its merit.
+
+# %% [markdown]
 # ## What differs from the paper and the released code
 #
 # * **Order of coordinates.** The paper writes $p=(p_x,p_y)$ and $z[r_y,r_x]$. Here and in the released code's own tensors a
 #   point is (row, col), that is $(y,x)$; only PyTorch's `grid_sample` wants $(x,y)$, so the released code swaps them just
 #   before the call. In minidat nothing is ever swapped.
 # * **Units.** `grid_sample` takes normalised coordinates; the released code uses `align_corners=True`, which is exercise
-#   6.4's formula. minidat's op takes pixels, and one function, `minidat.ops.deformable.to_pixels`, does the change of units.
+#   6.4's formula. minidat's op takes pixels, and one function, `minidat.ops.coordinates.to_pixels`, does the change of units.
 # * **Outside.** The paper's sum runs over the map only, so what lies outside counts as zero. `grid_sample` with zero padding
 #   is the same.
 # * **Kinks.** The paper does not say which slope holds on a whole pixel. `grid_sample` takes the one on the right, and so do
 #   we.
-# * **Groups.** Equation (8) reads all channels at one point. In the model each of $G$ groups of channels has its own points;
+# * **Groups.** Equation (8) reads all channels at one point. In the model each of a few groups of channels has its own points;
 #   that is chapter 09.
 #
 # ## In five lines

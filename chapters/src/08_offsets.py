@@ -9,7 +9,9 @@
 # far right. This chapter derives that network, forward and backward, and clears up what confuses readers of the released code most:
 # three conventions for where the points start, and what a number such as "$s=2$" means in pixels.
 #
-# You need chapter 02 (layer norm, GELU) and chapter 06. It takes about an hour with the exercises.
+# You need chapter 02 (layer norm, GELU) and chapter 06. It takes about two and a half hours with the exercises, and has two parts: the network and
+# its backward pass; then limits, conventions, and a network that learns. Take a break between them. (Exercise 8.10 stands where it belongs, not in
+# the order of its number.)
 
 # %%
 from itertools import product
@@ -18,11 +20,12 @@ from math import erf, sqrt
 import numpy as np
 
 from minidat import ops
-from minidat.attention.deformable import CONVENTIONS, grid
+from minidat.attention import DeformableAttention, Offsets
+from minidat.attention.grids import CONVENTIONS, grid
+from minidat.autograd import Tensor
 from minidat.autograd.check import numeric_gradient
-from minidat.ops import conv
 from minidat.ops.coordinates import to_pixels
-from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, passed, pixels, same, show, show_source
 
 np.set_printoptions(precision=3, suppress=True)
 
@@ -53,37 +56,44 @@ def draw_points(axes, reference, points, colour=COLOURS[1]):
     axes.plot(points[:, 1], points[:, 0], "o", color=colour, ms=6)
 
 
-rng = np.random.default_rng(3)
-size, keys = (8, 12), (4, 6)
-reference = reference_grid(*keys)  # (24, 2)
-reach = np.array([1 / (n - 1) for n in keys])  # s = 1, in normalised units
-moved = reference + reach * np.tanh(rng.standard_normal(reference.shape))
+wide = (8, 12)  # the map of this picture; its grid of references is 4 × 6
+still = reference_grid(4, 6)  # (24, 2)
+reach = np.array([1 / 3, 1 / 5])  # s = 1, in normalised units
+moved = still + reach * np.tanh(np.random.default_rng(3).standard_normal(still.shape))
+
+# %% tags=["hide-input"]
 picture, axes = figure(5.6, 3.9)
-pixels(axes, 0.12 * np.ones(size))
-box = in_pixels(reach - 1, size)  # how far a point may go, in pixels
-for row, col in in_pixels(reference, size):
+pixels(axes, 0.12 * np.ones(wide))
+box = in_pixels(reach - 1, wide)  # how far a point may go, in pixels
+for row, col in in_pixels(still, wide):
     axes.fill([col - box[1], col + box[1], col + box[1], col - box[1]], [row - box[0], row - box[0], row + box[0], row + box[0]],
               facecolor="none", edgecolor="#8c8c8c", lw=0.8, ls=":")  # fmt: skip
-draw_points(axes, in_pixels(reference, size), in_pixels(moved, size))
+draw_points(axes, in_pixels(still, wide), in_pixels(moved, wide))
 axes.set(xlim=(-1.4, 12.4), ylim=(8.5, -1.5))
 show(picture, alt="A map of 8 by 12 pixels with 24 open circles, the reference points, on a regular grid from corner to corner. From "
      "each a line leads to a filled dot, the deformed point, inside a dotted box centred on the reference; the boxes tile the map.")  # fmt: skip
 
 # %% [markdown]
-# Open circles: the references $p$, the same for every image. Filled dots: the deformed points $p+\Delta p$, new for every image. Dotted: how
+# Open circles: the references, the same for every image. Filled dots: the deformed points, new for every image. Dotted: how
 # far each may go, here with $s=1$, where the boxes just touch; the released model's $s=2$ makes them twice as wide. (These offsets are random
 # numbers. At the end of the chapter a network that was trained moves the points.)
 #
 # ## The equation
 #
-# $$\underbrace{\Delta p}_{(N,2)}=\theta_{\mathrm{offset}}(\underbrace{q}_{(H,W,C)}),\quad\; \Delta p\leftarrow s\,\tanh(\Delta p),\quad\;
-# \underbrace{\tilde x}_{(N,C)}=\phi\big(\underbrace{x}_{(H,W,C)};\;\underbrace{p}_{(N,2)}+\Delta p\big) \tag{7}$$
+# $$\underbrace{o}_{(N,2)}=\theta_{\mathrm{offset}}(\underbrace{q}_{(H,W,C)}),\qquad \underbrace{\Delta\hat p}_{(N,2)}=A\,\tanh(o),\qquad
+# \underbrace{p}_{(N,2)}=\frac{\hat p+\Delta\hat p+1}{2}\,(S-1),\qquad
+# \underbrace{\tilde x}_{(N,C)}=\phi\big(\underbrace{x}_{(H,W,C)};\;p\big) \tag{7}$$
+#
+# As in chapter 06, letters with a hat are in normalised units, from $-1$ to $1$, and $p$ without one is in pixels, which φ reads; $S=(H,W)$. The
+# paper is shorter: it writes $\Delta p$ for the *raw* offset $o$ and for the limited one, $\Delta p\leftarrow s\tanh(\Delta p)$, and $p+\Delta p$ for what
+# φ reads. Three different things deserve three letters.
 #
 # * $q=xW_q$ are the queries, laid out as the map they come from. The network sees *them*; what is read at the points is the input $x$.
 # * There are $N=H_G\,W_G$ points with $H_G=H/r$, $W_G=W/r$. The **stride** $r$ thins them out: $r=2$ makes a quarter as many keys as pixels.
-# * $p$ are the reference points, a constant. "Linearly spaced 2-D coordinates $(0,0),\dots,(H_G-1,W_G-1)$", says the paper, normalised to
-#   $[-1,1]$, where $(-1,-1)$ is the top left corner.
-# * $s$ is the **range factor**. It scales, and tanh limits: no offset is larger than $s$ (in some unit; we come to that).
+# * $\hat p$ are the **reference points**, a constant. "Linearly spaced 2-D coordinates $(0,0),\dots,(H_G-1,W_G-1)$", says the paper, normalised
+#   to $[-1,1]$, where $(-1,-1)$ is the top left corner.
+# * $A$ is the paper's **range factor** $s$ in normalised units. It scales, and tanh limits: no offset is larger than $A$. How $s$ and $A$ belong
+#   together, we shall see.
 #
 # Notice what the network does *not* see: the single query that will later attend. There is one set of points for the whole image (for each of
 # a few groups of channels, below), and all queries share it. That is the difference to Deformable DETR (chapter 07), where every query has
@@ -94,12 +104,12 @@ show(picture, alt="A map of 8 by 12 pixels with 24 open circles, the reference p
 # A point has two descriptions. In **pixels** of a map, $(0,0)$ is the centre of the first pixel and $(H-1,W-1)$ of the last: that is what φ
 # wants. **Normalised**, both axes run from $-1$ to $1$ whatever the size of the map: that is what the network speaks. Between them,
 #
-# $$p^{\text{pixel}}=\frac{p+1}{2}\,(H-1)\ \text{ for rows},\qquad p^{\text{pixel}}=\frac{p+1}{2}\,(W-1)\ \text{ for columns}.$$
+# $$p=\frac{\hat p+1}{2}\,(H-1)\ \text{ for rows},\qquad p=\frac{\hat p+1}{2}\,(W-1)\ \text{ for columns}.$$
 #
 # So $-1$ is the centre of the first pixel and $+1$ the centre of the last. To put $n$ points evenly between them, take $i=0,\dots,n-1$ and
 # divide by the last one, $n-1$:
 #
-# $$p_i=\frac{2i}{n-1}-1.$$
+# $$\hat p_i=\frac{2i}{n-1}-1.$$
 
 # %%
 for n in (2, 3, 5):
@@ -145,11 +155,12 @@ hint("8.1")
 # The paper: a $5\times5$ *depthwise* convolution, a GELU, and a $1\times1$ convolution to two channels. The released code has a layer norm
 # between the first two, and so do we. For each point $(i,j)$ of the grid, four lines:
 #
-# $$u[i,j,c]=b[c]+\sum_{m,n=0}^{k-1}q[\,ri+m-\pi,\;rj+n-\pi,\;c\,]\;w[m,n,c]\qquad\text{(outside the map } q=0)$$
+# $$u[i,j,c]=b[c]+\sum_{\mu,\nu=0}^{k-1}q[\,ri+\mu-\mathrm{pad},\;rj+\nu-\mathrm{pad},\;c\,]\;w[\mu,\nu,c]\qquad\text{(outside the map } q=0)$$
 #
-# $$v[i,j]=\mathrm{LN}(u[i,j]),\qquad a[i,j,c]=\mathrm{GELU}(v[i,j,c]),\qquad \Delta p[i,j,o]=\sum_c a[i,j,c]\;w_2[c,o]$$
+# $$v[i,j]=\mathrm{LN}(u[i,j]),\qquad a[i,j,c]=\mathrm{GELU}(v[i,j,c]),\qquad o[i,j,l]=\sum_c a[i,j,c]\;w_2[c,l]$$
 #
-# $k$ is the side of the kernel, $(m,n)$ runs over its taps. $\pi$ is the padding, $\lfloor k/2\rfloor$, which puts the window's middle on pixel $(ri,rj)$. **Depthwise**: channel $c$ of $u$ comes from
+# $k$ is the side of the kernel, $(\mu,\nu)$ runs over its taps, and $l$ is 0 for *down* and 1 for *right*. The padding is $\mathrm{pad}=\lfloor k/2\rfloor$,
+# which puts the window's middle on pixel $(ri,rj)$. **Depthwise**: channel $c$ of $u$ comes from
 # channel $c$ of $q$ alone, with its own $5\times5$ weights. So it costs $k^2$ multiplications a value and not $k^2C$. Everything that mixes
 # channels is left to the $1\times1$ convolution, which is a matrix product (chapter 02) with two columns: *down* and *right*.
 
@@ -162,15 +173,15 @@ def theta_loops(q, w, b, gamma, beta, w2, r, pad):
     offsets = np.zeros((h_g, w_g, 2))
     for i, j in product(range(h_g), range(w_g)):
         u = [b[c] for c in range(channels)]
-        for c, m, n in product(range(channels), range(k), range(k)):
-            row, col = r * i + m - pad, r * j + n - pad
+        for c, mu, nu in product(range(channels), range(k), range(k)):
+            row, col = r * i + mu - pad, r * j + nu - pad
             if 0 <= row < h and 0 <= col < width:
-                u[c] += q[row, col, c] * w[m, n, c]
+                u[c] += q[row, col, c] * w[mu, nu, c]
         mean = sum(u) / channels
         variance = sum((x - mean) ** 2 for x in u) / channels
-        for c, o in product(range(channels), range(2)):
+        for c, axis in product(range(channels), range(2)):
             v = gamma[c] * (u[c] - mean) / sqrt(variance + 1e-5) + beta[c]
-            offsets[i, j, o] += v * 0.5 * (1 + erf(v / sqrt(2))) * w2[c, o]
+            offsets[i, j, axis] += v * 0.5 * (1 + erf(v / sqrt(2))) * w2[c, axis]
     return offsets
 
 
@@ -194,14 +205,14 @@ print("right:\n", offsets[..., 1])
 #
 # ## Vectorised
 #
-# The sum over taps $(m,n)$ is a sum of $k^2$ *shifted maps*: tap $(m,n)$ meets, for all points at once, the padded map from row $m$ and
-# column $n$ on, in steps of $r$. So pad once, and loop over the taps only.
+# The sum over taps $(\mu,\nu)$ is a sum of $k^2$ *shifted maps*: tap $(\mu,\nu)$ meets, for all points at once, the padded map from row $\mu$ and
+# column $\nu$ on, in steps of $r$. So pad once, and loop over the taps only.
 
 
 # %%
-def shifted(padded, m, n, h_g, w_g, r):
-    """What tap (m, n) meets: (h_g, w_g, C), a view of the padded map"""
-    return padded[m : m + (h_g - 1) * r + 1 : r, n : n + (w_g - 1) * r + 1 : r]
+def shifted(padded, mu, nu, h_g, w_g, r):
+    """What tap (mu, nu) meets: (h_g, w_g, C), a view of the padded map"""
+    return padded[mu : mu + (h_g - 1) * r + 1 : r, nu : nu + (w_g - 1) * r + 1 : r]
 
 
 def depthwise(x, w, b, r, pad):
@@ -209,7 +220,7 @@ def depthwise(x, w, b, r, pad):
     (h, width, _), k = x.shape, len(w)
     padded = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
     h_g, w_g = (h + 2 * pad - k) // r + 1, (width + 2 * pad - k) // r + 1
-    return b + sum(shifted(padded, m, n, h_g, w_g, r) * w[m, n] for m, n in product(range(k), range(k)))
+    return b + sum(shifted(padded, mu, nu, h_g, w_g, r) * w[mu, nu] for mu, nu in product(range(k), range(k)))
 
 
 ladder = np.arange(1.0, 31.0).reshape(5, 6, 1)
@@ -257,8 +268,8 @@ check("8.2", theta_parameters)
 hint("8.2")
 
 # %%
-stage_3, stage_4 = theta_parameters(5, 128), theta_parameters(3, 128)
-if stage_3 is not None:
+if passed("8.2"):
+    stage_3, stage_4 = theta_parameters(5, 128), theta_parameters(3, 128)
     total = 3 * stage_3 + stage_4
     print(
         f"DAT-T: 3 blocks of {stage_3} and one of {stage_4}: {total} of 28,319,138 parameters, {total / 28_319_138:.2%}"
@@ -266,7 +277,7 @@ if stage_3 is not None:
 
 # %% [markdown] tags=["solution"]
 # $k^2e+5e$. DAT-T has three deformable blocks in stage 3 (kernel 5) and one in stage 4 (kernel 3), with 128 channels a group in both: 13,312
-# parameters of 28.3 million, measured on the released model. A twentieth of a per cent of the network decides where the rest of it looks.
+# parameters of 28.3 million. A twentieth of a per cent of the network decides where the rest of it looks.
 
 # %% [markdown]
 # ## Groups
@@ -300,10 +311,9 @@ same("θ_offset of each group, and the package's", two.reshape(1, 2, -1, 2), pac
 #
 # The raw offsets may be anything. Now they are limited, scaled, added to the reference and turned into pixels:
 #
-# $$\hat p=p+A\,\tanh(\Delta p),\qquad \text{point}=(\hat p+1)\,\frac{S-1}{2},\qquad S=(H,W).$$
+# $$\Delta\hat p=A\,\tanh(o),\qquad p=(\hat p+\Delta\hat p+1)\,\frac{S-1}{2}.$$
 #
-# $A$ is $s$ in normalised units, one number for rows and one for columns. The paper's formula $s\tanh(\Delta p)$ does not say in which unit
-# $s$ is meant; but its text says that each reference point covers a *local $s\times s$ region*. Neighbouring references are $2/(H_G-1)$ apart.
+# $A$ is $s$ in normalised units, one number for rows and one for columns. The paper does not say in which unit $s$ is meant; but its text says that each reference point covers a *local $s\times s$ region*. Neighbouring references are $2/(H_G-1)$ apart.
 # So if $s$ counts cells of the key grid, half a region is $\frac s2\cdot\frac{2}{H_G-1}$, that is
 #
 # $$A=\Big(\frac{s}{H_G-1},\ \frac{s}{W_G-1}\Big).$$
@@ -321,19 +331,19 @@ print("to:                           ", *points[:4].round(2))
 # %% [markdown]
 # ## The backward pass, one line at a time
 #
-# From below somebody hands us $\mathrm d\,\mathrm{point}$, of shape $(N,2)$. That is the gradient to the positions from chapter 06: below minus
+# From below somebody hands us $\mathrm dp$, of shape $(N,2)$. That is the gradient to the positions from chapter 06: below minus
 # above, right minus left. We carry it up to every weight of the network.
 #
-# **Step 1: pixels.** $\text{point}=(\hat p+1)\frac{S-1}2$ is a scaling, so with $S=H$ for rows and $S=W$ for columns
+# **Step 1: pixels.** $p=(\hat p+\Delta\hat p+1)\frac{S-1}2$ is a scaling, so for each point, with $S=H$ for rows and $S=W$ for columns,
 #
-# $$\mathrm d\hat p[n,o]=\frac{S_o-1}{2}\;\mathrm d\,\mathrm{point}[n,o].$$
+# $$\mathrm d\Delta\hat p=\frac{S-1}{2}\;\mathrm dp.$$
 
 # %% [markdown]
-# **Step 2: the limit.** The reference is a constant. $\tanh'=1-\tanh^2$ (chapter 01), so with $t=\tanh(\Delta p)$
+# **Step 2: the limit.** The reference is a constant. $\tanh'=1-\tanh^2$ (chapter 01), so for each point and coordinate
 #
-# $$\mathrm d\Delta p[n,o]=A_o\,\big(1-t[n,o]^2\big)\;\mathrm d\hat p[n,o].$$
+# $$\mathrm do=A\,\big(1-\tanh^2(o)\big)\;\mathrm d\Delta\hat p.$$
 #
-# The slope is largest at $\Delta p=0$ and falls as the point nears the edge of its box. At $|\Delta p|=3$ one hundredth is left. It is never
+# The slope is largest at $o=0$ and falls as the point nears the edge of its box. At $|o|=3$ one hundredth is left. It is never
 # quite zero: a point at the edge is slow, but not lost.
 
 # %% [markdown]
@@ -367,9 +377,9 @@ hint("8.3")
 # is an argument that you do not need: a constant that is added leaves no trace in the gradient.
 
 # %% [markdown]
-# **Step 3: the 1×1 convolution.** $\Delta p[n,o]=\sum_ca[n,c]\,w_2[c,o]$ is a matrix product, and chapter 01 has its vjp:
+# **Step 3: the 1×1 convolution.** $o[i,j,l]=\sum_ca[i,j,c]\,w_2[c,l]$ is a matrix product with one row a point, and chapter 01 has its vjp:
 #
-# $$\underbrace{\mathrm dw_2}_{(C,2)}=a^{\!\top}\,\mathrm d\Delta p,\qquad \underbrace{\mathrm da}_{(N,C)}=\mathrm d\Delta p\;w_2^{\!\top}.$$
+# $$\underbrace{\mathrm dw_2}_{(C,2)}=a^{\!\top}\,\mathrm do,\qquad \underbrace{\mathrm da}_{(N,C)}=\mathrm do\;w_2^{\!\top}.$$
 
 # %% [markdown]
 # **Step 4: GELU and layer norm** are chapter 02's, called in reverse: $\mathrm da\to\mathrm dv\to\mathrm du$, and $\mathrm d\gamma$, $\mathrm d\beta$ on the
@@ -377,26 +387,26 @@ hint("8.3")
 #
 # **Step 5: the depthwise convolution.** This one is new. Let $X$ be the padded map. A small change of all three inputs changes
 #
-# $$\delta u[i,j,c]=\delta b[c]+\sum_{m,n}\Big(X[ri{+}m,rj{+}n,c]\;\delta w[m,n,c]\;+\;w[m,n,c]\;\delta X[ri{+}m,rj{+}n,c]\Big).$$
+# $$\delta u[i,j,c]=\delta b[c]+\sum_{\mu,\nu}\Big(X[ri{+}\mu,rj{+}\nu,c]\;\delta w[\mu,\nu,c]\;+\;w[\mu,\nu,c]\;\delta X[ri{+}\mu,rj{+}\nu,c]\Big).$$
 
 # %% [markdown]
 # **Step 6.** Insert it into $\delta L=\sum_{i,j,c}\mathrm du[i,j,c]\,\delta u[i,j,c]$ and read off what stands beside $\delta b$ and $\delta w$:
 #
-# $$\mathrm db[c]=\sum_{i,j}\mathrm du[i,j,c],\qquad \mathrm dw[m,n,c]=\sum_{i,j}X[ri{+}m,rj{+}n,c]\;\mathrm du[i,j,c].$$
+# $$\mathrm db[c]=\sum_{i,j}\mathrm du[i,j,c],\qquad \mathrm dw[\mu,\nu,c]=\sum_{i,j}X[ri{+}\mu,rj{+}\nu,c]\;\mathrm du[i,j,c].$$
 #
 # For each tap: the shifted map it met on the way down, times what comes back, summed over all points.
 
 # %% [markdown]
-# **Step 7.** Beside $\delta X[y,x,c]$ stand all the terms whose window covers that pixel, that is all $(i,j,m,n)$ with $ri+m=y$ and $rj+n=x$:
+# **Step 7.** Beside $\delta X[y,z,c]$ stand all the terms whose window covers pixel $(y,z)$, that is all $(i,j,\mu,\nu)$ with $ri+\mu=y$ and $rj+\nu=z$:
 #
-# $$\mathrm dX[y,x,c]=\sum_{\substack{i,j,m,n\\ ri+m=y,\ rj+n=x}}w[m,n,c]\;\mathrm du[i,j,c].$$
+# $$\mathrm dX[y,z,c]=\sum_{\substack{i,j,\mu,\nu\\ ri+\mu=y,\ rj+\nu=z}}w[\mu,\nu,c]\;\mathrm du[i,j,c].$$
 #
-# Nobody solves $ri+m=y$. It is easier from the other end: for each tap $(m,n)$ add $w[m,n,c]\,\mathrm du[i,j,c]$ to the place $(ri+m,rj+n)$ that it
-# read. Gathered forward, scattered backward, as in chapter 06. At the end the padding is cut off: those zeros were not inputs.
+# Nobody solves $ri+\mu=y$. It is easier from the other end: for each tap $(\mu,\nu)$ add $w[\mu,\nu,c]\,\mathrm du[i,j,c]$ to the place
+# $(ri+\mu,rj+\nu)$ that it read. Gathered forward, scattered backward, as in chapter 06. At the end the padding is cut off: those zeros were not inputs.
 
 # %% [markdown]
 # **Step 8: matrices.** Fix a channel. Write the map as a column $q$ of $HW$ numbers. The convolution is a matrix, $u=T_wq+b$, with
-# $T_w[(i,j),(y,x)]=w[y-ri+\pi,\,x-rj+\pi]$ where that tap exists and 0 elsewhere. So step 7 says $\mathrm dq=T_w^{\!\top}\mathrm du$. For a large
+# $T_w[(i,j),(y,z)]=w[y-ri+\mathrm{pad},\,z-rj+\mathrm{pad}]$ where that tap exists and 0 elsewhere. So step 7 says $\mathrm dq=T_w^{\!\top}\mathrm du$. For a large
 # map $T_w$ is far too large to be built, but it can be looked at, one unit vector after the other:
 
 # %%
@@ -410,7 +420,8 @@ print("taps 1 2 3 along a row of 5 pixels, stride 2, padding 1:\n", T)
 #
 # ## Exercise 8.4: write the vjp of the depthwise convolution (derive)
 #
-# Steps 6 and 7; the map that goes in is called `x`. `shifted(padded, m, n, h_g, w_g, r)` is a view: adding to it with `+=` adds to the padded array. Or write loops.
+# Steps 6 and 7; the map that goes in is called `x`. `shifted(padded, mu, nu, h_g, w_g, r)` is a view: adding to it with `+=` adds to the padded
+# array. Or write loops. You are also tried without any padding, so beware of a slice such as `[pad:-pad]`.
 
 
 # %%
@@ -421,10 +432,10 @@ def depthwise_vjp(du, x, w, b, r, pad):
     (h_g, w_g, _), (h, width, _), k = du.shape, x.shape, len(w)
     padded = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
     dpadded, dw = np.zeros_like(padded), np.zeros_like(w)
-    for m, n in product(range(k), range(k)):
-        dw[m, n] = (shifted(padded, m, n, h_g, w_g, r) * du).sum((0, 1))  # step 6
-        view = shifted(dpadded, m, n, h_g, w_g, r)
-        view += w[m, n] * du  # step 7
+    for mu, nu in product(range(k), range(k)):
+        dw[mu, nu] = (shifted(padded, mu, nu, h_g, w_g, r) * du).sum((0, 1))  # step 6
+        view = shifted(dpadded, mu, nu, h_g, w_g, r)
+        view += w[mu, nu] * du  # step 7
     return dpadded[pad : pad + h, pad : pad + width], dw, du.sum((0, 1))
     # END SOLUTION
 
@@ -435,60 +446,26 @@ check("8.4", depthwise_vjp)
 hint("8.4")
 
 # %% [markdown] tags=["solution"]
-# Within one tap no place is written twice, so `+=` on the view is safe: overlaps only happen *between* taps. The same two lines,
-# with a batch axis, are in `_tapped` of the package.
+# Within one tap no place is written twice, so `+=` on the view is safe: overlaps only happen *between* taps. `[pad : pad + h]` cuts the padding off
+# also where there is none; `[pad:-pad]` would leave nothing then.
 
 # %% [markdown]
-# ### Small maps: the matrix is built after all
-#
-# Nearly all of $T_w$ is zero, and the larger the map the more so. But the last maps of a network for small images have 4 × 4 or 8 × 8 pixels, and come
-# by the hundred. Then $T_w$ is a small matrix, $\mathrm{pixels}\times\mathrm{pixels}$ for each channel, and *one* matrix product does the work of all
-# images and all taps, zeros included. Up to 64 pixels, and where there are at least as many maps as pixels, `ops.depthwise_conv` takes that way on the CPU.
-#
-# A map is a *row* there, so its matrix is the transpose of ours: $y_c=x_c\,T_c$, with $T_c[p,p']$ the tap that leads from pixel $p$ of the map to pixel $p'$ of
-# the result. Here it is for one channel, a map of 3 × 4 and 3 × 3 taps, with the *number* of the tap where its weight stands; with stride 2 the result is 2 × 2.
+# The package's convolution is yours, with a batch axis. (Small maps have a faster form of it, where $T_w$ *is* built: chapter 16.)
 
 # %%
-picture, panels = figure(4.8, 2.5, columns=2, ratios=(12, 6))
-for axes, r in zip(panels, (1, 2)):
-    tap, (h_y, w_y) = conv._tap_between((3, 4), (3, 3), r, 1)  # (pixels, pixels of y): 0 to 8, and 9 for none
-    axes.imshow(np.where(tap == 9, np.nan, tap), cmap="viridis", vmin=0, vmax=8)
-    for p, p_y in np.argwhere(tap < 9):
-        colour = "white" if tap[p, p_y] < 6 else "black"
-        axes.text(p_y, p, tap[p, p_y], ha="center", va="center", fontsize=7, color=colour)
-    axes.set(title=f"stride {r}", xlabel="pixel of y", yticks=range(0, 12, 4), xticks=range(0, h_y * w_y, w_y))
-    axes.set_xticks(np.arange(w_y, h_y * w_y, w_y) - 0.5, minor=True)
-    axes.set_yticks(np.arange(4, 12, 4) - 0.5, minor=True)
-    axes.tick_params(which="minor", length=0)
-    axes.grid(False)
-    axes.grid(which="minor", color="#bbbbbb", lw=0.8)
-panels[0].set(ylabel="pixel of the map")
-show(picture, alt="Left: a matrix of 12 by 12, from the pixels of a 3 by 4 map to those of the result, with the number of the tap, 0 to 8, where one leads from "
-     "one to the other. Three bands of three diagonals each run down it, broken where a row of the map ends. Right: with stride 2 it is 12 by 4, and the "
-     "diagonals go down two pixels at a time.")  # fmt: skip
-
-# %% [markdown]
-# A **band matrix**: nine diagonals, one for each tap, with the same weight all along. Tap 4, the middle one, leads from each pixel to itself. Grey lines part the rows of the map: at its left and right
-# border a diagonal is broken, for there the tap would read the padding. Each *column* is a window.
-#
-# Backward it is chapter 01's matrix product, and then one weight that stands in many places, which sums:
-#
-# $$\mathrm dx_c=\mathrm dy_c\,T_c^{\!\top},\qquad\mathrm dT_c=x_c^{\!\top}\,\mathrm dy_c,\qquad\mathrm dw[m,n,c]=\sum_{(p,p')\text{ of tap }(m,n)}\mathrm dT_c[p,p'].$$
-#
-# (The code takes the last sum, along all diagonals at once, as a product too: with a matrix of zeros and ones, `of_tap`, that says which entry is whose.)
-
-# %%
-show_source(ops.depthwise_conv, conv._banded, conv._tap_between)
+show_source(ops.depthwise_conv)
 
 # %%
 local = np.random.default_rng(8)
-x, w, b = local.standard_normal((30, 4, 5, 3)), local.standard_normal((3, 3, 3)), local.standard_normal(3)
-for r in (1, 2):
-    (y, vjp), (y_taps, vjp_taps) = (way(x, w, r, 1) for way in (conv._banded, conv._tapped))
-    same(f"stride {r}, your way forward", np.stack([depthwise(one, w, b, r, 1) for one in x]), y + b)
-    du = local.standard_normal(y.shape)
-    for name, banded, tapped in zip(("dx", "dw"), vjp(du), vjp_taps(du)):
-        same(f"stride {r}, {name} by bands and by taps", banded, tapped)
+for r_, pad_ in ((1, 1), (2, 1), (2, 0)):
+    some = local.standard_normal((4, 5, 3)), local.standard_normal((3, 3, 3)), local.standard_normal(3)
+    y, vjp = ops.depthwise_conv.raw(some[0][None], *some[1:], stride=r_, padding=pad_)
+    same(f"stride {r_}, padding {pad_}: the value", depthwise(*some, r_, pad_), y[0])
+    du_ = local.standard_normal(y[0].shape)
+    yours = depthwise_vjp(du_, *some, r_, pad_) if passed("8.4") else (None,) * 3
+    dx_, dw_, db_ = vjp(du_[None])
+    for name, mine, theirs in zip(("dx", "dw", "db"), yours, (dx_[0], dw_, db_)):
+        same(f"  {name}", mine, theirs)
 
 # %% [markdown]
 # ## Exercise 8.5: the whole network, backward (derive)
@@ -513,7 +490,7 @@ def theta_vjp(doffsets, q, w, b, gamma, beta, w2, r, pad):
     v, norm_vjp = ops.layer_norm.raw(u, gamma, beta)
     a, gelu_vjp = ops.gelu.raw(v)  # (1, H_G, W_G, C)
     da = (doffsets @ w2.T)[None]  # step 3
-    dw2 = np.einsum("ijc,ijo->co", a[0], doffsets)
+    dw2 = np.einsum("ijc,ijl->cl", a[0], doffsets)
     (dv,) = gelu_vjp(da)  # step 4
     du, dgamma, dbeta = norm_vjp(dv)
     dq, dw, db = conv_vjp(du)  # steps 6, 7
@@ -533,17 +510,18 @@ hint("8.5")
 # %% [markdown]
 # ## The package's own source
 #
-# The network and the limit, as they run. `folded` is `by_group`, `slope` is step 2; `limit` and the three other branches come in a moment.
+# The network and the limit, as they run. `folded` is `by_group`, `slope` is step 2; `limit` and the three other branches come in part two. Where we write $o$, the
+# docstrings have $\Delta p$, as the paper has.
 
 # %%
 show_source(ops.offset_network, ops.deformed_points)
 
 # %%
-doffsets = rng.standard_normal(package.shape)  # (B, G, N, 2), for two groups
+doffsets = np.random.default_rng(1).standard_normal(package.shape)  # (B, G, N, 2), for two groups
 _, pull = ops.offset_network.raw(q_wide[None], *theta, stride=2)
 dq_package, *dtheta_package = pull(doffsets)
-yours = [theta_vjp(d.reshape(3, 4, 2), part, *theta, 2, 1) for d, part in zip(doffsets[0], by_group(q_wide, 2))]
-if yours[0] is not None:
+if passed("8.5"):
+    yours = [theta_vjp(d.reshape(3, 4, 2), part, *theta, 2, 1) for d, part in zip(doffsets[0], by_group(q_wide, 2))]
     same("dq, the two groups side by side", np.concatenate([y[0] for y in yours], -1), dq_package[0])
     for i, name in enumerate(("dw", "db", "dgamma", "dbeta", "dw2")):
         same(f"{name}, the sum over the groups", yours[0][i + 1] + yours[1][i + 1], dtheta_package[i])
@@ -551,23 +529,24 @@ else:
     same("dq", None, dq_package)
 
 # %%
-dpoints = rng.standard_normal(flat.shape)
+dpoints = np.random.default_rng(2).standard_normal(flat.shape)
 p_package, pull = ops.deformed_points.raw(
     flat[None, None], reference, limit="tanh", amplitude=tuple(amplitude), size=size
 )
 same("points", points, p_package[0, 0])
-same("doffsets", to_points_vjp(dpoints, flat, reference, amplitude, np.array(size)), pull(dpoints[None, None])[0][0, 0])
+yours = to_points_vjp(dpoints, flat, reference, amplitude, np.array(size)) if passed("8.3") else None
+same("doffsets", yours, pull(dpoints[None, None])[0][0, 0])
 
 # %% [markdown]
 # ## Does the offset network get gradients?
 #
 # Readers of the released code asked this and got no answer: the offsets pass through a sampling function, so does anything come back? **Yes.** Here
-# is the whole way: $q\to\Delta p\to$ points $\to\tilde x\to L$, with a random cotangent at $\tilde x$. For each array of the network we compare the gradient by
+# is the whole way: $q\to o\to\Delta\hat p\to p\to\tilde x\to L$, with a random cotangent at $\tilde x$. For each array of the network we compare the gradient by
 # hand with finite differences through everything.
 
 # %%
-x = rng.standard_normal((6, 8, 3))  # the map that is read
-dx_sampled = rng.standard_normal((12, 3))
+x = np.random.default_rng(3).standard_normal((6, 8, 3))  # the map that is read
+dx_sampled = np.random.default_rng(4).standard_normal((12, 3))
 
 
 def chain(*weights):
@@ -589,18 +568,20 @@ for i, name in enumerate(("w", "b", "gamma", "beta", "w2")):
 # the points too (chapter 10), and both gradients add up. There are two places where nothing comes back. One is a flat patch of the map,
 # where all neighbours are alike. The other is more than a pixel beyond the border. And that brings us to limits.
 #
-# ## Four limits, and their slopes
+# **Here the first part ends.** You have the network, and you know that it learns.
+#
+# ## Part two: four limits, and their slopes
 #
 # The paper uses tanh *around the reference*. The released code knows more, and which one runs depends on the sign of $s$: its first version takes
-# $\tanh(p+\Delta p)$ for $s<0$, its second $\mathrm{clamp}(p+\Delta p,-1,1)$. (And at $s=0$ the first version leaves the offset *unlimited*, which is
-# not what zero range suggests.) Here they are, with their slopes, for a reference at $p=0.6$.
+# $\tanh(\hat p+o)$ for $s<0$, its second $\mathrm{clamp}(\hat p+o,-1,1)$. (And at $s=0$ the first version leaves the offset *unlimited*, which is
+# not what zero range suggests.) Here they are, with their slopes, for a reference at $\hat p=0.6$.
 
-# %%
+# %% tags=["hide-input"]
 raw = np.linspace(-3, 3, 601)[:, None] * [1.0, 1.0]  # both coordinates alike
 rows_of = {
-    "tanh": "p + A tanh Δp  (paper; A = 0.4)",
-    "squash": "tanh(p + Δp)  (v1, s < 0)",
-    "clamp": "clamp(p + Δp)  (v2, s < 0)",
+    "tanh": "p̂ + A tanh o  (paper; A = 0.4)",
+    "squash": "tanh(p̂ + o)  (v1, s < 0)",
+    "clamp": "clamp(p̂ + o)  (v2, s < 0)",
 }
 picture, (left, right) = figure(6.4, 3.1, columns=2)
 for i, (limit, label) in enumerate(rows_of.items()):
@@ -609,19 +590,70 @@ for i, (limit, label) in enumerate(rows_of.items()):
     )
     left.plot(raw[:, 0], where[0, 0, :, 0] - 1, color=COLOURS[i], lw=2, ls=("-", "--", "-.")[i], label=label)
     right.plot(raw[:, 0], pull(np.ones_like(where))[0][0, 0, :, 0], color=COLOURS[i], lw=2, ls=("-", "--", "-.")[i])
-left.set(title="position, normalised", xlabel="raw offset Δp", ylim=(-1.15, 1.9), yticks=[-1, 0, 0.6, 1])
+left.set(title="position, normalised", xlabel="raw offset o", ylim=(-1.15, 1.9), yticks=[-1, 0, 0.6, 1])
 left.legend(fontsize=9, frameon=False, loc="upper left")
-right.set(title="its slope ∂position/∂Δp", xlabel="raw offset Δp", yticks=[0, 0.4, 1])
+right.set(title="its slope ∂position/∂o", xlabel="raw offset o", yticks=[0, 0.4, 1])
 show(picture, alt="Left: position against raw offset for three limits. Tanh around the reference stays between 0.2 and 1.0; squash runs from "
      "-1 to 1; clamp is a straight line cut at -1 and 1. Right: their slopes. Clamp's is 1 inside and exactly 0 outside; the others fade.")  # fmt: skip
 
 # %% [markdown]
 # * **tanh** (solid) keeps the point near its reference. So a key stays responsible for its part of the map.
-# * **squash** (dashed) lets any point go anywhere inside the map. And it moves the references: with $\Delta p=0$ a point at 0.6 sits at $\tanh0.6\approx0.54$.
+# * **squash** (dashed) lets any point go anywhere inside the map. And it moves the references: with $o=0$ a point at 0.6 sits at $\tanh0.6\approx0.54$.
 # * **clamp** (dash-dotted) leaves the point free inside the map and cuts at the border. The slope is 1 or 0, nothing between. A coordinate that
 #   was cut gets *no gradient at all* until some other image brings it back.
 # * **none** is the line without the cut. A point may then leave the map and read zeros.
 #
+# ### Squash and clamp, backward
+#
+# Let $\hat p'$ be where a coordinate ends, in normalised units. Step 1 is the same for all four, $\mathrm d\hat p'=\frac{S-1}2\,\mathrm dp$. What differs is
+# step 2, the slope of $\hat p'$ in $o$.
+#
+# **Squash.** $\hat p'=\tanh(\hat p+o)$. The outer function is tanh, the inner one moves as $o$ does:
+#
+# $$\mathrm do=\big(1-\tanh^2(\hat p+o)\big)\,\mathrm d\hat p'=\big(1-\hat p'^{\,2}\big)\,\mathrm d\hat p'.$$
+#
+# No $A$ comes in. And the slope depends on *where the point is*, and no longer on how far it has moved: near the border of the map every point is slow, even one that
+# started there.
+
+# %% [markdown]
+# **Clamp.** $\hat p'=\min(\max(\hat p+o,-1),1)$. As long as $\hat p+o$ lies between, $\hat p'$ moves as $o$ does. Beyond, $\hat p'$ stays at the border, whatever $o$ does:
+#
+# $$\mathrm do=\begin{cases}\mathrm d\hat p'&-1\le\hat p+o\le1\\0&\text{elsewhere,}\end{cases}$$
+#
+# for each coordinate by itself: a point that is cut in its row may still move along the border. At exactly $\pm1$ there is a kink, and a side must be chosen. PyTorch
+# counts both ends as inside, the released model is built on it, and `ops.deformed_points` does the same. (Exercise 6.6 took the slope on the right there.)
+# **None** is the first line of this formula for all $o$.
+#
+# ## Exercise 8.10: the other limits, backward (derive)
+
+
+# %%
+def limited_vjp(dpoints, offsets, reference, size, limit):
+    """dpoints, offsets, reference (N, 2), size (2,) = (H, W), limit: "squash", "clamp" or "none"
+    → doffsets (N, 2)"""
+    # BEGIN SOLUTION
+    free = reference + offsets
+    slope = {"squash": 1 - np.tanh(free) ** 2, "clamp": (free >= -1) & (free <= 1), "none": 1}[limit]
+    return dpoints * (size - 1) / 2 * slope
+    # END SOLUTION
+
+
+check("8.10", limited_vjp)
+
+# %%
+hint("8.10")
+
+# %%
+for limit in ("squash", "clamp", "none"):
+    _, pull = ops.deformed_points.raw(flat[None, None], reference, limit=limit, amplitude=(1, 1), size=size)
+    yours = limited_vjp(dpoints, flat, reference, np.array(size), limit) if passed("8.10") else None
+    same(limit, yours, pull(dpoints[None, None])[0][0, 0])
+
+# %% [markdown] tags=["solution"]
+# The mask of clamp is an array of True and False; multiplied by numbers it counts as 1 and 0. "none" is the only limit with no slope at all: points may leave the
+# map, where φ has nothing to say.
+
+# %% [markdown]
 # "Is the range tied to the size of the offset kernel?" was asked of the released code. No: the kernel says how far the network *sees*, $s$ how far a
 # point *goes*. The authors called the limit unnecessary for DAT++, which runs with clamp.
 #
@@ -637,24 +669,23 @@ show(picture, alt="Left: position against raw offset for three limits. Tanh arou
 # | released code, first version (v1) | $\frac{2(i+1/2)}{n}-1$ | $n$ | $(i+\frac12)\frac{n-1}{n}$ |
 # | released code, second version (v2, DAT++) | $\frac{2(i+1/2)}{n-1}-1$ | $n-1$ | $i+\frac12$ |
 
-# %%
-n = 7
+# %% tags=["hide-input"]
 picture, axes = figure(7, 2.7)
 for row, (name, kind, label) in enumerate(
     [("paper", "corner", "paper"), ("v1", "centre", "v1: cell centres"), ("v2", "shifted", "v2: half a pixel on")]
 ):
     assert CONVENTIONS[name].reference == kind
-    where = to_pixels(grid(n, kind), n)
-    axes.plot(where, np.full(n, -row), ("o", "s", "^")[row], color=COLOURS[row], ms=8)
+    where = to_pixels(grid(7, kind), 7)
+    axes.plot(where, np.full(7, -row), ("o", "s", "^")[row], color=COLOURS[row], ms=8)
     axes.text(-3.1, -row, label, va="center", fontsize=10, color=COLOURS[row])
-for i in range(n):
+for i in range(7):
     axes.axvline(i, color="#8c8c8c", lw=0.8, zorder=0)
 axes.axvspan(-0.5, 6.5, color="#f0f0f0", zorder=-1)
 axes.axvspan(0, 6, color="#e2e2e2", zorder=-1)
 axes.set(
     xlim=(-3.2, 7.4),
     ylim=(-2.6, 0.6),
-    xticks=range(n),
+    xticks=range(7),
     yticks=[],
     xlabel="pixel that is read with offset 0 (lines: pixel centres)",
 )
@@ -697,7 +728,7 @@ check("8.6", farthest)
 hint("8.6")
 
 # %%
-if farthest(2, 14, 14, "v1") is not None:
+if passed("8.6"):
     print(
         f"v1, s = 2: stage 3 (14×14) {farthest(2, 14, 14, 'v1'):.2f} pixels, stage 4 (7×7) {farthest(2, 7, 7, 'v1'):.2f}"
     )
@@ -719,21 +750,35 @@ if farthest(2, 14, 14, "v1") is not None:
 # of chapter 03. In v1 it is not, although its offsets are zero too.
 
 # %%
-z = rng.standard_normal((6, 8, 3))
 for name in ("paper", "v1", "v2"):
-    axes_ = [to_pixels(grid(n, CONVENTIONS[name].reference), n) for n in (6, 8)]
-    still = np.stack(np.meshgrid(*axes_, indexing="ij"), -1).reshape(1, 1, -1, 2)
-    read = ops.bilinear_sample.raw(z[None], still)[0].reshape(z.shape)
-    print(f"{name:5}: x̃ = x: {np.allclose(read, z)}, largest difference {abs(read - z).max():.3f}")
+    lines = [to_pixels(grid(n, CONVENTIONS[name].reference), n) for n in (6, 8)]
+    unmoved = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(1, 1, -1, 2)
+    sampled = ops.bilinear_sample.raw(x[None], unmoved)[0].reshape(x.shape)
+    print(f"{name:5}: x̃ = x: {np.allclose(sampled, x)}, largest difference {abs(sampled - x).max():.3f}")
 
 # %% [markdown]
-# **Deformable convolution** (chapter 07) makes its offsets with a convolution from the same map, too, but it makes $k^2$ for every output pixel, and starts them all at zero. DAT does not start at zero: with the
-# released code's default initialisation raw offsets have a standard deviation of about 0.3 to 0.5 (measured), so the points are jittered from the first step on. That is a mercy. On
-# whole pixels φ has its kinks.
-#
+# **Deformable convolution** (chapter 07) makes its offsets with a convolution from the same map, too, but it makes $k^2$ for every output pixel, and starts them all at zero. DAT does not start at zero: its network is initialised like any other layer, so its points
+# are a little disturbed from the first step on. This is fortunate, since on whole pixels φ has its kinks. How much? Here is the attention of DAT-T's third stage as it is
+# initialised, with noise as its input:
+
+# %%
+untrained = DeformableAttention(384, 12, Offsets(), size=(14, 14), groups=3, rng=np.random.default_rng(0))
+noise = np.random.default_rng(1).standard_normal((1, 14, 14, 384)).astype(np.float32)
+parts = (
+    untrained.depthwise.weight,
+    untrained.depthwise.bias,
+    untrained.norm.gamma,
+    untrained.norm.beta,
+    untrained.pointwise.weight,
+)
+o = ops.offset_network(untrained.query(Tensor(noise)), *parts, stride=1).data
+print("raw offsets: standard deviation", o.std().round(2))
+print("what tanh leaves of them, at s = 2:", np.tanh(o).std().round(2), "pixels")
+
+# %% [markdown]#
 # ## Why no bias in the 1×1
 #
-# Suppose that it had one: $\Delta p[n,o]=\sum_ca[n,c]\,w_2[c,o]+\tilde b_o$. The same two numbers are added to the offset of *every* point, of every group, of every image: the whole
+# Suppose that it had one: $o[i,j,l]=\sum_ca[i,j,c]\,w_2[c,l]+\tilde b[l]$. The same two numbers are added to the offset of *every* point, of every group, of every image: the whole
 # grid is shifted as one. The network should not need that: where the grid starts is the business of the reference. So the paper leaves the bias out.
 # (That closes the easy way, not every way: layer norm's $\beta$ goes through GELU and $w_2$, too, and can still move all points alike.) Backward, the bias would get the sum over all points:
 
@@ -750,47 +795,48 @@ print("the gradient of such a bias:", dshift, "= the sum over the points:", doff
 # from each point by itself. We train $\theta_{\mathrm{offset}}$ by plain gradient descent, 160 steps of four maps.
 
 # %%
+blob_size, width = (12, 15), 8
+blob_reference = reference_grid(6, 8)
+blob_reach = (3 / 5, 3 / 7)  # s = 3 cells
 rng = np.random.default_rng(0)
-size, keys, width = (12, 15), (6, 8), 8
-reference = reference_grid(*keys)
-amplitude = tuple(3 / (n - 1) for n in keys)  # s = 3 cells
 copies = rng.standard_normal((1, width))  # q = x · copies
 
 
 def blobs(rng, count):
     """(count, H, W, 1): a blob each, somewhere"""
-    middle = rng.uniform([2, 2], [size[0] - 3, size[1] - 3], (count, 2))[:, :, None, None]
-    rows, cols = np.mgrid[0 : size[0], 0 : size[1]]
+    middle = rng.uniform([2, 2], [blob_size[0] - 3, blob_size[1] - 3], (count, 2))[:, :, None, None]
+    rows, cols = np.mgrid[0 : blob_size[0], 0 : blob_size[1]]
     return np.exp(-((rows - middle[:, 0]) ** 2 + (cols - middle[:, 1]) ** 2) / (2 * 3.5**2))[..., None]
 
 
-def look(x, theta):
+def look(x, weights):
     """x (B, H, W, 1)
-    → what is read (B, N, 1), the points (B, 1, N, 2), and the vjp back to θ"""
-    raw, theta_back = ops.offset_network.raw(x @ copies, *theta, stride=2)
-    where, points_back = ops.deformed_points.raw(raw, reference, limit="tanh", amplitude=amplitude, size=size)
+    → what is read (B, N, 1), the points (B, 1, N, 2), and the vjp back to θ's five weights"""
+    raw, theta_back = ops.offset_network.raw(x @ copies, *weights, stride=2)
+    limits = {"limit": "tanh", "amplitude": blob_reach, "size": blob_size}
+    where, points_back = ops.deformed_points.raw(raw, blob_reference, **limits)
     read, sample_back = ops.bilinear_sample.raw(x, where)
     return read, where, lambda dread: theta_back(points_back(sample_back(dread)[1])[0])[1:]
 
 
-theta = [rng.uniform(-0.2, 0.2, shape) for shape in ((5, 5, width), (width,))]
-theta += [np.ones(width), np.zeros(width), rng.uniform(-0.35, 0.35, (width, 2))]
+start = [rng.uniform(-0.2, 0.2, shape) for shape in ((5, 5, width), (width,))]
+start += [np.ones(width), np.zeros(width), rng.uniform(-0.35, 0.35, (width, 2))]
 test_map = blobs(np.random.default_rng(5), 1)  # never trained on
-curve, before = [], look(test_map, theta)[1]
+trained, curve = start, []
 for _ in range(160):
-    train_maps = blobs(rng, 4)
-    read, _, pull = look(train_maps, theta)
-    curve.append(look(test_map, theta)[0].mean())
+    curve.append(look(test_map, trained)[0].mean())
+    read, _, pull = look(blobs(rng, 4), trained)
     gradients = pull(np.full(read.shape, -1 / read.size))  # L = −mean
-    theta = [value - gradient for value, gradient in zip(theta, gradients)]
+    trained = [value - gradient for value, gradient in zip(trained, gradients)]
+curve.append(look(test_map, trained)[0].mean())
 print(f"mean brightness read on a map never trained on: {curve[0]:.2f} before, {curve[-1]:.2f} after")
 print(f"mean brightness of that map: {test_map.mean():.2f}")
 
-# %%
+# %% tags=["hide-input"]
 picture, axes = figure(6.0, 2.7, columns=2)
-for axis, where, title in zip(axes, (before, look(test_map, theta)[1]), ("before training", "after 160 steps")):
+for axis, network, title in zip(axes, (start, trained), ("before training", "after 160 steps")):
     pixels(axis, test_map[0, :, :, 0])
-    draw_points(axis, in_pixels(reference, size), where[0, 0])
+    draw_points(axis, in_pixels(blob_reference, blob_size), look(test_map, network)[1][0, 0])
     axis.set(title=title, xlim=(-1.5, 15.5), ylim=(13.8, -1.5), xticks=range(0, 15, 2), yticks=range(0, 12, 2))
 show(picture, alt="Two maps with a blob and 48 reference points on a grid. Before training the points have moved without regard to it, most of "
      "them the same way. After 160 steps they have moved towards the blob from all sides, as far as their limit allows; only in the far "
@@ -831,13 +877,13 @@ for offset in (0.0, -0.1, -0.2):
     print(f"7 points, raw offset {offset:+.1f} on the last: slope {pull(np.ones((1, 1, 1, 2)))[0].max()}")
 
 # %% [markdown] tags=["solution"]
-# $1-\big(\frac{2n-1}{n-1}-1\big)=-\frac1{n-1}$, half a cell. For $n=7$ it is $-0.167$. At the first step of training, 9 to 23 % of the coordinates in a layer of the
-# released second version sit clamped at $+1$, and 1 to 15 % at $-1$ (measured on DAT-T++, one seed, noise as input). The asymmetry is the half cell.
+# $1-\big(\frac{2n-1}{n-1}-1\big)=-\frac1{n-1}$, half a cell. For $n=7$ it is $-0.167$. So with v2 more coordinates are stuck at $+1$ than at $-1$ when training starts. The
+# asymmetry is the half cell.
 
 # %% [markdown]
 # ### Exercise 8.8: does a point sit where its network looks? (extend)
 #
-# Point $i$ of $H_G$ starts at pixel $\frac{i\,(H-1)}{H_G-1}$ in the paper's convention. But the window that decides its offset, $k$ rows from row $ri-\pi$ on, has its middle somewhere. How far is the
+# Point $i$ of $H_G$ starts at pixel $\frac{i\,(H-1)}{H_G-1}$ in the paper's convention. But the window that decides its offset, $k$ rows from row $ri-\mathrm{pad}$ on, has its middle somewhere. How far is the
 # reference from the middle of its window, for each $i$? (How many points there are, `depthwise` knows.)
 
 
@@ -859,7 +905,7 @@ hint("8.8")
 
 # %%
 for case in ((14, 5, 1, 2), (14, 5, 2, 2), (13, 5, 2, 2)):
-    if off_centre(*case) is not None:
+    if passed("8.8"):
         print("H = {}, k = {}, r = {}, padding = {}:".format(*case), off_centre(*case))
 
 # %% [markdown] tags=["solution"]
@@ -874,13 +920,13 @@ for case in ((14, 5, 1, 2), (14, 5, 2, 2), (13, 5, 2, 2)):
 
 
 # %%
-def training_step(look, x, theta, rate):
-    """look as above, x (B, H, W, 1), theta: a list of 5 arrays, rate η
-    → the list of 5 new arrays; theta stays as it is"""
+def training_step(look, x, weights, rate):
+    """look as above, x (B, H, W, 1), weights: a list of 5 arrays, rate η
+    → the list of 5 new arrays; weights stays as it is"""
     # BEGIN SOLUTION
-    read, _, pull = look(x, theta)
+    read, _, pull = look(x, weights)
     gradients = pull(-np.ones_like(read) / read.size)
-    return [value - rate * gradient for value, gradient in zip(theta, gradients)]
+    return [value - rate * gradient for value, gradient in zip(weights, gradients)]
     # END SOLUTION
 
 

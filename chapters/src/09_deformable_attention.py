@@ -7,9 +7,9 @@
 # This is the chapter in which the module of the paper comes together: equations (6) to (9), one function forward and one function
 # backward. There is hardly anything new to differentiate. What is new is the *wiring*: the input goes two ways, the
 # queries go two ways, the points go two ways, and what was read goes two ways. Forward, these are four forks. Backward they are
-# four plus signs, and whoever forgets one gets a network that trains, slowly and wrongly, without any error.
+# four plus signs, and whoever forgets one gets a network that trains all the same, along a wrong gradient and without any error.
 #
-# You need chapters 03, 06 and 08. The position bias is used here as a finished part; chapter 10 opens it. It takes about an hour.
+# You need chapters 03, 06 and 08. The position bias is used here as a finished part; chapter 10 derives it. It takes about an hour and a half.
 
 # %%
 from itertools import product
@@ -17,10 +17,10 @@ from itertools import product
 import numpy as np
 
 from minidat import composed, ops
-from minidat.attention.deformable import grid
+from minidat.attention.grids import grid
 from minidat.autograd import Tensor
 from minidat.ops.heads import merge_heads, split_heads
-from minidat.tutorial import COLOURS, check, figure, hint, pixels, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, passed, pixels, same, show, show_source
 
 np.set_printoptions(precision=3, suppress=True)
 
@@ -30,9 +30,9 @@ np.set_printoptions(precision=3, suppress=True)
 # Values go along the solid arrows. Look for the boxes from which **two** solid arrows leave: there are four. At those boxes two dashed
 # arrows arrive, and their gradients add up.
 
-# %%
-boxes = {"x": ("x", "input", "H, W, C", 0.6, 2.2), "q": ("q", "x W_q", "H, W, C", 2.5, 2.2), "Δp": ("Δp", "θ(q)", "G, N, 2", 4.4, 2.2),
-         "points": ("points", "p + s tanh Δp", "G, N, 2", 6.6, 2.2), "x̃": ("x̃", "φ(x; points)", "N, C", 9.1, 2.2), "k̃": ("k̃", "x̃ W_k", "N, C", 11.3, 3.0),
+# %% tags=["hide-input"]
+boxes = {"x": ("x", "input", "H, W, C", 0.6, 2.2), "q": ("q", "x W_q", "H, W, C", 2.5, 2.2), "o": ("o", "θ(q)", "G, N, 2", 4.4, 2.2),
+         "p": ("p", "p̂ + A tanh o", "G, N, 2", 6.6, 2.2), "x̃": ("x̃", "φ(x; p)", "N, C", 9.1, 2.2), "k̃": ("k̃", "x̃ W_k", "N, C", 11.3, 3.0),
          "ṽ": ("ṽ", "x̃ W_v", "N, C", 11.3, 1.2), "bias": ("bias", "φ(B̂; R)", "M, HW, N", 9.1, 4.4), "z": ("z", "attention", "M, HW, d", 13.4, 3.0),
          "y": ("y", "z W_o", "H, W, C", 15.3, 3.0)}  # fmt: skip
 edges = [  # corners of the way from the start to the end
@@ -41,7 +41,7 @@ edges = [  # corners of the way from the start to the end
     [(7.1, 2.9), (8.05, 3.9)], [(10.0, 4.4), (13.2, 4.4), (13.2, 3.72)], [(14.2, 3.0), (14.65, 3.0)],
     [(2.5, 2.92), (2.5, 5.6), (13.7, 5.6), (13.7, 3.72)], [(0.6, 1.48), (0.6, 0.4), (9.1, 0.4), (9.1, 1.48)],
 ]  # fmt: skip
-forks = {"x", "q", "points", "x̃"}
+forks = {"x", "q", "p", "x̃"}
 picture, axes = figure(7, 3.3)
 axes.set(xlim=(-0.3, 16.1), ylim=(-0.1, 6.0))
 axes.axis("off")
@@ -78,8 +78,8 @@ show(picture, alt="A graph of ten boxes with their shapes. x leads to q and to x
 #
 # For one image, with $N=H_GW_G$ points in each of $G$ groups, and $M$ heads of $d=C/M$ channels:
 #
-# $$\underbrace{q}_{(HW,C)}=x\,W_q,\qquad \underbrace{\Delta p}_{(G,N,2)}=\theta_{\mathrm{offset}}(q),\qquad
-# \underbrace{\tilde x}_{(N,C)}=\phi\big(x;\;p+s\tanh\Delta p\big) \tag{7}$$
+# $$\underbrace{q}_{(HW,C)}=x\,W_q,\qquad \underbrace{o}_{(G,N,2)}=\theta_{\mathrm{offset}}(q),\qquad
+# \underbrace{p}_{(G,N,2)}=\hat p+A\tanh o\ \text{ in pixels},\qquad \underbrace{\tilde x}_{(N,C)}=\phi(x;\,p) \tag{7}$$
 #
 # $$\underbrace{\tilde k}_{(N,C)}=\tilde x\,W_k,\qquad \underbrace{\tilde v}_{(N,C)}=\tilde x\,W_v \tag{6}$$
 #
@@ -87,8 +87,14 @@ show(picture, alt="A graph of ten boxes with their shapes. x leads to q and to x
 #
 # $$\underbrace{y}_{(HW,C)}=\mathrm{Concat}\big(z^{(1)},\dots,z^{(M)}\big)\,W_o .$$
 #
+# (The letters are chapter 08's: $o$ is the raw offset, $\hat p$ the normalised reference, $A$ the range factor, and $p$ the point, in pixels.)
+#
 # Set it beside plain attention (chapter 03). One thing is different: keys and values come from $\tilde x$, which was *read at the points*, and no
 # longer from $x$ itself. There are $N$ of them (chapter 03 wrote $N_s$ for the number of keys) and not $HW$. And there is a bias that knows where they lie.
+#
+# **The bias, in two sentences.** $\hat B$ is a learned table with one number for each head and each displacement query − key in whole pixels, so of shape
+# $(M,2H-1,2W-1)$, as in chapter 05. $R$ is the displacement of a query and a *deformed* key, which lies between whole numbers, so φ reads the table there as it
+# reads a map.
 #
 # **Who has how many?** $M$ heads, $G$ groups, and $G$ divides $M$. Channels $0\dots C/G-1$ are group 0: they are read at its $N$ points. Each group's
 # channels are put back side by side, so $\tilde x$ is $(N,C)$, and in its row $n$ every group has contributed what it read at *its* $n$-th point.
@@ -170,7 +176,7 @@ print("y:", y_loops.shape, "its first row:", y_loops[0])
 # %% [markdown]
 # ## Vectorised: nine lines
 #
-# Every line is an op whose vjp you derived: it returns the value *and* the vjp, and we keep both. (We leave out the biases of the linear
+# Every line is an op whose vjp you derived (the bias's comes in chapter 10): it returns the value *and* the vjp, and we keep both. (We leave out the biases of the linear
 # layers here; they come back in exercise 9.4.)
 
 
@@ -192,8 +198,8 @@ def forward(x, w_q, w, b, gamma, beta, w2, w_k, w_v, table, w_o):
     return y, back
 
 
-y, back = forward(x, *weights)
-same("nine lines, and the loops", y.reshape(H * W, C), y_loops)
+y_here, _ = forward(x, *weights)
+same("nine lines, and the loops", y_here.reshape(H * W, C), y_loops)
 
 # %% [markdown]
 # `split_heads` turns $(\dots,n,C)$ into $(\dots,M,n,d)$, `merge_heads` is its inverse (chapter 03). Both only rearrange, so each one's vjp is the other.
@@ -242,19 +248,22 @@ hint("9.1")
 # The index $(1)$ is a reminder: $q$ is a fork, and this is only what comes back along its *first* way.
 
 # %% [markdown]
-# **Step 3: the bias** (chapter 10). Its vjp takes $\mathrm d\mathrm{bias}$ and gives $\mathrm d\hat B$, and a gradient to the points,
+# **Step 3: the bias.** It was read from the table at the displacements, which depend on the points. So its vjp takes $\mathrm d\mathrm{bias}$ and gives two
+# gradients,
 #
 # $$\mathrm d\hat B,\qquad \mathrm dp_{(1)} .$$
+#
+# This vjp we take on credit. `ops.position_bias` hands it to us, chapter 10 derives it, and the finite differences of exercise 9.3 test it together with all else.
 
 # %% [markdown]
-# **Step 4: keys and values.** $\tilde k[n,e]=\sum_c\tilde x[n,c]\,W_k[c,e]$ and $\tilde v[n,e]=\sum_c\tilde x[n,c]\,W_v[c,e]$. Move $\tilde x$ a little, and *both* move:
+# **Step 4: keys and values.** $\tilde k[n,c']=\sum_c\tilde x[n,c]\,W_k[c,c']$ and $\tilde v[n,c']=\sum_c\tilde x[n,c]\,W_v[c,c']$. Move $\tilde x$ a little, and *both* move:
 #
-# $$\delta L=\sum_{n,e}\Big(\mathrm d\tilde k[n,e]\sum_c\delta\tilde x[n,c]\,W_k[c,e]+\mathrm d\tilde v[n,e]\sum_c\delta\tilde x[n,c]\,W_v[c,e]\Big).$$
+# $$\delta L=\sum_{n,c'}\Big(\mathrm d\tilde k[n,c']\sum_c\delta\tilde x[n,c]\,W_k[c,c']+\mathrm d\tilde v[n,c']\sum_c\delta\tilde x[n,c]\,W_v[c,c']\Big).$$
 
 # %% [markdown]
 # **Step 5.** What stands beside $\delta\tilde x[n,c]$:
 #
-# $$\mathrm d\tilde x[n,c]=\sum_eW_k[c,e]\;\mathrm d\tilde k[n,e]\;+\;\sum_eW_v[c,e]\;\mathrm d\tilde v[n,e],$$
+# $$\mathrm d\tilde x[n,c]=\sum_{c'}W_k[c,c']\;\mathrm d\tilde k[n,c']\;+\;\sum_{c'}W_v[c,c']\;\mathrm d\tilde v[n,c'],$$
 #
 # and in matrices, with the gradients of the weights (chapter 01) beside it,
 #
@@ -302,7 +311,7 @@ hint("9.2")
 # $$\boxed{\;\mathrm dp=\mathrm dp_{(1)}+\mathrm dp_{(2)}\;}$$
 
 # %% [markdown]
-# **Step 8: offsets** (chapter 08). First through limit and scale, $\mathrm d\Delta p=\frac{H-1}2\,A\,(1-\tanh^2\Delta p)\,\mathrm dp$ for rows, with $W$ for columns (pixels per unit, times $A$, which is $s$ in normalised units, times the slope of tanh); then through $\theta_{\mathrm{offset}}$, whose vjp gives the gradients of its five weights and
+# **Step 8: offsets** (chapter 08). First through limit and scale, $\mathrm do=\frac{H-1}2\,A\,(1-\tanh^2o)\,\mathrm dp$ for rows, with $W$ for columns (pixels per unit, times $A$, times the slope of tanh); then through $\theta_{\mathrm{offset}}$, whose vjp gives the gradients of its five weights and
 #
 # $$\mathrm dq_{(2)} .$$
 
@@ -316,7 +325,7 @@ hint("9.2")
 #
 # $$\boxed{\;\mathrm dx=\mathrm dx_{(1)}+\mathrm dx_{(2)}\;}$$
 #
-# That is all. Ten steps, and in none of them is there anything but a vjp that you know, or a plus.
+# That is all. Ten steps, and in none of them is there anything but a vjp of an earlier chapter, the bias's, or a plus.
 #
 # ## Exercise 9.3: write the vjp of deformable attention (derive)
 #
@@ -388,11 +397,11 @@ def package(x, w_q, w, b, gamma, beta, w2, w_k, w_v, table, w_o):
     return value, ours
 
 
-dy = rng.standard_normal(y.shape)
+dy = np.random.default_rng(1).standard_normal(y_here.shape)
 value, vjp = package(x, *weights)
-same("the value", y, value)
+same("the value", y_here, value)
 theirs = vjp(dy)
-yours = dmha_vjp(dy, x, *weights) or [None] * len(theirs)
+yours = dmha_vjp(dy, x, *weights) if passed("9.3") else [None] * len(theirs)
 for name, mine, their in zip(NAMES, yours, theirs):
     same(f"d{name}", mine, their)
 
@@ -438,10 +447,8 @@ def with_cut(cut):
     dtable, dp_bias, *_ = back["bias"](dbias)
     (dx_k, dw_k, _), (dx_v, dw_v, _) = back["key"](merge_heads(dk)), back["value"](merge_heads(dv))
     dx_read, dp_read = back["sample"](keep("sampled → k", dx_k) + keep("sampled → v", dx_v))
-    dq_offsets, *dtheta = back["offsets"](
-        back["points"](keep("points → bias", dp_bias) + keep("points → sampled", dp_read))[0]
-    )
-    dq = keep("q → z", merge_heads(dq).reshape(x.shape)) + keep("q → Δp", dq_offsets)
+    dq_offsets, *dtheta = back["offsets"](back["points"](keep("p → bias", dp_bias) + keep("p → sampled", dp_read))[0])
+    dq = keep("q → z", merge_heads(dq).reshape(x.shape)) + keep("q → o", dq_offsets)
     dx_query, dw_q, _ = back["query"](dq)
     return [keep("x → sampled", dx_read) + keep("x → q", dx_query), dw_q, *dtheta, dw_k, dw_v, dtable, dw_o]
 
@@ -451,9 +458,9 @@ for branch in (
     "x → q",
     "x → sampled",
     "q → z",
-    "q → Δp",
-    "points → sampled",
-    "points → bias",
+    "q → o",
+    "p → sampled",
+    "p → bias",
     "sampled → k",
     "sampled → v",
 ):
@@ -462,23 +469,34 @@ for branch in (
 
 # %% [markdown]
 # $\mathrm dx$ is wrong in *every* row, since it comes last. $\mathrm dW_k$, $\mathrm dW_v$, $\mathrm d\hat B$ and $\mathrm dW_o$ are right in every row: they are found before any fork is met. If a check fails for them, the
-# mistake is in their own part. And mark the lines with "points": without the gradient through the bias, the offset network would still learn, a little wrongly. No error, no crash; only a finite difference tells.
+# mistake is in their own part. For eight branches there are three patterns. So a pattern tells how far up the mistake lies: at the input, at the queries, or at the points or what was read there. *Which* branch is
+# missing it does not tell. For that one cuts each in turn, and looks which cut makes the same wrong numbers. (That is how `check("9.3", …)` finds it.)
+#
+# Mark the lines with "p →". Without the gradient through the bias, or the one through what is read, the offset network would still learn, along a wrong gradient. How wrong, for the random weights of this chapter?
+
+# %%
+for branch in ("p → bias", "p → sampled"):
+    errors = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(with_cut(branch)[2:7], theirs[2:7])]
+    print(f"without {branch:12}" + "".join(f"  d{name}: {error:.0%}" for name, error in zip(NAMES[2:7], errors)))
+
+# %% [markdown]
+# Off by a sixth to a half of their own length without the bias, and by all of it without what is read. And yet no error, no crash: only a finite difference tells.
 #
 # ## Two hands on every point
 #
 # The second plus sign, as a picture. A point is pulled by the features (how would what is read there change?) and by the bias (how would its standing towards all queries change?).
 
 # %%
-rng = np.random.default_rng(4)
+rng_scene = np.random.default_rng(4)
 h, w = 6, 8
 rows, cols = np.mgrid[0:h, 0:w]
-scene = np.exp(-((rows - 2) ** 2 + (cols - 5) ** 2) / 6)[None, ..., None] + 0.05 * rng.standard_normal(
+scene = np.exp(-((rows - 2) ** 2 + (cols - 5) ** 2) / 6)[None, ..., None] + 0.05 * rng_scene.standard_normal(
     (1, h, w, 8)
 )  # (1, H, W, C)
-some = make_weights(rng, 8, 4, 1, (h, w))
+some = make_weights(rng_scene, 8, 4, 1, (h, w))
 some[-2] *= 2  # a table with opinions
-value, parts = forward(scene, *some)
-dz, *_ = parts["out"](rng.standard_normal(value.shape))
+answer, parts = forward(scene, *some)
+dz, *_ = parts["out"](rng_scene.standard_normal(answer.shape))
 _, dk, dv, dbias, _ = parts["attention"](split_heads(dz.reshape(1, h * w, 8), 4))
 pull_bias = -parts["bias"](dbias)[1][0, 0]  # (N, 2); minus: where the point will go
 pull_read = -parts["sample"](parts["key"](merge_heads(dk))[0] + parts["value"](merge_heads(dv))[0])[1][0, 0]
@@ -489,7 +507,7 @@ where = ops.deformed_points.raw(where, grid_, limit="tanh", amplitude=reach_, si
 for name, pull in (("what is read", pull_read), ("the bias", pull_bias)):
     print(f"gradient from {name}: mean length {np.linalg.norm(pull, axis=1).mean():.2f}")
 
-# %%
+# %% tags=["hide-input"]
 picture, axes = figure(6.4, 4.6)
 pixels(axes, np.clip(scene[0, ..., 0], 0, 1), high=1.6)
 usual = np.median(np.linalg.norm([pull_read, pull_bias], axis=-1))
@@ -600,7 +618,7 @@ check("9.5", block_diagonal)
 hint("9.5")
 
 # %%
-if block_diagonal(weights[6], G) is not None:
+if passed("9.5"):
     print("with a block-diagonal W_k, keys that change: heads", *changed_heads(block_diagonal(weights[6], G)))
 
 # %% [markdown] tags=["solution"]
@@ -674,12 +692,12 @@ hint("9.7")
 # * **Biases** of the linear layers: in the released code, yes, in all four; the paper's equations have none.
 # * **Grid and limit**: the conventions of chapter 08. Only the paper's meets plain attention.
 # * **Stride.** Released DAT: 1, so $N=HW$ and there are as many keys as queries. DAT++ uses 8, 4, 2, 1, which makes $7\times7$ keys in every stage at $224\times224$.
-# * **No CUDA op of its own.** Asked why, the authors said that PyTorch's `grid_sample` is fast enough. It is the case here, too: on small maps reading is a matrix product (chapter 06).
+# * **No CUDA op of its own.** Asked why, the authors said that PyTorch's `grid_sample` is fast enough. Here φ is a product with a matrix of hats (chapter 06).
 #
 # ## In five lines
 #
 # 1. Deformable attention is plain attention whose keys and values are read from the map at points that a small network derives from the queries, plus a bias that knows where the points lie.
 # 2. Backward, it is the vjps of its nine parts in reverse order, and four plus signs: at $\tilde x$, at the points, at $q$, at $x$.
-# 3. A forgotten branch raises no error; finite differences find it, and the pattern of wrong gradients tells which one it is.
+# 3. A forgotten branch raises no error. Finite differences find it, and the pattern of wrong gradients tells at which fork to look, or at which two.
 # 4. With the points on the pixels and no bias it is multi-head attention, bit for bit in value.
 # 5. Groups have points of their own, but the dense $W_k$ and $W_v$ mix what they read; the bias uses a head's own group.

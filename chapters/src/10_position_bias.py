@@ -9,7 +9,8 @@
 # displacement, why the table has $(2H-1)\times(2W-1)$ cells, where a factor ½ in the code comes from, what flows back to the table and
 # what to the points, and what happens on a map of another size.
 #
-# You need chapter 06 (φ) and some attention (chapter 03). It takes about an hour and a quarter with the exercises.
+# You need chapter 06 (φ) and some attention (chapter 03). It takes about an hour and a half with the exercises, and half an hour more
+# for the last section but one, where a small network takes the table's place.
 
 # %%
 from itertools import product
@@ -17,13 +18,14 @@ from itertools import product
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from minidat import ops
-from minidat.attention.deformable import grid
+from minidat import Tensor, no_grad, ops
+from minidat.analysis import cost, skeleton, totals
 from minidat.attention.window import relative_index
-from minidat.ops.bilinear import along_slope, g, g_slope
+from minidat.models import create, zoo
+from minidat.ops.bilinear import g, g_slope
 from minidat.ops.coordinates import to_pixels
 from minidat.released.resize import bicubic
-from minidat.tutorial import COLOURS, check, figure, hint, interactive, pixels, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, interactive, passed, pixels, same, show, show_source
 
 np.set_printoptions(precision=2, suppress=True)
 
@@ -34,8 +36,20 @@ np.set_printoptions(precision=2, suppress=True)
 # its displacement, **query minus key**. Right, the table $\hat B$. Put the *tail* of all five arrows on the table's centre, and look
 # where the heads land. There, between the cells, the five numbers are read that say how much this query likes keys over there.
 
-
 # %%
+H, W = 5, 7
+rows, cols = np.mgrid[-(H - 1) : H, -(W - 1) : W]  # every whole displacement
+bump = 1.6 * np.exp(-((rows - 1) ** 2 + (cols - 2) ** 2) / 5)  # likes keys one row up and two columns to the left
+table = bump - 0.16 * np.hypot(rows, cols)  # (9, 13)
+query = np.array([3.0, 4.0])
+keys = np.array([[1.7, 2.4], [0.3, 5.2], [3.6, 5.7], [2.2, 0.4], [4.3, 2.6]])
+
+read = ops.position_bias.raw(table[None], keys[None, None], query[:1], query[1:])[0].ravel()  # how, is this chapter
+for name, key, value in zip("abcde", keys, read):
+    print(f"key {name} at {key}: displacement {query - key}, read {value:+.2f}")
+
+
+# %% tags=["hide-input"]
 def draw_table(axes, table, h, w):
     """A table (2h − 1, 2w − 1) as grey cells, with displacements along its sides."""
     pixels(axes, table)
@@ -44,18 +58,6 @@ def draw_table(axes, table, h, w):
              xticks=range(0, 2 * w - 1, 2), xticklabels=[f"{b - w + 1:+d}".replace("-", "−").replace("+0", "0") for b in range(0, 2 * w - 1, 2)],
              yticks=range(0, 2 * h - 1, 2), yticklabels=[f"{a - h + 1:+d}".replace("-", "−").replace("+0", "0") for a in range(0, 2 * h - 1, 2)])  # fmt: skip
 
-
-H, W = 5, 7
-rows, cols = np.mgrid[-(H - 1) : H, -(W - 1) : W]  # every whole displacement
-table = 1.6 * np.exp(-((rows - 1) ** 2 + (cols - 2) ** 2) / 5) - 0.16 * np.hypot(
-    rows, cols
-)  # (9, 13): likes keys up and left
-query = np.array([3.0, 4.0])
-keys = np.array([[1.7, 2.4], [0.3, 5.2], [3.6, 5.7], [2.2, 0.4], [4.3, 2.6]])
-
-read = ops.position_bias.raw(table[None], keys[None, None], query[:1], query[1:])[
-    0
-].ravel()  # five numbers; how, is this chapter
 
 picture, (left, right) = figure(7, 3.0, columns=2, ratios=[7, 12])
 pixels(left, 0.1 * np.ones((H, W)))
@@ -87,7 +89,7 @@ show(picture, alt="Left: a map of 5 by 7 pixels with a query at (3, 4) and five 
      "the query reads the table down and to the right of its centre, where it is darkest.")  # fmt: skip
 
 # %% [markdown]
-# Notice that the right side is *mirrored*: key a lies up and to the left of the query, and is looked up *below and to the right* of the centre. That is
+# The numbers above the picture are those in it. Notice that the right side is *mirrored*: key a lies up and to the left of the query, and is looked up *below and to the right* of the centre. That is
 # what "query minus key" does. This table was made by hand; it is dark, that is large, at displacement $(+1,+2)$. So it says: "every query, look at what is one row up and two columns to the
 # left of you." A trained network finds such tables by itself, one for each head.
 #
@@ -191,9 +193,9 @@ def bias_loops(table, points, h, w):
 
 plane = 10.0 * rows + cols  # each cell holds its own displacement: 10 · row + column
 points = np.array([[1.0, 2.0], [1.7, 2.4], [0.3, 5.2]])
-read = bias_loops(plane[None], points, H, W)
-print("bias:", read.shape, "= (M, H·W, N)")
-for key, value in zip(points, read[0, 3 * W + 4]):
+looped = bias_loops(plane[None], points, H, W)
+print("bias:", looped.shape, "= (M, H·W, N)")
+for key, value in zip(points, looped[0, 3 * W + 4]):
     print(f"query (3, 4), key {key}: displacement {3 - key[0]:+.1f}, {4 - key[1]:+.1f}, and read: {value:+.1f}")
 
 # %% [markdown]
@@ -216,9 +218,9 @@ for key, value in zip(points, read[0, 3 * W + 4]):
 # $$D=\frac{\hat q-\hat p}{2}=\frac{i-p}{H-1}\in[-1,1].$$
 
 # %% [markdown]
-# **Step 3.** Turn it into a row of the table as every normalised coordinate is turned into a pixel: $-1$ is the first row, $+1$ the last. The table has $T=2H-1$ rows:
+# **Step 3.** Turn it into a row of the table as every normalised coordinate is turned into a pixel: $-1$ is the first row, $+1$ the last. The table has $2H-1$ rows, so its last one is row $2H-2$:
 #
-# $$\frac{D+1}{2}\,(T-1)=\frac{D+1}{2}\,(2H-2)=(D+1)(H-1)=(i-p)+(H-1).$$
+# $$\frac{D+1}{2}\,(2H-2)=(D+1)(H-1)=(i-p)+(H-1).$$
 #
 # That is our $R$. **The ½ and the $2H-1$ belong together**: they make one pixel of displacement exactly one cell of the table. And clamped keys, which have $\hat p\in[-1,1]$, give $D\in[-1,1]$: they reach
 # every cell and no place beyond. Here is the second reason why it is $2H-1$.
@@ -289,29 +291,23 @@ print("the hats of the rows, for the key at row 1.7:\n", gy[1])
 #
 # ## The sliding window
 #
-# Fix a *key*, and ask for its bias at all queries at once, as an image of $H\times W$. It is
+# Fix a *key* $n$ and a head, and ask for the bias at all queries at once, as an image $\phi_n$ of $H\times W$. It is
 #
-# $$\underbrace{S_n}_{(H,W)}=\underbrace{G^y_n}_{(H,\,2H-1)}\;\underbrace{\hat B}_{(2H-1,\,2W-1)}\;\underbrace{G^{x\top}_n}_{(2W-1,\,W)}:$$
+# $$\underbrace{\phi_n}_{(H,W)}=\underbrace{G^y_n}_{(H,\,2H-1)}\;\underbrace{\hat B}_{(2H-1,\,2W-1)}\;\underbrace{G^{x\top}_n}_{(2W-1,\,W)}:$$
 #
 # **the table, seen through a window of $H\times W$ cells.** Moving the key slides the window, the opposite way. Here are two keys: left the map, in the middle the table with
 # the window, and right what it shows, which is the key's bias at every query.
 
-
-# %%
-def window_corner(key):
-    """Where the query (0, 0) reads, and so where the window begins: R at i = j = 0"""
-    return np.array([H - 1, W - 1]) - key
-
-
+# %% tags=["hide-input"]
 picture, panels = figure(7, 4.7, columns=3, rows=2, ratios=[7, 12, 7])
 for (on_map, on_table, seen), key, colour in zip(panels, np.array([[0.7, 1.2], [3.2, 4.4]]), COLOURS[1:]):
     pixels(on_map, 0.1 * np.ones((H, W)))
     on_map.plot(key[1], key[0], "o", color=colour, ms=8)
     on_map.set(xticks=range(0, 7, 2), title=f"key at ({key[0]}, {key[1]})")
     draw_table(on_table, table, H, W)
-    top, begin = window_corner(key)
+    top, begin = middle - key  # where the query (0, 0) reads: R at i = j = 0
     on_table.add_patch(Rectangle((begin - 0.5, top - 0.5), W, H, fill=False, edgecolor=colour, lw=2.5))
-    dots = np.array(list(product(range(H), range(W)))) + window_corner(key)
+    dots = np.array(list(product(range(H), range(W)))) + middle - key  # where each query reads
     on_table.plot(dots[:, 1], dots[:, 0], ".", color=colour, ms=3)
     on_table.plot(W - 1, H - 1, "+", color=COLOURS[0], ms=11, mew=2)
     on_table.set_title("its window on the table")
@@ -335,8 +331,22 @@ show(picture, alt="Two rows of three panels. Above, a key near the top left of t
 # 3. **A shifted pair has the same bias**: move the key and the image in the last panel moves along.
 # 4. **A key outside the map** pushes its window over the edge of the table. The cells that are missing read 0, as everywhere in φ.
 #
-# About the last: $(2H+1)\times(2W+1)$ cells would be one more ring, for keys up to a pixel outside the map. φ reads there as if that ring were there and held zeros. And a bias of 0 does not mean "do not look" (that would be $-\infty$). It means "no opinion", and beside negative numbers that is praise. It is rare: in the released v1
-# at most 1.5 % of the points' coordinates lie beyond a border at the start of training (measured, one seed), and in v2, where keys are clamped to the map, it cannot happen.
+# About the last: $(2H+1)\times(2W+1)$ cells would be one more ring, for keys up to a pixel outside the map. φ reads there as if that ring were there and held zeros. And a bias of 0 does not mean "do not look" (that would be $-\infty$). It adds nothing to the score;
+# where the other keys of a query have negative biases, such a key even gains by it. In the released v2 keys are clamped to the map, so it cannot happen. In v1 it can. How often? Here is DAT-T as it starts, with three seeds, on an image of noise: of all coordinates of its points, the
+# share that lies above or left of the map, and below or right of it.
+
+# %%
+noise = Tensor(np.random.default_rng(0).standard_normal((1, 224, 224, 3)).astype(np.float32))
+print("seed   the three D blocks of stage 3                    the one of stage 4")
+for seed in range(3):
+    record = {}
+    with no_grad():
+        create("dat_tiny", seed=seed)(noise, record=record)
+    beyond = [((e["points"] < 0).mean(), (e["points"] > e["size"][0] - 1).mean()) for e in record.values()]
+    print(f"{seed:4d}   " + "   ".join(f"{low:5.1%} and {high:5.1%}" for low, high in beyond))
+
+# %% [markdown]
+# It is rare on the map of 14 × 14, where most points are far from a border, and less so on that of 7 × 7. It also depends on the seed, so one run does not tell.
 #
 # ## Slide it yourself
 #
@@ -405,13 +415,30 @@ hint("10.3")
 # $$\mathrm dp[n,\mathrm{col}]=-\sum_{m,i,j,a,b}G^y[n,i,a]\;g'(R_{\mathrm{col}},b)\;\hat B[m,a,b]\;\mathrm d\mathrm{bias}[m,(i,j),n].$$
 
 # %% [markdown]
-# **Step 6: what it says.** $\sum_{a,b}g'\,G^x\hat B$ is the slope of the table where the pair reads it, "cell below minus cell above" (chapter 06). Suppose that one query wants to see this key more, $\mathrm d\mathrm{bias}<0$ there (the loss falls if the
-# bias grows). Gradient descent moves the key by $-\mathrm dp$, along $+\,\text{slope}\times\mathrm d\mathrm{bias}$. That is *down* the slope of the table, and since $R$ moves the opposite way, the reading goes *up*. In
-# pictures: the key slides until the window brings a darker cell to that query. For all queries together it is a vote.
+# **Step 6: what it says, with numbers.** $\sum_{a,b}g'\,G^x\hat B$ is the slope of the table where the pair reads it, "cell below minus cell above" (chapter 06). Take the table of the picture, the key at $(1.7, 2.4)$ and the query at $(3,4)$, which alone
+# wants to see this key more: $\mathrm d\mathrm{bias}=-1$ for it (the loss falls if the bias grows), and 0 for all others. The pair reads at row 5.3, column 7.6 of the table, so between rows 5 and 6, columns 7 and 8.
+
+# %%
+r, c = 3 - 1.7 + H - 1, 4 - 2.4 + W - 1
+cells = table[5:7, 7:9]
+weights_col, weights_row = np.array([0.4, 0.6]), np.array([0.7, 0.3])
+print(f"read at row {r:.1f}, column {c:.1f}, from the cells\n{cells}")
+slope = np.array([(cells[1] - cells[0]) @ weights_col, weights_row @ (cells[:, 1] - cells[:, 0])])
+print(f"read: {weights_row @ cells @ weights_col:.3f};  slope to below {slope[0]:+.3f}, to the right {slope[1]:+.3f}")
+
+dp = -slope * -1.0  # steps 4 and 5: minus, slope, dbias
+print(f"dp = {dp};  a step of descent, 0.5 long, moves the key by {-0.5 * dp}")
+moved_key = np.array([[1.7, 2.4]]) - 0.5 * dp
+print(f"and then the query reads {position_bias(table[None], moved_key, H, W)[0, 3 * W + 4, 0]:.3f}")
+
+# %% [markdown]
+# The table rises to the upper right of the place that is read (cells above are larger, so the first slope is negative). $-\mathrm dp=\text{slope}\times\mathrm d\mathrm{bias}$ is the slope turned around: the key moves *down and to the left*.
+# $R$ moves the opposite way, *up and to the right*, and what is read grows. In pictures: the key slides until the window brings a darker cell to that query. For all queries together it is a vote.
+
+# %% [markdown]
+# **Step 7: matrices.** For one key and one head, $\phi_n=G^y_n\hat BG^{x\top}_n$ is a product of three matrices. Chapter 01's rule, twice:
 #
-# **Step 7: matrices.** For one key and one head, $S=G^y\hat BG^{x\top}$ is a product of three matrices. Chapter 01's rule, twice:
-#
-# $$\mathrm d\hat B=\sum_nG^{y\top}_n\,\mathrm dS_n\,G^x_n,\qquad \mathrm dG^y_n=\mathrm dS_n\,G^x_n\,\hat B^{\top},\qquad \mathrm dG^x_n=\mathrm dS_n^{\top}\,G^y_n\,\hat B,$$
+# $$\mathrm d\hat B=\sum_nG^{y\top}_n\,\mathrm d\phi_n\,G^x_n,\qquad \mathrm dG^y_n=\mathrm d\phi_n\,G^x_n\,\hat B^{\top},\qquad \mathrm dG^x_n=\mathrm d\phi_n^{\top}\,G^y_n\,\hat B,$$
 #
 # $$\mathrm dp[n,\mathrm{row}]=-\sum_{i,a}g'(R_{\mathrm{row}},a)\;\mathrm dG^y_n[i,a],\qquad \mathrm dp[n,\mathrm{col}]=-\sum_{j,b}g'(R_{\mathrm{col}},b)\;\mathrm dG^x_n[j,b].$$
 #
@@ -446,24 +473,20 @@ hint("10.4")
 # %% [markdown]
 # ## The package's own source
 #
-# The same, with a batch, groups, and any grid of queries. `cells` is 1 for now. `read` is $G^y\hat B$: rows are read, columns still whole; then the columns. In `vjp` you will find the four products of step 7 in reverse. The sums
-# with $g'$ at its end are `along_slope` (chapter 06): of the $2H-1$ slopes along a column of the table two are not zero, so it reads $\mathrm dG^y$ twice, at the cell after $R_{\mathrm{row}}$ and at the one at or before it, and subtracts. `.sum(-2)` is the sum over the queries $i$.
+# The same, with a batch `b`, groups `g`, and any grid of queries. `cells` is 1 for now. `read` is $G^y\hat B$: rows are read, columns still whole; then the columns. In `vjp` you will find the products of step 7 in reverse order, and at its end
+# the two sums with $g'$. (These are the equations as they are written. A call may run a faster form with the same numbers; that is for chapter 16.)
 
 # %%
-show_source(ops.position_bias, along_slope)
+show_source(ops.position_bias)
 
 # %%
 dbias = rng.standard_normal((2, H * W, 3))
 value, pull = ops.position_bias.raw(two_heads, points[None, None], np.arange(H), np.arange(W))
 dtable, dpoints, _, _ = pull(dbias[None])
 same("the bias", position_bias(two_heads, points, H, W), value[0])
-yours = position_bias_vjp(dbias, two_heads, points, H, W) or (None, None)
+yours = position_bias_vjp(dbias, two_heads, points, H, W) if passed("10.4") else (None, None)
 same("the gradient to the table", yours[0], dtable)
 same("the gradient to the points", yours[1], dpoints[0, 0])
-dG = np.random.default_rng(1).standard_normal((3, H, 2 * H - 1))  # (n, i, a)
-down = both_hats(points, H, W)[0]  # (n, i): R_row of each pair
-by_product = (dG * g_slope(down, 2 * H - 1)).sum(-1)
-same("two reads, and the product with the slopes", along_slope(dG, down)[..., 0], by_product)
 
 # %% [markdown]
 # ## Which cells learn?
@@ -482,7 +505,7 @@ print("pairs a cell, keys on pixels:\n", counts[0].astype(int))
 print("equal to (H − |Δrow|)(W − |Δcol|):", np.allclose(counts[0], (H - abs(rows)) * (W - abs(cols))))
 print(f"{35 * 35} pairs; counted {counts[0].sum():.0f} with keys on pixels, {counts[1].sum():.1f} with deformed keys")
 
-# %%
+# %% tags=["hide-input"]
 picture, panels = figure(7, 3.1, columns=2)
 for axes, count, title in zip(panels, counts, ("pairs a cell: keys on pixels", "keys moved by up to 0.9 pixels")):
     draw_table(axes, count, H, W)
@@ -545,7 +568,7 @@ hint("10.5")
 # %%
 side = 4
 square = rng.standard_normal((3, 2 * side - 1, 2 * side - 1))  # M = 3 tables
-corner = [to_pixels(grid(side, "corner"), side)] * 2
+corner = [to_pixels(np.linspace(-1, 1, side), side)] * 2  # the paper's reference points: 0 … H − 1, normalised
 on_pixels = np.stack(np.meshgrid(*corner, indexing="ij"), -1).reshape(-1, 2).round(12)
 swin = square.reshape(3, -1)[:, relative_index(side)]  # (M, w², w²), as chapter 05 reads it
 same("equation (9) on whole pixels, and Swin's bias", position_bias(square, on_pixels, side, side), swin)
@@ -558,7 +581,7 @@ same("equation (9) on whole pixels, and Swin's bias", position_bias(square, on_p
 #
 # "The model works only at $224\times224$. What about other resolutions?" was asked more than once. The table was made for $H_0\times W_0$ and now the map is $H\times W$. There are two ways.
 #
-# **Keep the table and stretch the ruler.** Steps 1 to 3 above, once more, but now the table has $T=2H_0-1$ rows while queries and keys are normalised by the new $H$:
+# **Keep the table and stretch the ruler.** Steps 1 to 3 above, once more, but now the table has $2H_0-1$ rows while queries and keys are normalised by the new $H$:
 #
 # $$\frac{D+1}2\,(2H_0-2)=(D+1)(H_0-1)=\underbrace{\frac{H_0-1}{H-1}}_{\text{cells per pixel}}\,(i-p)+(H_0-1).$$
 #
@@ -570,9 +593,8 @@ fine = (2 * H - 1, 2 * W - 1)  # a map of 9 × 13: twice as fine, corner on corn
 scale = ((H - 1) / (fine[0] - 1), (W - 1) / (fine[1] - 1))
 key = np.array([[1.7, 2.4]])
 coarse = position_bias(table[None], key, H, W).reshape(H, W)
-finer = ops.position_bias.raw(table[None], 2 * key[None, None], np.arange(fine[0]), np.arange(fine[1]), cells=scale)[
-    0
-].reshape(fine)
+grids = np.arange(fine[0]), np.arange(fine[1])
+finer = ops.position_bias.raw(table[None], 2 * key[None, None], *grids, cells=scale)[0].reshape(fine)
 print("cells per pixel:", scale)
 same("every second query of the fine map, and the coarse map", finer[::2, ::2], coarse)
 
@@ -590,6 +612,31 @@ print("resized table, about 9/17 = 0.529:    ", resized[5:12].round(3))
 # %% [markdown]
 # The ruler takes $\frac{H_0-1}{H-1}=\frac48$ of a cell a pixel, the resized table $\frac{2H_0-1}{2H-1}=\frac9{17}$. Both keep displacement 0 in the middle. The resize treats cells as little squares and fits their *outer edges* (9 cells to 17), the ruler fits the *centres* of the outermost cells (8 steps to 16). So they differ by some 6 % here (a bicubic curve
 # weaves a little around the straight line), and the less the larger the maps. (It is the two conventions of chapter 07 once more.) The released second version needs neither: it reads a table of fixed size at normalised displacements, which is the stretched ruler.
+#
+# minidat stretches the ruler by itself, so a trained network takes images of another size as it is, wherever its windows fit (chapter 12). By command, what DAT-T costs at another size; and DAT-B at 384 from released weights for 224, whose tables are resized on loading:
+#
+# ```
+# minidat info dat_tiny --image 448
+# minidat predict photo.jpg --weights dat_base_in1k_224.pth --model dat_base_384
+# ```
+#
+# and in Python:
+
+# %%
+small_dat = create("dat_cifar")  # made for 32 × 32
+with no_grad():
+    for side in (32, 64):
+        image = np.random.default_rng(0).standard_normal((1, side, side, 3)).astype(np.float32)
+        record = {}
+        logits = small_dat(Tensor(image), record=record)
+        maps = ", ".join("×".join(map(str, e["size"])) for e in record.values())
+        print(f"an image of {side}×{side}: deformable blocks on maps of {maps}; logits {logits.shape}")
+for side in (224, 448):
+    counted = totals(cost(skeleton(zoo.config("dat_tiny")), image=side))
+    print(f"DAT-T at {side}: {counted.parameters:,} parameters, {counted.multiply_adds / 1e9:.2f} G multiply-adds")
+
+# %% [markdown]
+# The same parameters serve both sizes. What the network knows of far displacements it learned at the first one, so its accuracy at another size has to be measured, or the weights trained on there for a while.
 #
 # ## Exercises
 #
@@ -614,9 +661,8 @@ hint("10.6")
 
 # %%
 blocks = [(12, 14, 14, 196)] * 3 + [(24, 7, 7, 49)]  # DAT-T's deformable blocks at stride 1: heads, H, W, N
-counted = [table_parameters(*block) for block in blocks]
-if counted[0] is not None:
-    relative, fixed = np.sum(counted, 0)
+if passed("10.6"):
+    relative, fixed = np.sum([table_parameters(*block) for block in blocks], 0)
     print(f"DAT-T: {relative:,} numbers in relative tables, {fixed:,} in fixed ones")
     for name, change in (("relative", 0), ("fixed", fixed - relative), ("none", -relative)):
         print(f"  with position bias {name:9}: {(28_319_138 + change) / 1e6:.2f} M parameters")
@@ -686,6 +732,230 @@ hint("10.8")
 # the factor stands in `dpoints` but not in `dtable`.
 
 # %% [markdown]
+# ## A small network in place of the table
+#
+# A table knows displacements up to the size that it was made for. DAT++ has an option without that limit, switched off in all released configurations: a small network says the bias, and its input is the displacement itself. It comes from Swin v2, which calls it *log-CPB*, a continuous position bias
+# of the logarithm. For one group, $E$ hidden numbers ($E=32$ as released) and $O=M/G$ heads:
+#
+# $$\underbrace{D}_{(HW,\,N,\,2)}=\lambda\,\big((i,j)-p_n\big),\qquad
+# \underbrace{u}_{(HW,\,N,\,2)}=\operatorname{sign}(D)\,\frac{\ln(1+\lvert D\rvert)}{\ln8},$$
+#
+# $$\underbrace{h}_{(HW,\,N,\,E)}=\max\big(0,\;u\,\underbrace{W_1}_{(2,\,E)}+\underbrace{b_1}_{(E)}\big),\qquad
+# \underbrace{\mathrm{bias}}_{(HW,\,N,\,O)}=h\,\underbrace{W_2}_{(E,\,O)} .$$
+#
+# $\lambda$ is what one pixel is to $D$, for rows and for columns: $8/(H-1)$ and $8/(W-1)$, so that from one border to the other $D$ is 8. The logarithm gives near displacements more room: at $D=1$, an eighth of the map, $u$ has already risen to $\frac13$, of the 1.06 that it reaches at $D=8$.
+
+
+# %%
+def log_distance(d):
+    """u and its slope"""
+    return np.sign(d) * np.log(1 + abs(d)) / np.log(8), 1 / ((1 + abs(d)) * np.log(8))
+
+
+for d in (-8.0, -1.0, 0.0, 0.1, 1.0, 4.0, 8.0):
+    print(f"D = {d:+5.1f}   u = {log_distance(d)[0]:+.3f}   slope {log_distance(d)[1]:.3f}")
+
+# %% tags=["hide-input"]
+picture, axes = figure(5.6, 2.6)
+line = np.linspace(-8, 8, 321)
+axes.plot(line, log_distance(line)[0], color=COLOURS[0], lw=2)
+axes.plot(line, line / 8, ":", color="#595959", lw=1.2)
+axes.set(xlabel="D: 8 is the whole map", ylabel="u", xticks=range(-8, 9, 4))
+show(
+    picture,
+    alt="The curve of u against D from −8 to 8, odd, steep at 0 and ever flatter to both sides, beside a dotted straight line. At D = 1, an eighth of the map, it has risen by a third.",
+)
+
+# %% [markdown]
+# Typed in as loops, for one group:
+
+
+# %%
+def log_bias_loops(points, w1, b1, w2, h, w):
+    """points (N, 2) in pixels, w1 (2, E), b1 (E), w2 (E, O) → bias (O, h · w, N)"""
+    bias = np.zeros((w2.shape[1], h * w, len(points)))
+    for i, j, n in product(range(h), range(w), range(len(points))):
+        d = np.array([8 / (h - 1) * (i - points[n, 0]), 8 / (w - 1) * (j - points[n, 1])])
+        u = np.sign(d) * np.log(1 + abs(d)) / np.log(8)
+        for e in range(len(b1)):
+            hidden = max(0, u[0] * w1[0, e] + u[1] * w1[1, e] + b1[e])
+            bias[:, i * w + j, n] += hidden * w2[e]
+    return bias
+
+
+def log_bias(points, w1, b1, w2, h, w):
+    """The same, and what its backward pass needs: bias (O, h · w, N), u and its slope (h · w, N, 2), hidden (h · w, N, E)"""
+    grid = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1).reshape(-1, 1, 2)  # (h · w, 1, 2)
+    u, slope = log_distance((grid - points) * [8 / (h - 1), 8 / (w - 1)])
+    hidden = np.maximum(0, u @ w1 + b1)
+    return (hidden @ w2).transpose(2, 0, 1), u, slope, hidden
+
+
+rng = np.random.default_rng(0)
+network = rng.standard_normal((2, 8)), rng.standard_normal(8), rng.standard_normal((8, 3))  # E = 8, O = 3
+same("the network's bias, and its loops", log_bias(points, *network, H, W)[0], log_bias_loops(points, *network, H, W))
+
+# %% [markdown]
+# ### Its gradient, one line at a time
+#
+# Write $\mathrm d\mathrm{bias}$ in the order $(HW,N,O)$, like $\mathrm{bias}$ above. From the last line of the equation to the first.
+#
+# **Step 1: the last product.** $\mathrm{bias}=h\,W_2$ at each pair, and $W_2$ serves all pairs:
+#
+# $$\mathrm dh=\mathrm d\mathrm{bias}\;W_2^{\top},\qquad \mathrm dW_2=\sum_{(i,j),\,n}h^{\top}\,\mathrm d\mathrm{bias}.$$
+
+# %% [markdown]
+# **Step 2: the maximum.** With $y=uW_1+b_1$, a change of $y$ passes where $y$ is positive, and nowhere else:
+#
+# $$\mathrm dy=\mathrm dh\odot[\,y>0\,].$$
+
+# %% [markdown]
+# **Step 3: the first product.** As in step 1, and the bias $b_1$ is added at each pair:
+#
+# $$\mathrm du=\mathrm dy\;W_1^{\top},\qquad \mathrm dW_1=\sum_{(i,j),\,n}u^{\top}\,\mathrm dy,\qquad \mathrm db_1=\sum_{(i,j),\,n}\mathrm dy.$$
+
+# %% [markdown]
+# **Step 4: the logarithm.** For $D>0$ it is $\ln(1+D)/\ln8$, with slope $\frac1{(1+D)\ln8}$. For $D<0$ it is $-\ln(1-D)/\ln8$, with slope $-\frac{-1}{(1-D)\ln8}=\frac1{(1-D)\ln8}$. Both are
+#
+# $$\frac{\partial u}{\partial D}=\frac1{(1+\lvert D\rvert)\ln8},\qquad\text{so}\qquad \mathrm dD=\mathrm du\odot\frac1{(1+\lvert D\rvert)\ln8}.$$
+#
+# At 0 the two sides agree, $1/\ln8$: the curve has no kink there, although $\lvert D\rvert$ has one.
+
+# %% [markdown]
+# **Step 5: the points.** $\delta D=-\lambda\,\delta p_n$, for all queries at once:
+#
+# $$\mathrm dp_n=-\lambda\odot\sum_{(i,j)}\mathrm dD[(i,j),n].$$
+#
+# A far key gets a small gradient, since its $D$ is large and the curve flat. The table has no such rule.
+#
+# ## Exercise 10.9: the network's vjp (derive)
+#
+# Steps 1 to 5. `log_bias` gives you `u`, `slope` and `hidden`, and `hidden > 0` is where $y>0$.
+
+
+# %%
+def log_bias_vjp(dbias, points, w1, b1, w2, h, w):
+    """dbias (O, h · w, N), points (N, 2), w1 (2, E), b1 (E), w2 (E, O), h, w
+    → dpoints (N, 2), dw1 (2, E), db1 (E), dw2 (E, O)"""
+    # BEGIN SOLUTION
+    _, u, slope, hidden = log_bias(points, w1, b1, w2, h, w)
+    d = dbias.transpose(1, 2, 0)  # (h · w, N, O)
+    dw2 = np.einsum("pne,pno->eo", hidden, d)  # step 1
+    dy = (d @ w2.T) * (hidden > 0)  # steps 1 and 2
+    dw1, db1 = np.einsum("pnc,pne->ce", u, dy), dy.sum((0, 1))  # step 3
+    dd = (dy @ w1.T) * slope  # steps 3 and 4: (h · w, N, 2)
+    return -dd.sum(0) * [8 / (h - 1), 8 / (w - 1)], dw1, db1, dw2  # step 5
+    # END SOLUTION
+
+
+check("10.9", log_bias_vjp)
+
+# %%
+hint("10.9")
+
+# %% [markdown] tags=["solution"]
+# Five lines, one a step. Note where sums are: weights serve all pairs, so theirs run over queries and keys; a point serves all queries and heads, so its sum runs over queries, and the heads were summed by $W_2^\top$.
+
+# %% [markdown]
+# The package's own, with a batch and groups. It uses the same fact as the table's read: $D$'s row does not depend on the query's column. So $u\,W_1$ is a sum of two parts, `down` with the first row of $W_1$ and `right` with the second, and only their sum has all pairs in it.
+
+# %%
+show_source(ops.log_position_bias)
+
+# %%
+grids = np.arange(H) + 0.0, np.arange(W) + 0.0
+value, pull = ops.log_position_bias.raw(points[None, None], *grids, *network, scale=(8 / (H - 1), 8 / (W - 1)))
+dbias = rng.standard_normal(value.shape[1:])
+same("the bias", log_bias(points, *network, H, W)[0], value[0])
+yours = log_bias_vjp(dbias, points, *network, H, W) if passed("10.9") else [None] * 4
+theirs = pull(dbias[None])
+for name, mine, its in zip(("points", "W₁", "b₁", "W₂"), yours, (theirs[0][0, 0], *theirs[3:])):
+    same(f"the gradient to {name}", mine, its)
+
+# %% [markdown]
+# ## Two gradients that nobody needs
+#
+# DAT takes the ruler and the queries' places as given. You know enough to find their gradients, without a line to copy from.
+#
+# ### Exercise 10.10: learn the ruler (derive)
+#
+# Let the cells per pixel be numbers that can be learned, $\kappa=(\kappa_{\mathrm{row}},\kappa_{\mathrm{col}})$, one for rows and one for columns:
+#
+# $$R_{\mathrm{row}}=\kappa_{\mathrm{row}}\,(i-p_{n,\mathrm{row}})+H-1,\qquad R_{\mathrm{col}}=\kappa_{\mathrm{col}}\,(j-p_{n,\mathrm{col}})+W-1 .$$
+#
+# What is $\mathrm d\kappa$?
+
+
+# %%
+def ruler_vjp(dbias, table, points, h, w, kappa):
+    """dbias (M, h · w, N), table (M, 2h − 1, 2w − 1), points (N, 2), h, w, kappa (2,)
+    → dkappa (2,)"""
+    # BEGIN SOLUTION
+    far = np.arange(h) - points[:, :1], np.arange(w) - points[:, 1:]  # i − p and j − p: (N, h), (N, w)
+    down, right = kappa[0] * far[0] + h - 1, kappa[1] * far[1] + w - 1
+    d = dbias.reshape(len(table), h, w, len(points))
+    slope_y, slope_x = g_slope(down, 2 * h - 1), g_slope(right, 2 * w - 1)
+    gy, gx = g(down, 2 * h - 1), g(right, 2 * w - 1)
+    dr = np.einsum("nia,njb,mab,mijn->ni", slope_y, gx, table, d, optimize=True)  # to R_row of each key and query row
+    dc = np.einsum("nia,njb,mab,mijn->nj", gy, slope_x, table, d, optimize=True)
+    return np.array([(dr * far[0]).sum(), (dc * far[1]).sum()])
+    # END SOLUTION
+
+
+check("10.10", ruler_vjp)
+
+# %%
+hint("10.10")
+
+# %% [markdown] tags=["solution"]
+# $\delta R_{\mathrm{row}}=(i-p_{n,\mathrm{row}})\,\delta\kappa_{\mathrm{row}}$: where step 2 has a $-1$, here stands the displacement. So each pair's slope is weighed by how far apart the two are, and all are summed, since all share one ruler:
+#
+# $$\mathrm d\kappa_{\mathrm{row}}=\sum_{m,i,j,n,a,b}g'(R_{\mathrm{row}},a)\,G^x[n,j,b]\,\hat B[m,a,b]\;\mathrm d\mathrm{bias}[m,(i,j),n]\;(i-p_{n,\mathrm{row}}).$$
+
+# %% [markdown]
+# ### Exercise 10.11: queries that move (derive)
+#
+# And if the grid of queries were not given? Let query row $i$ lie at $y_i$ and query column $j$ at $x_j$, in pixels, in place of $i$ and $j$:
+#
+# $$R_{\mathrm{row}}=y_i-p_{n,\mathrm{row}}+H-1,\qquad R_{\mathrm{col}}=x_j-p_{n,\mathrm{col}}+W-1 .$$
+#
+# Find $\mathrm dy$ and $\mathrm dx$. Then look at the sum of all $\mathrm dy$ and all $\mathrm dp$ of the rows: can you tell what it is, before you compute it?
+
+
+# %%
+def grid_vjp(dbias, table, points, y, x):
+    """dbias (M, h · w, N), table (M, 2h − 1, 2w − 1), points (N, 2), y (h,), x (w,)
+    → dy (h,), dx (w,)"""
+    # BEGIN SOLUTION
+    h, w = len(y), len(x)
+    down, right = y - points[:, :1] + h - 1, x - points[:, 1:] + w - 1
+    d = dbias.reshape(len(table), h, w, len(points))
+    slope_y, slope_x = g_slope(down, 2 * h - 1), g_slope(right, 2 * w - 1)
+    dy = np.einsum("nia,njb,mab,mijn->i", slope_y, g(right, 2 * w - 1), table, d, optimize=True)
+    dx = np.einsum("nia,njb,mab,mijn->j", g(down, 2 * h - 1), slope_x, table, d, optimize=True)
+    return dy, dx
+    # END SOLUTION
+
+
+check("10.11", grid_vjp)
+
+# %%
+hint("10.11")
+
+# %%
+dbias = np.random.default_rng(3).standard_normal((2, H * W, 3))
+if passed("10.4") and passed("10.11"):
+    dy, _ = grid_vjp(dbias, two_heads, points, np.arange(H), np.arange(W))
+    _, dp = position_bias_vjp(dbias, two_heads, points, H, W)
+    print(f"all dy together {dy.sum():+.6f}, all dp of the rows together {dp[:, 0].sum():+.6f}")
+else:
+    print("not there yet")
+
+# %% [markdown] tags=["solution"]
+# A query comes with a plus where a key comes with a minus, so $\mathrm dy_i$ is step 4 without its minus, summed over the keys and not over the query rows. The two sums are opposite: if all queries and all keys move together, no displacement changes, and neither does the bias. So
+# $\sum_i\mathrm dy_i+\sum_n\mathrm dp[n,\mathrm{row}]=0$, whatever the table. (One of the points lies on whole pixels, where the slope is one-sided. The identity holds there too, since both sums take the same side.)
+
+# %% [markdown]
 # ## What differs from the paper and the released code
 #
 # * **Units.** The paper and the released code normalise displacements to $[-1,1]$; we count in pixels and cells. It is the same number (steps 1 to 3).
@@ -693,13 +963,13 @@ hint("10.8")
 #   $\frac{H-1}{H}$ cells: the table is read slightly drawn in. Here it is part of `convention=` of `minidat.attention.DeformableAttention`.
 # * **The way of reading.** The released code builds $R$ for every pair and calls `grid_sample`; we use that it is separable. The value is the same.
 # * **Other sizes.** Released v1: only the size that it was built for, tables resized by bicubic interpolation on loading. v2 and minidat: any size, with the stretched ruler.
-# * **Other variants** in the released code: no bias, the fixed table, a depthwise convolution on the queries in its place, and, in v2 and switched off in all its configurations, a small network that computes the bias from the logarithm of the displacement. All are
-#   options there (`position=`).
+# * **Other variants** in the released code: no bias, the fixed table, a depthwise convolution on the queries in its place, and, in v2 and switched off in all its configurations, the small network of exercise 10.9. All are
+#   options of `DeformableAttention` (`position=`).
 #
 # ## In five lines
 #
 # 1. The bias of a pair depends on its displacement, query − key. For whole displacements that is Swin's table: $(2H-1)\times(2W-1)$ cells, displacement 0 in the middle.
 # 2. Deformed keys have displacements between the cells, and φ reads the table there as it reads features; the table is a map whose pixels are displacements and whose channels are heads.
-# 3. Seen from a key, its bias at all queries is the table through a window of $H\times W$; moving the key slides the window. Therefore the read is separable, $S=G^y\hat BG^{x\top}$.
+# 3. Seen from a key, its bias at all queries is the table through a window of $H\times W$; moving the key slides the window. Therefore the read is separable, $\phi_n=G^y_n\hat BG^{x\top}_n$.
 # 4. Backward, the table collects the wishes of all pairs with one displacement; a key gets minus the slope of the table, summed over its queries and heads, on top of the gradient from the features.
 # 5. On another map a displacement means the same fraction of the map: one pixel is $(H_0-1)/(H-1)$ cells.

@@ -9,18 +9,20 @@
 # network. So this chapter counts. Counting is the cheapest test there is, and it finds a missing bias in a network that
 # nobody can afford to train.
 #
-# You need chapters 03, 05 and 09, and of the last only what goes in and out. It takes about an hour with the exercises.
+# You need chapters 03, 05 and 09, and of the last only what goes in and out. It takes about an hour and a quarter with the
+# exercises, and as long again for the successor's parts at the end.
 
 # %%
 import numpy as np
 
 import minidat
-from minidat import ops
+from minidat import nn, ops
 from minidat.analysis import cost, skeleton, totals
+from minidat.attention import Offsets
 from minidat.models import MODELS, create, zoo
 from minidat.models.config import Config, StageConfig
 from minidat.models.pyramid import Pyramid
-from minidat.tutorial import COLOURS, check, figure, hint, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, show_source
 
 # %% [markdown]
 # ## The picture
@@ -111,7 +113,7 @@ show(
 # %% [markdown]
 # **L** is attention within windows of 7 × 7, **S** the same with shifted windows, **D** deformable attention. A stage is
 # made of pairs: a *local* block, then one that sees *further*. Stages 1 and 2 do not use deformable attention: their maps
-# are large, so it would be dear, and chapter 15 quotes the paper's table that says it does not help there either. Between
+# are large, so it would cost much, and chapter 15 quotes the paper's table that says it does not help there either. Between
 # two stages a 2 × 2 convolution halves the map and doubles the channels.
 #
 # The bars already tell a story. Parameters sit where channels are many, at the end. Work sits where *blocks* are many, in
@@ -240,8 +242,8 @@ hint("12.1")
 # squares: the shapes would fit, the picture would be scrambled, and the network would train all the same, badly.
 
 # %%
-X_small = cut(x_small, 2)
-if X_small is not None:
+if passed("12.1"):
+    X_small = cut(x_small, 2)
     print(X_small)
     same("one product, and the loops", (X_small @ W_small.reshape(4, 2)).reshape(2, 3, 2), y_small)
 
@@ -292,7 +294,9 @@ hint("12.2")
 # %% [markdown]
 # ## The package's own source
 #
-# `ops.conv2d` notices when patches do not overlap (`tiled`), and does what you have just written.
+# `ops.conv2d` takes any stride, and a rim of zeros. It cuts out tap by tap: `shifted` is the pixels that one place $(a,b)$ of the
+# kernel meets, at all positions at once. Then there is one product, as in yours. Where patches overlap, its vjp adds: more on
+# that at the end of this chapter.
 
 # %%
 show_source(ops.conv2d)
@@ -304,10 +308,10 @@ W_stem, b_stem = rng.standard_normal((4, 4, 3, 5)), rng.standard_normal(5)
 y, vjp = ops.conv2d.raw(image[None], W_stem, b_stem, stride=4)
 same("the stem, and its loops", patches_loops(image, W_stem, b_stem), y[0])
 dy = rng.standard_normal(y.shape)
-mine = patches_vjp(dy[0], image, W_stem, b_stem)
-theirs = vjp(dy)
-for name, i in (("dx", 0), ("dW", 1), ("dbias", 2)):
-    same(name, mine and mine[i], theirs[i][0] if i == 0 else theirs[i])
+mine = patches_vjp(dy[0], image, W_stem, b_stem) if passed("12.2") else [None] * 3
+dx, dW, dbias = vjp(dy)
+for name, yours, theirs in zip(("dx", "dW", "dbias"), mine, (dx[0], dW, dbias)):
+    same(name, yours, theirs)
 
 # %% [markdown]
 # ## One image goes through
@@ -368,17 +372,20 @@ check("12.3", window_block)
 # %%
 hint("12.3")
 
+# %%
+told = f"{window_block(96, 3, 7):,}" if passed("12.3") else "not there yet"
+print("a window block of stage 1 of DAT-T, C = 96, M = 3, w = 7:", told)
+
 # %% [markdown] tags=["solution"]
-# For stage 1 of DAT-T, $C=96$, $M=3$, $w=7$: 112,347. The shift of an S block is a way of cutting and has no parameters,
-# so S counts like L.
+# The shift of an S block is a way of cutting and has no parameters, so S counts like L.
 
 # %% [markdown]
 # A deformable block has the same norms, the same four matrices and the same MLP. Only what depends on position differs.
 # Its table $\hat B$ has $(2H-1)(2W-1)$ entries for each head, on a map of $H\times W$. And there is the offset network,
-# one for all groups, of width $e=C/G$ (chapter 08):
+# one for all groups, with $C/G$ channels (chapter 08):
 #
-# $$\underbrace{k^2e+e}_{\text{depthwise, bias}}+\underbrace{2e}_{\text{layer norm}}
-# +\underbrace{2e}_{1\times1,\text{ no bias}}=e\,(k^2+5).$$
+# $$\underbrace{(k^2+1)\frac CG}_{\text{depthwise, bias}}+\underbrace{2\,\frac CG}_{\text{layer norm}}
+# +\underbrace{2\,\frac CG}_{1\times1,\text{ no bias}}=\frac CG\,(k^2+5).$$
 #
 # ## Exercise 12.4: a deformable block (fill in)
 
@@ -398,10 +405,18 @@ check("12.4", deformable_block)
 # %%
 hint("12.4")
 
+# %%
+if passed("12.4"):
+    whole = deformable_block(384, 12, 3, 5, 14, 14)
+    table, offsets, matrices = 27 * 27 * 12, 128 * (5 * 5 + 5), 12 * 384**2
+    print(f"a deformable block of stage 3: {whole:,}; its table {table:,}, its matrices {matrices:,}")
+    print(f"its offset network {offsets:,}, or {offsets / whole:.1%}")
+else:
+    print("not there yet")
+
 # %% [markdown] tags=["solution"]
-# $4C+4C+5C=13C$ are norms and biases, as in a window block. In stage 3 of DAT-T the table has 8,748 entries and the
-# offset network $128\cdot30=3{,}840$ parameters, against 1,769,472 of the matrices. **The part that finds the points is
-# 0.2 % of the block.**
+# $4C+4C+5C=13C$ are norms and biases, as in a window block. In stage 3 of DAT-T the offset network has
+# $128\cdot30=3{,}840$ parameters. **The part that finds the points is 0.2 % of the block.**
 
 # %% [markdown]
 # ## Exercise 12.5: all of it (derive)
@@ -436,12 +451,14 @@ hint("12.5")
 
 # %% [markdown] tags=["solution"]
 # If a count is off by a small number, look at the number: it tells what is missing. Off by 96: a bias of the stem. Off by
-# 1,000: the bias of the head. Off by 1,344 $=192+384+768$: biases of the steps down, or their absence. This is how the
+# 1,000: the bias of the head. Off by 1,344 $=192+384+768$: biases of the steps down, or their absence. In this way the count
+# settles questions about a released network that its paper leaves open.
 
 # %%
 for name, dim, pairs in (("dat_tiny", 96, 3), ("dat_small", 96, 9), ("dat_base", 128, 9)):
-    by_hand, built = dat_parameters(dim, pairs), totals(cost(skeleton(zoo.config(name)))).parameters
-    print(f"{name:10s} built {built:,}, by hand {'not there yet' if by_hand is None else format(by_hand, ',')}")
+    built = totals(cost(skeleton(zoo.config(name)))).parameters
+    by_hand = format(dat_parameters(dim, pairs), ",") if passed("12.5") else "not there yet"
+    print(f"{name:10s} built {built:,}, by hand {by_hand}")
 
 # %% [markdown]
 # ## T, S and B
@@ -575,21 +592,19 @@ for side in (224, 256, 448):
 # same table serves any size (chapter 10). To *fine-tune* version 1 at another size, the released code makes larger tables
 # of the trained ones, by bicubic weights, and so does minidat; the parameters of DAT-B at 384 are counted above.
 #
-# ## The successor, drawn by the same code
+# By command, a network at another size, or with another number of classes:
+#
+# ```
+# minidat info dat_tiny --image 448
+# minidat info dat_pp_tiny --image 256 --classes 10
+# ```
 
 # %%
-show(
-    draw("dat_pp_tiny", "DAT++ T on the same image"),
-    alt="The same drawing of DAT++ T: widths 64, 128, 256, 512. Stages 1 to 3 hold pairs of N, neighbourhood attention, and D: "
-    "one, two and nine of them, stage 4 two D blocks. Every stage has deformable attention. Stage 3 has 61 % of the parameters "
-    "and 64 % of the multiply-adds.",
-)
+for name, side in (("dat_tiny", 448), ("dat_pp_tiny", 256), ("dat_pp_tiny", 320)):
+    counted = totals(cost(skeleton(zoo.config(name)), image=side))
+    print(f"{name} at {side}: {counted.parameters:,} parameters, {counted.multiply_adds / 1e9:.2f} G multiply-adds")
 
 # %% [markdown]
-# Deformable attention is now in every stage, with a stride that leaves 7 × 7 points each. Local attention is over
-# neighbourhoods (chapter 05). Convolutions have come in: a stem of two 3 × 3, a depthwise 3 × 3 before each block and
-# another in each MLP.
-#
 # ## Where it meets earlier chapters
 #
 # A pyramid is a list of letters, so other networks are the same class with other letters. With one stage and the letter A
@@ -609,11 +624,11 @@ for name in ("dat_tiny", "swin_tiny", "pvt_small", "nat_tiny", "vit_small"):
 # Write a `Config` for images of 64 × 64 with three stages, of 10 classes, at least one D block, and between one and two
 # million parameters. It must be buildable: patches tile the image, windows tile their maps, heads divide channels, groups
 # divide heads. `zoo.stages(dims, heads, letters, **options)` makes the stages; an option is one value for all of them or
-# a tuple. What options there are, and an example, stand below.
+# a tuple. What options there are (those of `Offsets` are for D), and an example, stand below.
 
 
 # %%
-show_source(StageConfig, zoo.stages, zoo.small)
+show_source(StageConfig, Offsets, zoo.stages, zoo.small)
 
 
 # %%
@@ -633,6 +648,309 @@ hint("12.8")
 # %% [markdown] tags=["solution"]
 # Patches of 4 make maps of 16, 8 and 4, so windows of 4 fit in all stages. `skeleton(config)` builds it without memory,
 # and `cost` counts it; `minidat.models.pyramid.Pyramid(config, rng)` makes it real, and it can be trained like any other.
+
+# %% [markdown]
+# ## The successor, drawn by the same code
+
+# %% tags=["hide-input"]
+show(
+    draw("dat_pp_tiny", "DAT++ T on the same image"),
+    alt="The same drawing of DAT++ T: widths 64, 128, 256, 512. Stages 1 to 3 hold pairs of N, neighbourhood attention, and D: "
+    "one, two and nine of them, stage 4 two D blocks. Every stage has deformable attention. Stage 3 has 61 % of the parameters "
+    "and 64 % of the multiply-adds.",
+)
+
+# %% [markdown]
+# Deformable attention is now in every stage, with a stride that leaves 7 × 7 points each. Local attention is over
+# neighbourhoods (chapter 05). Convolutions have come in, in three places, and each block may scale its branches:
+#
+# | part | equation | in DAT++ |
+# |---|---|---|
+# | stem and steps down | a 3 × 3 convolution with stride 2 | yes |
+# | local perception unit | $z\leftarrow z+\mathrm{DW}(z)$, before each block | yes |
+# | convolutional MLP | $\mathrm{GELU}(h+\mathrm{DW}(h))\,W_2+b_2$ with $h=xW_1+b_1$ | yes |
+# | layer scale | $z\leftarrow z+\gamma\odot f(z)$ for a branch $f$ | an option, off in all released models |
+#
+# $\mathrm{DW}$ is a depthwise 3 × 3 convolution with bias and a rim of zeros. Here is the backward pass of all four.
+#
+# ### Patches that overlap
+#
+# With 3 × 3 pixels and stride 2, neighbouring patches share a row or a column. Write $\bar x$ for $x$ with a rim of zeros, one
+# pixel wide:
+#
+# $$\underbrace{y}_{(\frac H2,\frac W2,C)}[i,j,c]=\beta[c]+\sum_{a=0}^2\sum_{b=0}^2\sum_e
+# \underbrace{\bar x}_{(H+2,\,W+2,\,E)}[2i+a,\,2j+b,\,e]\;W[a,b,e,c].$$
+#
+# **Step 1.** $\mathrm dW$ and $\mathrm d\beta$ are as before: put $\delta W$ into $\delta L=\sum\mathrm dy\,\delta y$ and collect,
+#
+# $$\mathrm dW[a,b,e,c]=\sum_{i,j}\bar x[2i+a,\,2j+b,\,e]\;\mathrm dy[i,j,c],\qquad \mathrm d\beta[c]=\sum_{i,j}\mathrm dy[i,j,c].$$
+
+# %% [markdown]
+# **Step 2.** Beside $\delta\bar x[r,s,e]$ there stands a term for each patch that the pixel is in, that is for all $(i,a)$ with
+# $2i+a=r$ and all $(j,b)$ with $2j+b=s$:
+#
+# $$\mathrm d\bar x[r,s,e]=\sum_{\substack{i,a\\2i+a=r}}\ \sum_{\substack{j,b\\2j+b=s}}\ \sum_c\mathrm dy[i,j,c]\;W[a,b,e,c].$$
+#
+# An even row $r$ is reached with $a=0$ and with $a=2$, an odd one with $a=1$ alone. So a pixel is in one, two or four patches,
+# and gets a sum of as many terms: nothing but "used twice, two gradients added" of chapter 01.
+
+# %% [markdown]
+# **Step 3: one tap at a time.** Nobody needs to search for the pairs. Fix a tap $(a,b)$: at all positions $(i,j)$ it meets the
+# pixels $\bar x[a::2,\,b::2]$, each of them once. So for each of nine taps
+#
+# $$\mathrm d\bar x[a::2,\,b::2]\mathrel{+}=\mathrm dy\;W[a,b]^{\top},\qquad
+# \mathrm dW[a,b]=\bar x[a::2,\,b::2]^{\top}\,\mathrm dy,$$
+#
+# with the slices cut to the $\frac H2\times\frac W2$ positions that there are. At the end the rim of $\mathrm d\bar x$ is dropped:
+# zeros that were put there want no gradient.
+#
+# ### Exercise 12.9: patches that overlap (derive)
+#
+# For odd and even $H$ and $W$: there are $\lceil H/2\rceil\times\lceil W/2\rceil$ positions.
+
+
+# %%
+def overlapping_vjp(dy, x, W, bias):
+    """dy (⌈H/2⌉, ⌈W/2⌉, C), x (H, W, E), W (3, 3, E, C), bias (C) → dx (H, W, E), dW (3, 3, E, C), dbias (C)"""
+    # BEGIN SOLUTION
+    rows, cols, _ = dy.shape
+    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+    dpadded, dW = np.zeros_like(padded), np.zeros_like(W)
+    for a in range(3):
+        for b in range(3):
+            met = np.s_[a : a + 2 * rows - 1 : 2, b : b + 2 * cols - 1 : 2]  # one pixel for each position
+            dpadded[met] += dy @ W[a, b].T
+            dW[a, b] = np.einsum("ije,ijc->ec", padded[met], dy)
+    return dpadded[1:-1, 1:-1], dW, dy.sum((0, 1))
+    # END SOLUTION
+
+
+check("12.9", overlapping_vjp)
+
+# %%
+hint("12.9")
+
+# %% [markdown] tags=["solution"]
+# `+=` for the pixels, since taps share them, and `=` for the weights, since each tap has its own. `np.s_` makes a pair of
+# slices that can be given a name.
+
+# %%
+rng = np.random.default_rng(1)
+photo_small, W_over, b_over = rng.standard_normal((7, 10, 3)), rng.standard_normal((3, 3, 3, 4)), rng.standard_normal(4)
+y, vjp = ops.conv2d.raw(photo_small[None], W_over, b_over, stride=2, padding=1)
+dy = rng.standard_normal(y.shape)
+mine = overlapping_vjp(dy[0], photo_small, W_over, b_over) if passed("12.9") else [None] * 3
+dx, dW, dbias = vjp(dy)
+for name, yours, theirs in zip(("dx", "dW", "dbias"), mine, (dx[0], dW, dbias)):
+    same(f"overlapping, {name}", yours, theirs)
+met = ops.conv2d.raw(np.zeros((1, 8, 8, 1)), np.ones((3, 3, 1, 1)), None, stride=2, padding=1)[1](
+    np.ones((1, 4, 4, 1))
+)[0]
+print("in how many patches a pixel of an 8 × 8 map is:\n", met[0, ..., 0].astype(int))
+
+# %% [markdown]
+# ### The local perception unit
+#
+# One depthwise convolution, added to its own input, with no norm and no GELU:
+#
+# $$z'[i,j,c]=z[i,j,c]+b[c]+\sum_{a=0}^2\sum_{b'=0}^2\bar z[i+a,\,j+b',\,c]\;w[a,b',c].$$
+#
+# It lets a token know its neighbours, and so where it is at a border: the rim is zero.
+#
+# **Step 1.** Two roads lead from $z$ to $z'$, so two gradients come back. The straight road gives $\mathrm dz'$ itself.
+
+# %% [markdown]
+# **Step 2.** By the other road, beside $\delta\bar z[r,s,c]$ stand all taps with $i+a=r$ and $j+b'=s$. With stride 1 there is one
+# $i=r-a$ for each tap:
+#
+# $$\sum_{a,b'}\mathrm dz'[r-a,\,s-b',\,c]\;w[a,b',c].$$
+#
+# In $\bar z$ the map begins at row 1, so for a pixel $(r,s)$ of the *map* that is $\mathrm dz'[r+1-a,\,s+1-b',\,c]$. Name the taps
+# from the other end, $a\to2-a$ and $b'\to2-b'$:
+#
+# $$\mathrm dz[r,s,c]=\mathrm dz'[r,s,c]+\sum_{a,b'}\mathrm dz'[r+a-1,\,s+b'-1,\,c]\;w[2-a,\,2-b',\,c].$$
+#
+# **The gradient of a depthwise 3 × 3 convolution is another one, with its kernel turned by half a turn.** (Where $\mathrm dz'$ would be
+# asked off the map it counts as zero, which is a rim again.)
+
+# %% [markdown]
+# **Step 3.** Beside $\delta w[a,b',c]$ and $\delta b[c]$, summed over the positions, which all use them:
+#
+# $$\mathrm dw[a,b',c]=\sum_{i,j}\bar z[i+a,\,j+b',\,c]\;\mathrm dz'[i,j,c],\qquad \mathrm db[c]=\sum_{i,j}\mathrm dz'[i,j,c].$$
+#
+# ### Exercise 12.10: the local perception unit (derive)
+#
+# You may use `ops.depthwise_conv.raw(z[None], w, b, padding=1)[0][0]`, forward only: that is enough.
+
+
+# %%
+def lpu_vjp(dz_out, z, w, b):
+    """dz_out, z (H, W, C), w (3, 3, C), b (C) → dz (H, W, C), dw (3, 3, C), db (C)"""
+    # BEGIN SOLUTION
+    h, width, _ = z.shape
+    turned = np.ascontiguousarray(w[::-1, ::-1])
+    dz = dz_out + ops.depthwise_conv.raw(dz_out[None], turned, None, padding=1)[0][0]
+    padded = np.pad(z, ((1, 1), (1, 1), (0, 0)))
+    dw = np.stack([[(padded[i : i + h, j : j + width] * dz_out).sum((0, 1)) for j in range(3)] for i in range(3)])
+    return dz, dw, dz_out.sum((0, 1))
+    # END SOLUTION
+
+
+check("12.10", lpu_vjp)
+
+# %%
+hint("12.10")
+
+# %% [markdown] tags=["solution"]
+# Both gradients to $z$ are there without a new loop: the straight road, and the same convolution with `w[::-1, ::-1]`.
+# Only the channels stay as they are: a depthwise convolution never mixes them.
+
+# %% [markdown]
+# ### The convolutional MLP
+#
+# The MLP thinks token by token. Here its hidden numbers look at their neighbours, once, before GELU:
+#
+# $$\underbrace{h}_{(H,W,4C)}=x\,W_1+b_1,\qquad \underbrace{m}_{(H,W,4C)}=h+\mathrm{DW}(h),\qquad
+# \underbrace{a}_{(H,W,4C)}=\mathrm{GELU}(m),\qquad \underbrace{y}_{(H,W,C)}=a\,W_2+b_2 .$$
+#
+# **Step 1.** From below: $\mathrm da=\mathrm dy\,W_2^{\top}$, $\ \mathrm dW_2=\sum a^{\top}\mathrm dy$, $\ \mathrm db_2=\sum\mathrm dy$ (chapter 02).
+
+# %% [markdown]
+# **Step 2.** GELU: $\mathrm dm=\mathrm da\odot\mathrm{GELU}'(m)$.
+
+# %% [markdown]
+# **Step 3.** $m=h+\mathrm{DW}(h)$ is a local perception unit, with $h$ for $z$. So exercise 12.10 gives $\mathrm dh$, $\mathrm dw$ and the
+# gradient of its bias. (The released version 1 has an option without the "$h+$". Then the straight road is gone, and its gradient too.)
+
+# %% [markdown]
+# **Step 4.** $\mathrm dx=\mathrm dh\,W_1^{\top}$, $\ \mathrm dW_1=\sum x^{\top}\mathrm dh$, $\ \mathrm db_1=\sum\mathrm dh$.
+#
+# ### Exercise 12.11: the convolutional MLP (derive)
+#
+# `ops.linear.raw`, `ops.gelu.raw` and `ops.depthwise_conv.raw` each return a value and a vjp; call them going down, and their vjps
+# going up. A depthwise convolution wants maps with a batch axis: `h[None]`.
+
+
+# %%
+def conv_mlp_vjp(dy, x, w1, b1, w, b, w2, b2):
+    """dy, x (H, W, C), w1 (C, E), b1 (E), w (3, 3, E), b (E), w2 (E, C), b2 (C)
+    → dx, dw1, db1, dw, db, dw2, db2"""
+    # BEGIN SOLUTION
+    h, hidden_vjp = ops.linear.raw(x, w1, b1)
+    mixed, mix_vjp = ops.depthwise_conv.raw(h[None], w, b, padding=1)
+    a, gelu_vjp = ops.gelu.raw(h + mixed[0])
+    _, out_vjp = ops.linear.raw(a, w2, b2)
+    da, dw2, db2 = out_vjp(dy)
+    (dm,) = gelu_vjp(da)
+    dmix, dw, db = mix_vjp(dm[None])
+    dx, dw1, db1 = hidden_vjp(dm + dmix[0])  # two roads to h
+    return dx, dw1, db1, dw, db, dw2, db2
+    # END SOLUTION
+
+
+check("12.11", conv_mlp_vjp)
+
+# %%
+hint("12.11")
+
+# %% [markdown] tags=["solution"]
+# The one line that is easy to forget is `dm + dmix[0]`. With `dm` alone the network would train as if the convolution sent
+# nothing back, with `dmix` alone as if there were no straight road.
+
+# %% [markdown]
+# ### Layer scale
+#
+# With $f(z)$ for what a branch puts out, attention or MLP, and a number $\gamma[c]$ for each channel,
+#
+# $$z'=z+\gamma\odot f(z).$$
+#
+# **Step 1.** The product rule: $\delta z'=\delta z+\delta\gamma\odot f+\gamma\odot\delta f$.
+
+# %% [markdown]
+# **Step 2.** Beside $\delta f$, and beside $\delta\gamma[c]$, which serves all positions of all images:
+#
+# $$\mathrm df=\gamma\odot\mathrm dz',\qquad \mathrm d\gamma[c]=\sum_{i,j}f[i,j,c]\;\mathrm dz'[i,j,c].$$
+
+# %% [markdown]
+# **What it says.** $\gamma$ starts at a small number, $10^{-5}$ by the released code's default. Then a block does nothing at first, and its branch receives a gradient
+# that is as small. But $\mathrm d\gamma$ is *not* small: it holds no $\gamma$. So with plain descent $\gamma$ moves first, and the branch
+# learns when it has grown. AdamW divides each gradient by its usual size (chapter 13), so there the weights of the branch move at
+# once too; what they do shows in $z'$ only as $\gamma$ grows.
+
+# %%
+scale, branch = nn.LayerScale(4, 1e-5), rng.standard_normal((1, 5, 6, 4))
+f, upstream = minidat.Tensor(branch, requires_grad=True), rng.standard_normal(branch.shape)
+scale.to(dtype=np.float64)(f).backward(upstream)
+same("gradient to the branch", f.grad, 1e-5 * upstream)
+same("gradient to γ", scale.gamma.grad, (branch * upstream).sum((0, 1, 2)))
+print(f"largest gradient: branch {abs(f.grad).max():.1e}, γ {abs(scale.gamma.grad).max():.1f}")
+
+# %% [markdown]
+# ### The package's own
+#
+# Both are Modules made of ops that you know, so the engine strings their vjps together. Yours must agree with what it finds.
+
+# %%
+show_source(nn.ConvMLP, nn.LayerScale)
+
+# %%
+mlp = nn.ConvMLP(6, rng=rng, expansion=2).to(dtype=np.float64)
+x_map = minidat.Tensor(rng.standard_normal((1, 5, 7, 6)), requires_grad=True)
+dy = rng.standard_normal(x_map.shape)
+mlp(x_map).backward(dy)
+leaves = [mlp.hidden.weight, mlp.hidden.bias, mlp.conv.weight, mlp.conv.bias, mlp.out.weight, mlp.out.bias]
+arrays = [x_map.data[0], *(leaf.data for leaf in leaves)]
+yours = conv_mlp_vjp(dy[0], *arrays) if passed("12.11") else [None] * 7
+for name, mine, theirs in zip(
+    ("x", "W₁", "b₁", "w", "b", "W₂", "b₂"), yours, (x_map.grad[0], *(t.grad for t in leaves))
+):
+    same(f"convolutional MLP, gradient to {name}", mine, theirs)
+
+# %% [markdown]
+# ### Exercise 12.12: the successor, counted (extend)
+#
+# Count the parameters of a DAT++ whose first stage has $C$ channels, in which heads have 32 channels and groups 64 (T and B
+# are so). What you need to know:
+#
+# * Blocks, stage by stage: N D; N D N D; nine times N D; D D. Maps are 56, 28, 14 and 7 wide, offset kernels 9, 7, 5 and 3.
+# * N is neighbourhood attention: the same four matrices with biases as window attention, and a table of $(2k-1)^2$ for each
+#   head, with $k=7$. D is as in DAT.
+# * Each block has a local perception unit and a convolutional MLP in place of the plain one.
+# * The stem is two 3 × 3 convolutions with bias, $3\to C/2\to C$, and a layer norm after each. A step down is a 3 × 3 convolution without
+#   bias and a layer norm. The head is DAT's.
+
+
+# %%
+def dat_pp_parameters(dim, classes=1000):
+    """dim C of the first stage → the number of parameters of a DAT++ at 224 × 224"""
+    # BEGIN SOLUTION
+    count = 27 * (dim // 2) + 3 * (dim // 2) + 9 * (dim // 2) * dim + 3 * dim  # stem
+    for stage, (letters, kernel) in enumerate((("ND", 9), ("NDND", 7), ("ND" * 9, 5), ("DD", 3))):
+        c, size = dim * 2**stage, 56 // 2**stage
+        convolutions = 10 * c + 10 * 4 * c  # of the local perception unit and of the MLP, each 3 × 3 with its bias
+        n = window_block(c, c // 32, 7) + convolutions  # a table of (2 · 7 − 1)² a head, as a window of 7 has
+        d = deformable_block(c, c // 32, c // 64, kernel, size, size) + convolutions
+        count += sum(n if letter == "N" else d for letter in letters)
+        if stage < 3:
+            count += 9 * c * 2 * c + 2 * 2 * c  # down
+    return count + 2 * c + c * classes + classes
+    # END SOLUTION
+
+
+check("12.12", dat_pp_parameters)
+
+# %%
+hint("12.12")
+
+# %%
+for name, dim in (("dat_pp_tiny", 64), ("dat_pp_base", 128)):
+    built = totals(cost(skeleton(zoo.config(name)))).parameters
+    by_hand = format(dat_pp_parameters(dim), ",") if passed("12.12") else "not there yet"
+    print(f"{name:12s} built {built:,}, by hand {by_hand}")
+
+# %% [markdown] tags=["solution"]
+# 23,962,876 for T. Nothing new had to be counted but 3 × 3 kernels: $10C$ and $40C$ a block, beside $12C^2$. In the last stage,
+# with $C=512$, that is less than one per cent: a depthwise kernel meets one channel only.
 
 # %% [markdown]
 # ## What differs from the paper and the released code

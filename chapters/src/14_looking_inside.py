@@ -10,21 +10,24 @@
 # such a figure, and then test what the figure seems to say. The last part is the important one. A picture of attention is
 # easy to make and easy to believe.
 #
-# You need chapter 09 (deformable attention) and the vjp of chapter 06. It takes about an hour with the exercises.
+# You need chapter 09 (deformable attention) and the vjp of chapter 06. It takes about an hour and a quarter with the exercises.
 
 # %%
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from minidat import Tensor, ops
 from minidat.analysis.points import map_to_image, reference_pixels
 from minidat.autograd import no_grad
 from minidat.data import load
 from minidat.data.augment import normalise
+from minidat.data.images import Transform, read
 from minidat.models import create
 from minidat.ops.heads import merge_heads, split_heads
 from minidat.training import checkpoint
-from minidat.tutorial import COLOURS, check, figure, hint, interactive, same, show, show_source, stored
+from minidat.tutorial import COLOURS, check, figure, hint, interactive, passed, same, show, show_source, stored
 
 np.set_printoptions(precision=3, suppress=True)
 
@@ -47,9 +50,18 @@ np.set_printoptions(precision=3, suppress=True)
 # ```
 # minidat train --epochs 3 --threads 1 --out runs/looking
 # ```
+#
+# To look inside a network of your own, of the same kind, put its folder in the place of None. The numbers below will then be other
+# ones, and some of what is said about them may not hold.
 
 # %%
-arrays, about = checkpoint.load(stored("14_shapes.safetensors"))
+RUN = None  # or the folder of a run on shapes, such as "runs/looking"
+
+arrays, about = checkpoint.load(stored("14_shapes.safetensors") if RUN is None else Path(RUN) / "best.safetensors")
+if RUN is not None:  # it also holds the optimiser's arrays
+    arrays = {name.removeprefix("parameters/"): a for name, a in arrays.items() if name.startswith("parameters/")}
+    asked = about["settings"]["model"], about["settings"]["data"]
+    assert asked == ("dat_micro", "shapes"), f"{RUN} is of {' on '.join(asked)}; this chapter needs dat_micro on shapes"
 
 
 def network(dtype=np.float32):
@@ -67,11 +79,14 @@ boxes = test.objects(first)[0]  # (400, 4): row0, col0, row1, col1 of each objec
 record = {}
 with no_grad():
     logits = model(Tensor(normalise(images, test.mean, test.std)), record=record).data  # (400, 10)
-print(f"trained by: minidat {about['command']}")
+print(f"trained by: {'minidat ' + about['command'] if RUN is None else RUN}")
 print(f"right: {(logits.argmax(1) == labels).mean():.1%} of {len(labels)} test images (chance is 10 %)")
+print(f"of all 2,000, when it was trained: {about['accuracy' if RUN is None else 'best']:.1%}")
 print("recorded, of each deformable block:", *((key, sorted(entry)) for key, entry in record.items()), sep="\n  ")
 
 # %% [markdown]
+# (In chapter 15 the same kind of network is trained five times; there its accuracies are lower. Why is said there.)
+#
 # `record` is a dict that the network fills as it runs, with one entry for each deformable block: the points it read at, in
 # pixels *of its map*, and the reference points they started from.
 #
@@ -86,8 +101,8 @@ SHOWN = (1, 3, 8)
 
 
 def backdrop(axes, image, pale=0.0, rim=1.5):
-    """The image in 8 steps of each colour, lightened, with a rim for points that left it."""
-    image = image // 32 * 36
+    """The image in 6 steps of each colour, lightened, with a rim for points that left it."""
+    image = image // 43 * 50
     axes.imshow(image + ((255 - image) * pale).astype(np.uint8), interpolation="nearest")
     axes.set(xlim=(-0.5 - rim, 31.5 + rim), ylim=(31.5 + rim, -0.5 - rim))
     axes.set_axis_off()
@@ -100,7 +115,7 @@ def draw_box(axes, box, colour="#1a1a1a"):
 
 entry = record[0, 1]
 start = map_to_image(reference_pixels(entry["reference"], entry["size"]), entry["size"], (32, 32))  # (64, 2)
-picture, axes = figure(5.0, 2.7, columns=2)
+picture, axes = figure(4.6, 2.5, columns=2)
 for one, i in zip(axes, SHOWN[1:]):
     backdrop(one, images[i], pale=0.35)
     one.set_title(f"{test.classes[labels[i]]}, taken for {test.classes[logits[i].argmax()]}")
@@ -157,7 +172,7 @@ hint("14.1")
 show_source(map_to_image)
 
 # %%
-yours = to_image(entry["points"], entry["size"], (32, 32))
+yours = to_image(entry["points"], entry["size"], (32, 32)) if passed("14.1") else None
 same("your points in the image, and the package's", yours, map_to_image(entry["points"], entry["size"], (32, 32)))
 
 # %% [markdown]
@@ -273,7 +288,7 @@ def open_block(block, z, points=None, without=None, bias=True):
     heads = [split_heads(t.data.reshape(b, -1, c), attention.heads) for t in (q, k, v)]  # (B, M, HW or N, d)
     scores = heads[0] @ heads[1].swapaxes(-1, -2) * (c // attention.heads) ** -0.5  # (B, M, HW, N)
     if bias:
-        scores += attention.bias(points, attention.grids, (h, w)).data
+        scores += attention.position.bias(points, attention.grids).data
     if without is not None:
         scores[np.broadcast_to(without[:, None, None], scores.shape)] = -np.inf
     weights = ops.softmax.raw(scores)[0]  # P                       eq. (9)
@@ -331,12 +346,12 @@ q = x @ attention.query.weight.data + attention.query.bias.data  # (8, 8, 48)
 d, (row, col) = 48 // 3, (3, 4)
 scores = np.zeros(64)
 for n, p in enumerate(e["points"][0, 0]):
-    read = sum(  # φ(x; p): the four pixels around p
+    there = sum(  # φ(x; p): the four pixels around p
         max(0, 1 - abs(p[0] - r)) * max(0, 1 - abs(p[1] - s)) * x[r, s] for r in range(8) for s in range(8)
     )
-    key = read @ attention.key.weight.data + attention.key.bias.data  # (48,)
+    key = there @ attention.key.weight.data + attention.key.bias.data  # (48,)
     down, right = row - p[0] + 7, col - p[1] + 7  # R: query − key, from the table's centre
-    table = attention.table.data[0]  # (15, 15): B̂ of head 0
+    table = attention.position.table.data[0]  # (15, 15): B̂ of head 0
     bias = sum(
         max(0, 1 - abs(down - r)) * max(0, 1 - abs(right - s)) * table[r, s] for r in range(15) for s in range(15)
     )
@@ -350,20 +365,20 @@ print("its five largest weights:", np.sort(by_hand)[::-1][:5].round(3), " an equ
 #
 # All of them, always: a softmax gives no zeros. But most weights may be next to nothing. We want one number for "as if it
 # used so many keys equally". It must be $N$ for equal weights, $1$ if one key has everything, and $n$ if $n$ keys share
-# equally. The entropy of a row, $S=-\sum_jp_j\ln p_j$, is what statisticians use. For $n$ equal shares,
+# equally. The entropy of a row, $-\sum_jP_j\ln P_j$ with $P_j$ for the weight of key $j$, is what statisticians use. For $n$ equal shares,
 #
-# $$S=-\sum_{j=1}^{n}\tfrac1n\ln\tfrac1n=\ln n .$$
+# $$-\sum_{j=1}^{n}\tfrac1n\ln\tfrac1n=\ln n .$$
 #
 # ## Exercise 14.3: the effective number of keys (derive)
 #
-# Turn the entropy into a number of keys. Mind weights that are exactly zero: $p\ln p\to0$ as $p\to0$.
+# Turn the entropy into a number of keys. Mind weights that are exactly zero: $P\ln P\to0$ as $P\to0$.
 
 
 # %%
 def effective_keys(weights):
     """weights (…, N), rows that add up to 1, zeros allowed → (…): as if so many keys shared equally"""
     # BEGIN SOLUTION
-    logs = np.log(np.where(weights > 0, weights, 1.0))  # ln 1 = 0 stands in where p = 0
+    logs = np.log(np.where(weights > 0, weights, 1.0))  # ln 1 = 0 stands in where a weight is 0
     return np.exp(-(weights * logs).sum(-1))
     # END SOLUTION
 
@@ -374,7 +389,7 @@ check("14.3", effective_keys)
 hint("14.3")
 
 # %% [markdown] tags=["solution"]
-# $S=\ln n$, so $n=e^S$. At $p=0$ the logarithm is $-\infty$ and $0\cdot\infty$ is not a number; replacing $p$ by 1 under the
+# The entropy is $\ln n$, so $n$ is $e$ to the power of the entropy. At $P=0$ the logarithm is $-\infty$ and $0\cdot\infty$ is not a number; replacing $P$ by 1 under the
 # logarithm gives the limit, 0. (Adding a small number under the logarithm instead, as one often sees, is nearly right, and
 # makes the answer depend on it.)
 
@@ -410,7 +425,7 @@ def star(axes, query, size):
 
 query, shown = (3, 4), 0
 e = seen[0, 1]
-picture, axes = figure(6.2, 2.4, columns=3)
+picture, axes = figure(5.4, 2.1, columns=3)
 for m, one in enumerate(axes):
     backdrop(one, some[shown], pale=0.55)
     one.plot(start[:, 1], start[:, 0], "o", color="#595959", ms=1.8)
@@ -581,8 +596,9 @@ def hand_down(a, e, i):
 
 a = np.full(16, 1 / 16)
 scores, below = hand_down(a, seen[1, 1], 0)
-same("your scores, and the package's", key_scores(a, seen[1, 1]["weights"][0], 2), scores)
-yours = mixing_vjp(a, np.zeros((4, 4)), seen[1, 1]["weights"][0], seen[1, 1]["points"][0])
+same("your scores, and the package's", key_scores(a, seen[1, 1]["weights"][0], 2) if passed("14.4") else None, scores)
+last = seen[1, 1]["weights"][0], seen[1, 1]["points"][0]
+yours = mixing_vjp(a, np.zeros((4, 4)), *last) if passed("14.5") else None
 same("your importance below, and the package's", yours, below.reshape(4, 4))
 print(f"importance handed to keys: {scores.sum():.3f}, and on to pixels of the map: {below.sum():.3f}")
 
@@ -611,7 +627,7 @@ def important_keys(seen, i):
 
 
 # %% tags=["hide-input"]
-picture, axes = figure(5.6, 4.1, rows=2, columns=3)
+picture, axes = figure(5.2, 3.8, rows=2, columns=3)
 for j, (above, below) in enumerate(axes.T):
     scores = important_keys(seen, j)
     for one, key, keep in ((above, (0, 1), 20), (below, (1, 1), 10)):
@@ -672,8 +688,8 @@ for key, e in all_seen.items():
 # find out.
 #
 # **Take a key away.** If key $n$ were not there, the other weights of a row would share its part in proportion, since a
-# softmax over fewer keys has the same ratios. With $p$ the row and $y=\sum_jp_jv_j$ what it gives, the output without key $n$
-# is a function of $p_n$, $v_n$ and $y$ alone.
+# softmax over fewer keys has the same ratios. With $P_j$ for the weights of one query, a row of $P$, and $y=\sum_jP_jv_j$ for what
+# it gets, the output without key $n$ is a function of $P_n$, $v_n$ and $y$ alone.
 #
 # ## Exercise 14.6: what a key is worth (derive)
 #
@@ -681,11 +697,11 @@ for key, e in all_seen.items():
 
 
 # %%
-def without_each(p, v):
-    """p (N,) weights that add up to 1, all below 1; v (N, d) values → (N, d): row n is the output when key n is not there"""
+def without_each(row, v):
+    """row (N,) weights that add up to 1, all below 1; v (N, d) values → (N, d): row n is the output when key n is not there"""
     # BEGIN SOLUTION
-    y = p @ v  # (d,)
-    return (y - p[:, None] * v) / (1 - p[:, None])
+    y = row @ v  # (d,)
+    return (y - row[:, None] * v) / (1 - row[:, None])
     # END SOLUTION
 
 
@@ -695,16 +711,18 @@ check("14.6", without_each)
 hint("14.6")
 
 # %% [markdown] tags=["solution"]
-# Without $n$ the remaining weights $p_j$ add up to $1-p_n$, so each is divided by that:
-# $y'=\sum_{j\ne n}\frac{p_j}{1-p_n}v_j=\frac{y-p_nv_n}{1-p_n}$. Subtract $y$ and put everything over one denominator:
-#
-# $$y'-y=\frac{p_n}{1-p_n}\,\big(y-v_n\big).$$
-#
-# The weight is one factor of two. The other is how far the key's value is from what the query would get anyway. A key that
-# says what all others say is worth nothing, *however large its circle*. That is the flaw of every picture of attention, ours
-# included.
+# Without $n$ the remaining weights $P_j$ add up to $1-P_n$, so each is divided by that:
+# $y'=\sum_{j\ne n}\frac{P_j}{1-P_n}v_j=\frac{y-P_nv_n}{1-P_n}$. Subtract $y$ and put everything over one denominator.
 
 # %% [markdown]
+# In words: taking key $n$ away moves what the query gets by
+#
+# $$y'-y=\frac{P_n}{1-P_n}\,\big(y-v_n\big),$$
+#
+# a product of two factors. The weight is in the first alone. The second is how far the key's value is from what the query gets
+# anyway. **A key with a large weight makes no difference when its value is near $y$**: when it says what all others together
+# say. It is worth nothing then, *however large its circle*. That is the flaw of every picture of attention, ours included.
+#
 # So do it in the network: take away one key of stage 1 at a time, for all heads and queries, and see how much the winning
 # class's logit changes. Sixty-four keys, sixty-four runs, in one batch.
 
@@ -753,12 +771,12 @@ hint("14.7")
 # $1-6\sum(u_i-w_i)^2/(n(n^2-1))$.
 
 # %% tags=["hide-input"]
-picture, axes = figure(5.6, 3.0)
+picture, axes = figure(5.0, 2.7)
 for (effect, score), mark, colour in zip(studied, "os^Dv", COLOURS):
     axes.loglog(64 * score / score.sum(), effect, mark, color=colour, ms=4.5, mec="white", mew=0.4)
 axes.set(xlabel="score of a key, in equal shares", ylabel="change of the logit without it")
-rho = [rank_correlation(score, effect) for effect, score in studied]
-if rho[0] is not None:
+if passed("14.7"):
+    rho = [rank_correlation(score, effect) for effect, score in studied]
     axes.set_title(f"ρ within an image: {min(rho):.2f} to {max(rho):.2f}")
 show(
     picture,
@@ -768,9 +786,14 @@ show(
 )
 
 # %% [markdown]
+# Do they agree? Loosely. The next cell prints ρ of each image: the order of the scores is in none of them opposite to that of the
+# effects, in two of them it is a fair guess, and in one it has next to nothing to do with it. So "higher score" does not mean
+# "matters more", key by key.
+#
 # The same in numbers, for the largest circle of each image, and for all keys that have one to ten equal shares:
 
 # %%
+print("ρ of each image:", ", ".join(f"{r:.2f}" for r in rho) if passed("14.7") else "not there yet")
 between = []
 for effect, score in studied:
     equal, order = 64 * score / score.sum(), effect.argsort()[::-1]  # shares; keys, those that matter most first
@@ -820,6 +843,54 @@ print(f"(standard error at 80 % of 200 images: {np.sqrt(0.8 * 0.2 / 200):.1%})")
 # points read; taking them away hurts it more than never having had them. Whether offsets are worth having is a question for
 # two trainings, not for one network; chapter 15 asks it.
 #
+# ## Points on an image of your own
+#
+# Readers want to see this on their own pictures. By command, with a run of yours or with released weights:
+#
+# ```
+# minidat predict photo.jpg --weights runs/looking
+# minidat predict photo.jpg --weights dat_tiny_in1k_224.pth
+# ```
+#
+# In Python it takes four steps: read the file, bring it to the size that the network was trained on, run the network with a
+# `record`, and carry the points of each map back to the *file's* pixels, by exercise 14.1. The file may have any size and need not be
+# square. Here a test image stands in for it, stretched to 48 × 96.
+
+# %%
+IMAGE = None  # or the path of a picture of yours, "photo.jpg"
+
+file = (
+    Image.fromarray(images[8]).resize((96, 48), Image.Resampling.NEAREST)
+    if IMAGE is None
+    else read(IMAGE, upright=True)
+)
+small = Transform(32, "whole")(file)  # (32, 32, 3) uint8: all of the picture, as the network gets it
+mine = {}
+with no_grad():
+    answer = model(Tensor(normalise(small[None], test.mean, test.std)), record=mine).data[0]
+print(f"taken for: {test.classes[answer.argmax()]}; points of block 1, in pixels of the file:")
+in_file = {key: map_to_image(e["points"][0], e["size"], (file.height, file.width)) for key, e in mine.items()}
+print(in_file[0, 1][0, :3].round(1))
+
+# %% tags=["hide-input"]
+picture, axes = figure(3.0, 1.6)
+pale = np.asarray(file) // 64 * 72
+axes.imshow(pale + ((255 - pale) * 0.4).astype(np.uint8), interpolation="nearest")
+for points, colour, mark, name in zip(in_file.values(), (COLOURS[1], COLOURS[0]), "os", ("stage 1", "stage 2")):
+    axes.plot(
+        points[..., 1].ravel(), points[..., 0].ravel(), mark, color=colour, ms=3.5, mec="white", mew=0.4, label=name
+    )
+axes.set_axis_off()
+show(
+    picture,
+    alt="A picture twice as wide as high with the points of both deformable blocks on it: 64 circles of stage 1, and 32 squares of "
+    "stage 2. They are spread over the whole of the wide picture, not over a square; some squares lie beyond its edge.",
+)
+
+# %% [markdown]
+# A photograph gets a name of one of ten shapes here, since the network knows no others. Its points are real all the same.
+# They differ only as much as the network has learned to look: for photographs one needs a network that was trained on them.
+#
 # ## Where it meets what you know
 #
 # **Points on pixels.** Put the keys on all pixel centres, and Φ is the identity. Then handing down is a product with $P^\top$
@@ -858,5 +929,5 @@ same("which are the scores themselves", scores[0], below)
 # 3. Rows of $P$ are what queries use, columns what keys are worth to them; $e^{\text{entropy}}$ counts the keys in effect.
 # 4. The importance of a place is handed down by the transposes, $\Phi^\top P^\top a$: a vjp, with everything but the mixing
 #    left out.
-# 5. A weight is half of the story: without key $n$ the output moves by $\frac{p_n}{1-p_n}(y-v_n)$, so look at what changes,
+# 5. A weight is half of the story: without key $n$ the output moves by $\frac{P_n}{1-P_n}(y-v_n)$, so look at what changes,
 #    not only at circles.

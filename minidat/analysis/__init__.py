@@ -1,4 +1,4 @@
-"""Looking at models: what they cost (`cost`, `tables`), what they see (`receptive`), and pictures of it all (matplotlib)."""
+"""Analysis of models: costs (`cost`, `tables`), receptive fields (`receptive`), and figures of both (matplotlib)."""
 
 from minidat.analysis.backend import drop_missing_backend
 from minidat.analysis.cost import BlockCost, Omega, Row, Totals, cost, offset_shares, omega_dmha, totals

@@ -1,8 +1,7 @@
 """Parameters and multiply-adds of a model, from its shapes alone: nothing is run.
 
-A layer that meets its weight once at each of n positions does n · (number of its weights) multiply-adds, be
-it linear, a convolution or a depthwise convolution; the attention products are the only other large term. All
-counts are for one image.
+A linear layer, a convolution and a depthwise convolution do one multiply-add per weight and output position; the attention
+products are the only other large term. All counts are for one image.
 """
 
 from __future__ import annotations
@@ -16,25 +15,24 @@ from minidat import nn
 from minidat.analysis.mixer_cost import COUNTING, Price, Size, mixer_cost, norm_cost, prices, weights
 from minidat.attention import DeformableAttention
 from minidat.models.blocks import Block, ConvBlock, ConvNorm, ConvStem
-from minidat.models.config import Config
 from minidat.models.pyramid import Pyramid
 from minidat.ops.coordinates import output_size
 
 
 @dataclass(frozen=True)
 class BlockCost:
-    """One block. All but the first three are multiply-adds, and they add up to `multiply_adds`."""
+    """One block. The fields after `parameters` are multiply-adds; their sum is `multiply_adds`."""
 
     block: int  # from 1, in its stage
     mixer: str  # letter of `models.mixers.MIXERS`
     parameters: int
-    projections: int  # these five of the mixer: see `MixerCost`; the norms also before it and before the MLP
+    projections: int  # this and the next four: see `MixerCost`; norms also counts those before the mixer and the MLP
     products: int
     points: int
     position: int
     norms: int
     mlp: int
-    lpu: int  # DAT++'s local perception unit, the depthwise convolution before it all
+    lpu: int  # DAT++'s local perception unit, a depthwise convolution at the start of the block
 
     @property
     def multiply_adds(self) -> int:
@@ -42,13 +40,13 @@ class BlockCost:
 
 
 KINDS = tuple(field.name for field in fields(BlockCost))[3:]
-"""What a block's multiply-adds are spent on."""
+"""The parts of a block's multiply-adds."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One part of a model. `shape`: (H, W, C) of what it puts out; (1, 1, classes) for the head. `blocks`:
-    the letters of a stage's mixers, "L S"; empty elsewhere. `detail`: a stage's blocks, one by one."""
+    """One part of a model. `shape`: (H, W, C) of its output; (1, 1, classes) for the head. `blocks`: the letters of a stage's
+    mixers, "L S"; "" for other parts. `detail`: the blocks of a stage."""
 
     name: str
     shape: tuple[int, int, int]
@@ -73,21 +71,21 @@ class Omega(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The offset network's part of the whole."""
+        """The offset network's share of the sum."""
         return self.offsets / sum(self)
 
 
 def cost(model: Pyramid, convention: str = "macs", image: int | None = None) -> list[Row]:
-    """The parts of a model in the order an image passes them: "stem", "stage 1", "down 1", …, "head".
+    """The parts of a model in forward order: "stem", "stage 1", "down 1", …, "head".
 
     model: a built one, or a `skeleton`. convention: see `COUNTING`. image: the side of the image, by default the model's own.
-    The parameters are counted from the model's own and add up to all of them. "stem" includes ViT's vector for each position,
-    "head" is the last layer norm, the mean over the map, and the linear layer. Raises ValueError for an unknown convention and
-    for an image that patches, windows or tables do not fit, TypeError for a mixer that no rule counts.
+    The rows' parameters add up to the model's. "stem" includes ViT's vector for each position, "head" is the last layer norm,
+    the mean over the map, and the linear layer. Raises ValueError for an unknown convention and for an image that the model
+    does not take, TypeError for a mixer that `mixer_cost.RULES` does not have.
     """
     price, config = prices(convention), model.config
     side = config.image if image is None else image
-    _check_image(config, side)
+    model.check_image((side, side))
     stem, size = _stem(model, (side, side), price)
     rows = [stem]
     for i, (stage, options) in enumerate(zip(model.stages, config.stages, strict=True)):
@@ -95,10 +93,7 @@ def cost(model: Pyramid, convention: str = "macs", image: int | None = None) -> 
             down, size = _convolutions([model.downs[i - 1]], f"down {i}", size, price)
             rows.append(down)
         letters = enumerate(zip(stage.blocks, options.mixers, strict=True), 1)
-        try:
-            detail = tuple(_block(block, n, letter, size, convention) for n, (block, letter) in letters)
-        except ValueError as error:
-            raise ValueError(f"cost: an image of {side}×{side} does not fit stage {i + 1}: {error}") from error
+        detail = tuple(_block(block, n, letter, size, convention) for n, (block, letter) in letters)
         work = sum(block.multiply_adds for block in detail)
         rows.append(
             Row(f"stage {i + 1}", (*size, options.dim), " ".join(options.mixers), _parameters(stage), work, detail)
@@ -116,32 +111,23 @@ def totals(rows: Sequence[Row]) -> Totals:
 def omega_dmha(h: int, w: int, c: int, n_keys: int, k: int) -> Omega:
     """Ω(DMHA) = 2HWN_sC + 2HWC² + 2N_sC² + (k²+2)N_sC, the last term the offset network       DAT, complexity
 
-    h, w: the map; c: channels; n_keys: N_s = H_G·W_G sampled points; k: kernel of the offset network. The
-    paper's example, H = W = 14, N_s = 49, C = 384, k = 5, is 79.63M + 0.51M here, so that the offset network has 0.63 %; the
-    text puts it at 5.08M and 6.0 %, ten times what its formula gives. The formula, like "macs", leaves out the bilinear samples.
+    h, w: the map; c: channels; n_keys: N_s = H_G·W_G sampled points; k: kernel of the offset network. For the paper's example,
+    H = W = 14, N_s = 49, C = 384, k = 5, this gives 79.63M + 0.51M; the offset network has 0.63 %. The paper's text says 5.08M
+    and 6.0 %, ten times what its formula gives. The formula, like "macs", leaves out the bilinear samples.
     """
     attention = 2 * h * w * n_keys * c + 2 * h * w * c * c + 2 * n_keys * c * c
     return Omega(attention, (k * k + 2) * n_keys * c)
 
 
 def offset_shares(model: Pyramid, image: int | None = None) -> dict[int, Omega]:
-    """Of each stage, from 1, with deformable attention that learns offsets: Ω(DMHA) of one of its blocks, as `cost` counts it
-    in "macs". Raises ValueError as `cost` does."""
+    """Stage, from 1 → Ω(DMHA) of its last deformable block, counted by `cost` in "macs"; of stages with learned offsets only.
+    Raises ValueError as `cost` does."""
     shares = {}
     for i, row in enumerate(cost(model, image=image)[1::2], 1):
         for block, counted in zip(model.stages[i - 1].blocks, row.detail, strict=True):
-            if isinstance(block.mixer, DeformableAttention) and block.mixer.offsets:
+            if isinstance(block.mixer, DeformableAttention) and block.mixer.offsets.learned:
                 shares[i] = Omega(counted.projections + counted.products, counted.points)
     return shares
-
-
-def _check_image(config: Config, side: int) -> None:
-    n = config.multiple
-    if side < 1 or side % n:
-        fits = max(round(side / n), 1) * n
-        raise ValueError(f"cost: image {side} must be a positive multiple of {n}; {fits} would fit")
-    if config.absolute and side != config.image:
-        raise ValueError(f"cost: the model has a vector for each position of an image of {config.image}, got {side}")
 
 
 def _parameters(*modules: nn.Module) -> int:
@@ -149,7 +135,7 @@ def _parameters(*modules: nn.Module) -> int:
 
 
 def _stem(model: Pyramid, size: Size, price: Price) -> tuple[Row, Size]:
-    """The stem, with what follows it before the first stage."""
+    """Everything before the first stage."""
     parts = [model.stem.first, model.stem.second] if isinstance(model.stem, ConvStem) else [model.stem]
     row, size = _convolutions(parts, "stem", size, price)
     parameters, work = row.parameters, row.multiply_adds
@@ -162,7 +148,7 @@ def _stem(model: Pyramid, size: Size, price: Price) -> tuple[Row, Size]:
 
 
 def _convolutions(parts: Sequence[ConvNorm], name: str, size: Size, price: Price) -> tuple[Row, Size]:
-    """Convolutions one after the other, each with its layer norm, and the size of the last one's map."""
+    """A sequence of convolutions, each with its layer norm: its row, and the size of the last map."""
     work = 0
     for part in parts:
         k, dim = part.conv.weight.shape[0], part.conv.weight.shape[3]

@@ -1,4 +1,4 @@
-"""The picture of cost against resolution: each attention's multiply-adds as `cost` predicts them, and its measured time."""
+"""The figure of cost against resolution: each attention's predicted multiply-adds and measured time."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from threadpoolctl import threadpool_limits
 from minidat import nn
 from minidat.analysis.mixer_cost import mixer_cost
 from minidat.analysis.style import DPI, GREY, INK, bare, save
+from minidat.attention import Offsets
 from minidat.autograd import Tensor, no_grad
 from minidat.models.config import StageConfig
 from minidat.models.mixers import mixer
 
 DIM, HEADS, SIDES = 96, 3, (7, 14, 28, 56, 112)
-SCORES = 2**28  # bytes: what the attention weights of a measured pass may take; the whole pass takes a few times that
+SCORES = (
+    2**28
+)  # bytes: the most that the attention weights of a measured pass may take; a pass takes a few times as much
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One attention: its letter of `MIXERS`, its options, and how it is drawn."""
+    """One attention: its letter of `MIXERS`, its options of `StageConfig`, and how it is drawn."""
 
     name: str
     letter: str
@@ -45,14 +48,14 @@ class Curve:
         return mixer(self.letter, stage, (side, side), "paper", rng)
 
     def sides(self) -> list[int]:
-        """Those of `SIDES` that it takes."""
+        """The map sides of `SIDES` that it takes."""
         return [side for side in SIDES if side >= self.options.get("reduction", 1)]
 
 
 CURVES = (
     Curve("ViT, full", "A", {}, "#1a1a1a", "o"),
-    Curve("DAT, r = 1 as in its stage 3", "D", {"kernel": 5, "groups": 3}, "#d55e00", "D"),
-    Curve("DAT, r = 8 as in DAT++’s stage 1", "D", {"stride": 8, "kernel": 9}, "#d55e00", "d", (0, (4, 2))),
+    Curve("DAT, r = 1 as in its stage 3", "D", {"offsets": Offsets(kernel=5), "groups": 3}, "#d55e00", "D"),
+    Curve("DAT, r = 8 as in DAT++’s stage 1", "D", {"offsets": Offsets(8, kernel=9)}, "#d55e00", "d", (0, (4, 2))),
     Curve("PVT, R = 8", "P", {"reduction": 8}, "#0072b2", "s"),
     Curve("Swin, 7×7 windows", "L", {"window": 7}, "#009e73", "^"),
     Curve("NAT, 7×7 neighbours", "N", {"neighborhood": 7}, "#e69f00", "v", (0, (1, 1.5))),
@@ -62,11 +65,11 @@ CURVES = (
 
 
 def cost_figure(out: Path, *, seed: int = 0, clock: Clock = time.process_time) -> None:
-    """Multiply-adds against the map's side, predicted, and the time of a forward pass, measured here and now, as a PNG.
+    """Predicted multiply-adds and measured times of a forward pass against the side of the map, as a PNG.
 
-    One image, 96 channels, 3 heads. The right axis is the left one divided by one rate, the median of all measured ones, so
-    that a mark above its line is an attention slower than its arithmetic. seed: of weights and maps. clock: seconds, by
-    default of the processor, so that other work on the machine counts little.
+    One image, 96 channels, 3 heads. The right axis is the left one divided by the median rate (multiply-adds per second) of all
+    measurements: a mark above its line is an attention slower than that rate. seed: of weights and maps. clock: seconds, by
+    default of processor time, which other programs influence little.
     """
     rng = np.random.default_rng(seed)
     work = {curve.name: predicted(curve, rng) for curve in CURVES}
@@ -107,13 +110,14 @@ def cost_figure(out: Path, *, seed: int = 0, clock: Clock = time.process_time) -
 
 
 def predicted(curve: Curve, rng: np.random.Generator) -> dict[int, int]:
-    """Side → multiply-adds, in the paper's convention, which prices bilinear samples too."""
+    """Side → multiply-adds, in the paper's convention, which also counts bilinear samples."""
     mixers = {side: curve.build(side, rng) for side in curve.sides()}
     return {side: mixer_cost(module, (side, side), "paper").multiply_adds for side, module in mixers.items()}
 
 
 def measured(curve: Curve, rng: np.random.Generator, clock: Clock) -> dict[int, float]:
-    """Side → seconds of a forward pass, the median of a few after one that is not counted; only where memory allows."""
+    """Side → seconds of a forward pass: the median of up to five passes after a first one. Sides that would need more
+    memory than `SCORES` allows are left out."""
     seconds: dict[int, float] = {}
     for side in curve.sides():
         module = curve.build(side, rng)
@@ -164,8 +168,8 @@ def _seconds(t: float, _: Any) -> str:
 def _caption(rate: float) -> str:
     text = (
         "Counted as the paper does: a multiply-add of a layer or of an attention product is 1, a bilinear sample 4, an element "
-        f"of a layer norm 5. The right axis is the left one at {rate / 1e9:.2g} G multiply-adds a second, the median of all "
-        "marks: a mark above its line is slower than its arithmetic. Marks are medians of up to five passes after a first one, "
+        f"of a layer norm 5. The right axis is the left one at {rate / 1e9:.2g} G multiply-adds per second, the median of all "
+        "marks: a mark above its line is slower than that. Marks are medians of up to five passes after a first one, "
         "float32, processor time of one core; those that would need more than about a gigabyte are left out. Swin’s and NAT’s "
         "lines coincide."
     )

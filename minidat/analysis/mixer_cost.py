@@ -14,25 +14,27 @@ from minidat.attention import (
     DeformableSelfAttention,
     MultiHeadSelfAttention,
     NeighborhoodAttention,
+    PooledAttention,
     SpatialReductionAttention,
     WindowAttention,
 )
-from minidat.ops.windows import check_divisible
+from minidat.attention.positions import DepthwisePosition, LogPosition, RelativePosition
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Price:
-    """What an output element costs where no weight is met: of a layer norm, of a bilinear sample."""
+    """Multiply-adds of one output element of a layer norm and of a bilinear sample, which multiply by no weight."""
 
     norm: int
     sample: int
 
 
 COUNTING = {"macs": Price(norm=0, sample=0), "paper": Price(norm=5, sample=4)}
-""""macs": multiply-adds of convolutions, linear layers and attention products. "paper": these and the prices above, with which
-the counts of DAT and DAT++ come out to the digit they are printed with. GELU, softmax, sums, scales and pooling are free."""
+""""macs": multiply-adds of convolutions, linear layers and attention products. "paper": these, layer norms and bilinear samples
+at the prices above; it gives the published counts of DAT and DAT++ to the last printed digit. GELU, softmax, sums, scales and
+pooling are not counted."""
 
 
 class MixerCost(NamedTuple):
@@ -40,8 +42,8 @@ class MixerCost(NamedTuple):
 
     projections: int  # W_q, W_k, W_v, W_o; of a convolution its kernel; PVT's reduction
     products: int  # q kᵀ and softmax(…) v; Deformable DETR's weighted sum
-    points: int = 0  # what says where to look, and reading there: θ_offset and x̃, Δp and m
-    position: int = 0  # looking up φ(B̂; R), or what stands in its place
+    points: int = 0  # predicting points and sampling there: θ_offset and x̃; DCN's and Deformable DETR's Δp and m
+    position: int = 0  # φ(B̂; R), or another position encoding
     norms: int = 0
 
     @property
@@ -50,12 +52,14 @@ class MixerCost(NamedTuple):
 
 
 def mixer_cost(mixer: nn.Module, size: Size, convention: str = "macs") -> MixerCost:
-    """What one pass of a mixer over a map of size (H, W) costs. convention: see `COUNTING`.
+    """Multiply-adds of a forward pass of a mixer on one map of size (H, W). convention: see `COUNTING`.
 
-    Raises ValueError for an unknown convention and for a map that the mixer does not take, TypeError for a mixer that no rule
-    here counts.
+    Raises ValueError for an unknown convention and for a map that the mixer does not take, TypeError for a mixer that `RULES`
+    does not have.
     """
     price = prices(convention)
+    if check := getattr(mixer, "check_size", None):
+        check(size)
     for kind, rule in RULES.items():
         if isinstance(mixer, kind):
             return rule(mixer, size, price)
@@ -84,28 +88,23 @@ def _full(mixer: MultiHeadSelfAttention, size: Size, price: Price) -> MixerCost:
 
 
 def _window(mixer: WindowAttention, size: Size, price: Price) -> MixerCost:
-    check_divisible(*size, mixer.window)
     return _self_attention(mixer, prod(size), keys=mixer.window**2)  # reading its table is no arithmetic
 
 
 def _neighborhood(mixer: NeighborhoodAttention, size: Size, price: Price) -> MixerCost:
-    padded = prod(
-        max(n, mixer.kernel) for n in size
-    )  # what fills up a small map is projected and asks too; W_o comes after
+    padded = prod(max(n, mixer.kernel) for n in size)  # padding pixels are queries too; W_o is applied after cropping
     whole = _self_attention(mixer, padded, keys=mixer.kernel**2)
     return whole._replace(projections=padded * weights(mixer.qkv) + prod(size) * weights(mixer.out))
 
 
 def _self_attention(mixer: Any, positions: int, keys: int) -> MixerCost:
-    """Every token looks at `keys` others."""
+    """Every token is a query, with `keys` keys."""
     products = 2 * positions * keys * mixer.out.weight.shape[0]
     return MixerCost(positions * weights(mixer.qkv, mixer.out), products)
 
 
 def _reduction(mixer: SpatialReductionAttention, size: Size, price: Price) -> MixerCost:
     r, positions = mixer.reduction, prod(size)
-    if min(size) < r:
-        raise ValueError(f"SpatialReductionAttention: a map of {size[0]}×{size[1]} is smaller than reduction {r}")
     keys = prod(n // r for n in size)
     reduce = keys * weights(mixer.reduce) if r > 1 else 0
     return MixerCost(
@@ -116,11 +115,11 @@ def _reduction(mixer: SpatialReductionAttention, size: Size, price: Price) -> Mi
 
 
 def _deformable_conv(mixer: DeformableConv2d, size: Size, price: Price) -> MixerCost:
-    """As it stands in a stage: stride 1, as many positions as the map has."""
+    """With stride 1, as a mixer: as many outputs as the map has pixels."""
     positions, (k, k2, c_in, _) = prod(size), mixer.weight.shape
-    says = weights(mixer.offset) + (weights(mixer.modulation) if mixer.modulation else 0)
+    predict = weights(mixer.offset) + (weights(mixer.modulation) if mixer.modulation else 0)
     return MixerCost(
-        projections=positions * weights(mixer), products=0, points=positions * (says + price.sample * k * k2 * c_in)
+        projections=positions * weights(mixer), products=0, points=positions * (predict + price.sample * k * k2 * c_in)
     )
 
 
@@ -135,28 +134,28 @@ def _deformable_detr(mixer: DeformableSelfAttention, size: Size, price: Price) -
 
 
 def _deformable(mixer: DeformableAttention, size: Size, price: Price) -> MixerCost:
-    dim, positions, keys = mixer.out.weight.shape[0], prod(size), prod(mixer.key_size(size))
-    if mixer.position == "fixed" and size != mixer.size:
-        raise ValueError(f"DeformableAttention: a fixed table is for a map of {mixer.size}, got {size}")
-    points = price.sample * keys * dim
-    if mixer.offsets:
+    dim, positions, keys = mixer.out.weight.shape[0], prod(size), prod(mixer.offsets.key_size(size))
+    points = 0 if isinstance(mixer, PooledAttention) else price.sample * keys * dim  # means are not counted
+    if mixer.offsets.learned:
         theta = keys * weights(mixer.depthwise, mixer.pointwise) + norm_cost(mixer.norm, keys, price)
         points += mixer.groups * theta
-    elif mixer.convention == "v2":
-        points = 0  # means of r×r pixels
-    position = 0
-    if mixer.position == "relative":
-        position = price.sample * mixer.heads * positions * keys
-    elif mixer.position == "depthwise":
-        position = positions * weights(mixer.local)
-    elif mixer.position == "log":
-        position = mixer.groups * positions * keys * weights(mixer.hidden, mixer.spread)
     return MixerCost(
         projections=positions * weights(mixer.query, mixer.out) + keys * weights(mixer.key, mixer.value),
         products=2 * positions * keys * dim,
         points=points,
-        position=position,
+        position=_position(mixer, positions, keys, price),
     )
+
+
+def _position(mixer: DeformableAttention, positions: int, keys: int, price: Price) -> int:
+    encoding = mixer.position
+    if isinstance(encoding, RelativePosition):
+        return price.sample * mixer.heads * positions * keys
+    if isinstance(encoding, DepthwisePosition):
+        return positions * weights(encoding.local)
+    if isinstance(encoding, LogPosition):
+        return mixer.groups * positions * keys * weights(encoding.hidden, encoding.spread)
+    return 0
 
 
 def _depthwise(mixer: nn.DepthwiseConv2d, size: Size, price: Price) -> MixerCost:

@@ -1,4 +1,4 @@
-"""What a query sees, from gradients: the pixels that its output moves with, and by how much."""
+"""Receptive fields from gradients: how much the output at a query depends on each pixel of the map."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def receptive_field(
 ) -> np.ndarray:
     """s(p) = mean over random dy of Σ_c |Σ_d dy_d · ∂y_d(query) / ∂x_c(p)|
 
-    x (H, W, C), the map that a module from (B, H, W, C) to (B, H, W, C) is given; query: (row, col). Returns (H, W) float64: 0
-    where the query's output does not depend on a pixel at all. dy: `draws` vectors of normal numbers, one for each copy of
-    x in a single batch. A module without batch statistics keeps the copies apart. Raises ValueError for an x that is no map and
-    for a query outside it.
+    module: from (B, H, W, C) to (B, H, W, C); its output for an image must not depend on other images of the batch, since all
+    draws are computed as one batch of copies of x. x: one map (H, W, C). query: (row, col). dy: `draws` vectors of normal
+    numbers. Returns (H, W) float64: 0 for a pixel on which the query's output does not depend at all. Raises ValueError for an
+    x that is no map and for a query outside it.
     """
     if x.ndim != 3:
         raise ValueError(f"receptive_field: x must be one map (H, W, C), got {x.shape}")

@@ -1,4 +1,4 @@
-"""The picture of what one query sees under each attention: receptive fields from gradients, side by side."""
+"""The figure of receptive fields: on which pixels one query's output depends, for each attention."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from minidat.models.mixers import mixer
 from minidat.models.pyramid import Stage
 
 SIDE, DIM, HEADS, QUERY = 28, 48, 3, (12, 17)
-WINDOW, KERNEL, REDUCTION, STRIDE, OFFSET_KERNEL = 7, 7, 4, 4, 7
+WINDOW, KERNEL, REDUCTION, OFFSETS = 7, 7, 4, attention.Offsets(stride=4, kernel=7)
 NORM, NOTHING = LogNorm(1e-5, 1e-1, clip=True), 1e-12
-"""Of the shares of one pixel: the colours, and what counts as none (a mask of −100 leaves 10⁻⁴⁴)."""
+"""NORM: colours of a pixel's share. NOTHING: a smaller share counts as none (a mask of −100 leaves e⁻¹⁰⁰ ≈ 10⁻⁴⁴)."""
 COLOURS, POINT = "viridis_r", "#d55e00"
 
 CAPTION = (
-    "How much a query (star) depends on each pixel of its map: Σ over channels of |∂y(query)/∂x(pixel)| for random directions "
-    "of y, as a share of the whole panel. White pixels have no influence at all; the number over a panel is that of the others.",
-    "All weights are random, those of offsets too: the picture shows how far each attention can reach, not what a trained one "
-    "looks at. The map is 28×28 pixels of the image above, each made a token by a 3×3 convolution with random weights, "
-    "layer-normed; 48 channels, 3 heads.",
-    "Orange rings: the points that are read. In DCN and Deformable DETR they are this query’s own. In DAT all queries share "
-    "them; what is faint there moves the points through the offset network. Pairs are whole blocks with residuals and MLPs; "
-    "DAT++’s is without its convolutions.",
+    "How much the output at a query (star) depends on each pixel of its map: Σ over channels of |∂y(query)/∂x(pixel)| for random "
+    "directions of y, as a share of the panel’s sum. White pixels have no influence; the number over a panel counts the others.",
+    "All weights are random, also those of the offsets: the figure shows how far each attention can reach, not what a trained "
+    "one attends to. The map is 28×28 pixels of the image above, after a 3×3 convolution with random weights and a layer norm; "
+    "48 channels, 3 heads.",
+    "Orange rings: the points that are read. In DCN and Deformable DETR they belong to this query. In DAT all queries share "
+    "them; faint pixels there move the points through the offset network. Pairs are whole blocks with residuals and MLPs; "
+    "DAT++’s blocks are drawn without their other convolutions.",
 )
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One attention. `points`: of a record, the (n, 2) that the query reads."""
+    """One attention. `points`: from a record, the (n, 2) points that the query reads."""
 
     title: str
     note: str
@@ -53,8 +53,8 @@ class Panel:
 
 
 def receptive_fields_figure(out: Path, *, seed: int = 0, draws: int = 16) -> None:
-    """Eight attentions by themselves, and four pairs of blocks as models stack them, as a PNG. The seed draws all weights;
-    draws: see `receptive_field`."""
+    """Eight single attentions, and four pairs of blocks as models stack them, as a PNG. seed: of all weights; draws: see
+    `receptive_field`."""
     rng = np.random.default_rng(seed)
     image = _image()
     x = feature_map(image, rng)
@@ -74,7 +74,7 @@ def feature_map(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _image() -> np.ndarray:
-    """The middle of an image of shapes."""
+    """The middle of a test image of the shapes data."""
     cut = (IMAGE - SIDE) // 2
     return Shapes("test").batch([5])[0][0, cut : cut + SIDE, cut : cut + SIDE]
 
@@ -124,20 +124,17 @@ def _pairs(rng: np.random.Generator) -> list[Panel]:
 
 
 def _dat(rng: np.random.Generator) -> attention.DeformableAttention:
-    size = (SIDE, SIDE)
-    return attention.DeformableAttention(DIM, HEADS, size=size, stride=STRIDE, kernel=OFFSET_KERNEL, rng=rng)
+    return attention.DeformableAttention(DIM, HEADS, OFFSETS, size=(SIDE, SIDE), rng=rng)
 
 
 def _stack(letters: str, rng: np.random.Generator) -> Stage:
     """Whole blocks, with residuals and MLPs."""
-    stage = StageConfig(
-        DIM, HEADS, tuple(letters), window=WINDOW, neighborhood=KERNEL, stride=STRIDE, kernel=OFFSET_KERNEL
-    )
+    stage = StageConfig(DIM, HEADS, tuple(letters), window=WINDOW, neighborhood=KERNEL, offsets=OFFSETS)
     return Stage([Block(mixer(letter, stage, (SIDE, SIDE), "paper", rng), stage, 0.0, rng) for letter in letters])
 
 
 def _randomise(layers: Sequence[Any], sigma: float, rng: np.random.Generator) -> None:
-    """Weights in place of the zeros that offsets start from."""
+    """Gives layers random weights; those that predict offsets start from zeros."""
     for layer in layers:
         layer.weight.data[...] = rng.normal(0.0, sigma, layer.weight.shape)
 
@@ -147,7 +144,7 @@ def _all_points(record: dict) -> np.ndarray:
 
 
 def _points(panel: Panel, x: np.ndarray) -> np.ndarray:
-    """(n, 2), (row, col) in pixels: what the query reads; of a stack, what its last block reads."""
+    """(n, 2), (row, col) in pixels: the points that the query reads; in a stack of blocks, those of the last one."""
     if panel.points is None:
         return np.empty((0, 2))
     record: dict = {}

@@ -11,32 +11,33 @@ from minidat.models.pyramid import Pyramid
 
 
 class ZeroStrideArray(np.ndarray):
-    """An array of any shape whose elements are all the same one number in memory, in every copy of it too."""
+    """An array of any shape that takes the memory of one number: all its strides are 0, and those of its copies too."""
 
-    __module__ = np.ndarray.__module__  # whose functions take it
+    __module__ = np.ndarray.__module__  # `array_module` then returns NumPy
 
     def astype(self, *arguments: Any, **options: Any) -> ZeroStrideArray:
         return self
 
 
-def outline(shape: tuple[int, ...]) -> ZeroStrideArray:
+def zero_strides(shape: tuple[int, ...]) -> ZeroStrideArray:
+    """An array of this shape, full of zeros."""
     return ZeroStrideArray(shape, np.float32, buffer=np.zeros(1, np.float32), strides=(0,) * len(shape))
 
 
 class ZeroStrideGenerator:
-    """Stands in for a random generator: what it draws are outlines."""
+    """Stands in for a random generator: every draw is a `ZeroStrideArray`."""
 
     def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> ZeroStrideArray:
-        return outline(shape)
+        return zero_strides(shape)
 
     def normal(self, mean: float, sigma: float, shape: tuple[int, ...]) -> ZeroStrideArray:
-        return outline(shape)
+        return zero_strides(shape)
 
 
 def skeleton(config: Config) -> Pyramid:
-    """The network of a configuration with parameters that have shapes and no values: 88 million take no more memory than 28.
+    """The network of a configuration, built without memory for its parameters: they have shapes, and no values of their own.
 
-    To be counted, not run. Raises ValueError as `Pyramid` does.
+    For counting, not for running. Raises ValueError as `Pyramid` does.
     """
     generator: Any = ZeroStrideGenerator()
     return Pyramid(config, generator)

@@ -29,7 +29,7 @@ def bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def save(figure: Figure, out: Path) -> None:
+def save(figure: Figure, out: str | Path) -> None:
     """Write the figure as a PNG: complete, or not at all. Raises OSError where the file cannot be written, naming it."""
     FigureCanvasAgg(figure)
     content = BytesIO()
@@ -37,7 +37,7 @@ def save(figure: Figure, out: Path) -> None:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks: boxes
         figure.savefig(content, format="png", metadata={"Software": None})  # the same bytes from every version
     try:
-        with atomic_write(out) as file:
+        with atomic_write(Path(out)) as file:
             file.write(content.getbuffer())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(out)) from error

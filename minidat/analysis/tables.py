@@ -1,4 +1,4 @@
-"""Costs as aligned text: one model part by part, or several beside one another; what `minidat info` prints."""
+"""Costs as aligned text: one model part by part, or several models side by side. `minidat info` prints them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ COUNTED = {"macs": "multiply-adds", "paper": "multiply-adds (counted as the pape
 def table(model: Pyramid, convention: str = "macs", *, image: int | None = None, detail: bool = False) -> str:
     """The model as aligned text: a line for each part, and the totals.
 
-    "window" is what a local attention sees around a query, "keys" the grid that all queries of a map share: DAT's points, PVT's
-    reduced map. Of deformable attention, a last line says what share the offset network has. detail: under it, what a block's
-    work is spent on. convention, image, errors: see `cost`.
+    Columns: "window" is the size of Swin's window or NAT's neighbourhood, "keys" the key grid that all queries of a map share:
+    DAT's points, PVT's reduced map. A last line gives the offset network's share of deformable attention. detail: add a table
+    of the parts of each block's multiply-adds. convention, image, errors: see `cost`.
     """
     rows = cost(model, convention, image)
     total = totals(rows)
@@ -39,10 +39,10 @@ def table(model: Pyramid, convention: str = "macs", *, image: int | None = None,
 
 
 def compare(models: Mapping[str, Pyramid], convention: str = "macs", *, image: int | None = None) -> str:
-    """Models beside one another, part by part: a line for each model, and its counts over those of the first one.
+    """Models side by side, part by part: for each part a line per model, with the ratios of its counts to the first model's.
 
-    models: name → model. The steps between stages are one part, "downs". image: of all models; by default each has its own.
-    Errors: see `cost`.
+    models: name → model. The convolutions between stages are one part, "downs". image: of all models; by default each has its
+    own. Errors: see `cost`.
     """
     parts = {}
     for name, model in models.items():
@@ -69,7 +69,7 @@ def compare(models: Mapping[str, Pyramid], convention: str = "macs", *, image: i
 
 
 def _parts(rows: Sequence[Row]) -> dict[str, Row]:
-    """Rows by name, all steps between stages as "downs", and "total" as the last."""
+    """Rows by name, with the convolutions between stages added up as "downs", and "total" as the last."""
     downs = [row for row in rows if row.name.startswith("down")]
     parts = {row.name: row for row in rows if row not in downs}
     head = parts.pop("head")
@@ -96,12 +96,12 @@ def _work(multiply_adds: int) -> str:
 
 
 def _settings(stage: StageConfig, built: Any, size: tuple[int, ...]) -> list[str]:
-    """Heads, window, groups and keys of a stage; – where none of its blocks has them."""
+    """Heads, window, groups and keys of a stage; "–" where no block of it has any."""
     mixers = [block.mixer for block in built.blocks]
     deformable = [mixer for mixer in mixers if isinstance(mixer, DeformableAttention)]
     windows = [mixer.window for mixer in mixers if isinstance(mixer, WindowAttention)]
     windows += [mixer.kernel for mixer in mixers if isinstance(mixer, NeighborhoodAttention)]
-    keys = [mixer.key_size(size) for mixer in deformable]
+    keys = [mixer.offsets.key_size(size) for mixer in deformable]
     keys += [tuple(n // m.reduction for n in size) for m in mixers if isinstance(m, SpatialReductionAttention)]
     return [
         str(stage.heads),
@@ -121,7 +121,7 @@ def repeats(letters: str) -> str:
 
 
 def _shares(model: Pyramid, image: int | None) -> str:
-    """What part of deformable attention the offset network is, beside what the paper's text says."""
+    """The offset network's share of deformable attention, and what the paper's text says of it."""
     shares = offset_shares(model, image)
     if not shares:
         return ""
@@ -134,7 +134,7 @@ def _shares(model: Pyramid, image: int | None) -> str:
 
 
 def _details(rows: Sequence[Row]) -> str:
-    """A line for each kind of block of a stage: its multiply-adds by what they are spent on."""
+    """A line for each kind of block of a stage: the parts of its multiply-adds."""
     cells = [["", "block", *KINDS, "all"]]
     for row in rows:
         for letter in dict.fromkeys(block.mixer for block in row.detail):
@@ -149,8 +149,8 @@ def _details(rows: Sequence[Row]) -> str:
 
 
 def _align(cells: Sequence[Sequence[str]], left: int, *, last: bool = True) -> str:
-    """Columns two spaces apart, `left` of them flush left; a rule under the first line, over the last one (if `last`), and in
-    place of empty ones."""
+    """Columns two spaces apart, the first `left` of them flush left. A rule stands under the first line, above the last one
+    (if `last`), and for each empty line."""
     widths = [max(len(line[i]) for line in cells if line) for i in range(len(cells[0]))]
     justify = [str.ljust if i < left else str.rjust for i in range(len(widths))]
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))

@@ -1,10 +1,11 @@
-"""Multi-head self-attention, as in ViT: every token looks at every other."""
+"""Multi-head self-attention, as in ViT: every token attends to every token of the map."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from minidat import nn, ops
+from minidat.attention.entry import entered
 from minidat.autograd import Tensor
 from minidat.ops.heads import check_heads
 
@@ -18,8 +19,8 @@ class MultiHeadSelfAttention(nn.Module):
     | W_o | `out` |
     | M | `heads` |
 
-    Differences from the released code: none; it has no such module, this is its window attention with one window and no
-    bias. Raises ValueError when heads do not divide dim.
+    Differences from the released code: it has no such module; this is its window attention with one window and no bias.
+    Raises ValueError when heads do not divide dim, TypeError for an input that is no floating array.
     """
 
     def __init__(self, dim: int, heads: int, *, rng: np.random.Generator):
@@ -30,6 +31,7 @@ class MultiHeadSelfAttention(nn.Module):
 
     def __call__(self, x: Tensor, record: dict | None = None) -> Tensor:
         """x (B, H, W, C), any H and W → the same shape."""
+        x = entered("MultiHeadSelfAttention", x, "B H W C", self.out.weight.shape[0])
         b, h, w, c = x.shape
         qkv = self.qkv(x.reshape(b, h * w, c))
         return self.out(ops.self_attention(qkv, None, None, heads=self.heads)).reshape(b, h, w, c)

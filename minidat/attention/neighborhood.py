@@ -1,10 +1,11 @@
-"""Neighbourhood attention, as in NAT and the first blocks of DAT++: a token looks at the k×k nearest to it."""
+"""Neighbourhood attention, as in NAT and DAT++: a token attends to the k×k tokens nearest to it."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from minidat import nn, ops
+from minidat.attention.entry import entered
 from minidat.autograd import Tensor
 from minidat.ops.heads import check_heads
 from minidat.ops.neighborhood import check_kernel
@@ -20,11 +21,11 @@ class NeighborhoodAttention(nn.Module):
     | B, by key − query | `table` (M, 2k−1, 2k−1) (released: `rpb`) |
     | M, k | `heads` `kernel` |
 
-    Windows cut a map apart, this slides with the query. N(i): at the border the k×k neighbours move inwards, so there are k²
-    of them everywhere. A map smaller than k×k is filled up with zeros at the bottom and on the right before W_q, W_k, W_v,
-    and cut back after: what was filled up does take part, with the biases of W_k and W_v for its key and value.
+    N(i), the neighbourhood of i, slides with the query, where Swin's windows are fixed. At the border of the map it moves
+    inwards, so it has k² tokens everywhere. A map smaller than k×k is zero-padded at the bottom and on the right before
+    W_q, W_k, W_v, and cropped before W_o. The padding takes part as keys: the biases of W_k and W_v are its key and value.
     Differences from the released code: none. Source: NATTEN 0.14.6 with dilation 1, B from σ = 0.02.
-    Raises ValueError for an even kernel and when heads do not divide dim.
+    Raises ValueError for an even kernel and when heads do not divide dim, TypeError for an input that is no floating array.
     """
 
     def __init__(self, dim: int, heads: int, *, kernel: int = 7, rng: np.random.Generator):
@@ -37,6 +38,7 @@ class NeighborhoodAttention(nn.Module):
 
     def __call__(self, x: Tensor, record: dict | None = None) -> Tensor:
         """x (B, H, W, C), any H and W → the same shape."""
+        x = entered("NeighborhoodAttention", x, "B H W C", self.out.weight.shape[0])
         h, w = x.shape[1:3]
         if short := (h < self.kernel or w < self.kernel):
             x = ops.pad(x, widths=((0, 0), (0, max(self.kernel - h, 0)), (0, max(self.kernel - w, 0)), (0, 0)))

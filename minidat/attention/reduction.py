@@ -1,11 +1,14 @@
-"""Spatial-reduction attention, as in PVT: every token looks at the whole map, made R times coarser along each side."""
+"""Spatial-reduction attention, as in PVT: keys and values come from a map R times smaller along each side."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from minidat import nn, ops
+from minidat.attention.entry import entered
+from minidat.attention.heads import multi_head_attention
 from minidat.autograd import Tensor
+from minidat.ops.checks import check_whole
 from minidat.ops.heads import check_heads
 
 
@@ -22,13 +25,12 @@ class SpatialReductionAttention(nn.Module):
 
     With R = 1, x′ = x and this is multi-head self-attention. Rows and columns beyond the last whole R×R patch are in no key.
     Differences from the released code: none. Raises ValueError when heads do not divide dim, when R < 1, and for a map
-    smaller than R×R.
+    smaller than R×R, TypeError for an input that is no floating array.
     """
 
     def __init__(self, dim: int, heads: int, *, reduction: int, rng: np.random.Generator):
         check_heads("SpatialReductionAttention", dim, heads)
-        if reduction < 1:
-            raise ValueError(f"SpatialReductionAttention: reduction {reduction} must be at least 1")
+        check_whole("SpatialReductionAttention", reduction=reduction)
         self.heads, self.reduction = heads, reduction
         self.query = nn.Linear(dim, dim, rng=rng)
         if reduction > 1:
@@ -39,23 +41,18 @@ class SpatialReductionAttention(nn.Module):
 
     def __call__(self, x: Tensor, record: dict | None = None) -> Tensor:
         """x (B, H, W, C), any H and W from R on → the same shape."""
-        h, w = x.shape[1:3]
-        if h < self.reduction or w < self.reduction:
-            raise ValueError(f"SpatialReductionAttention: a map of {h}×{w} is smaller than reduction {self.reduction}")
-        return self.out(self.attend(self.query(x), self.reduced(x)))
+        x = entered("SpatialReductionAttention", x, "B H W C", self.out.weight.shape[0])
+        _, h, w, _ = x.shape
+        self.check_size((h, w))
+        k, v = ops.split(self.key_value(self.reduced(x)), 2, axis=-1)
+        return self.out(multi_head_attention(self.query(x), k, v, None, heads=self.heads))
 
     def reduced(self, x: Tensor) -> Tensor:
         """x′ (B, ⌊H/R⌋, ⌊W/R⌋, C): what keys and values are made of"""
         return self.norm(self.reduce(x)) if self.reduction > 1 else x
 
-    def attend(self, q: Tensor, reduced: Tensor) -> Tensor:
-        """softmax(q kᵀ/√d) v, heads side by side, as a map"""
-        b, h, w, c = q.shape
-        d = c // self.heads
-
-        def heads(t: Tensor) -> Tensor:  # (B, …, C) → (B, M, n, d)
-            return t.reshape(b, -1, self.heads, d).transpose(0, 2, 1, 3)
-
-        k, v = ops.split(self.key_value(reduced), 2, axis=-1)
-        z = ops.attention(heads(q), heads(k), heads(v), None, None, scale=d**-0.5)
-        return z.transpose(0, 2, 1, 3).reshape(b, h, w, c)
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raises ValueError for a map (H, W) that is smaller than R×R."""
+        if min(size) < self.reduction:
+            h, w = size
+            raise ValueError(f"SpatialReductionAttention: a map of {h}×{w} is smaller than reduction {self.reduction}")

@@ -1,12 +1,14 @@
-"""Local attention in windows, and in shifted windows, as in Swin: a token looks at those of its window."""
+"""Window attention and shifted-window attention, as in Swin: a token attends to the tokens of its window."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from minidat import nn, ops
+from minidat.attention.entry import entered
 from minidat.autograd import Tensor
 from minidat.autograd.backend import like
+from minidat.ops.checks import check_whole
 from minidat.ops.heads import check_heads
 from minidat.ops.windows import check_divisible, window_partition
 
@@ -18,8 +20,11 @@ def relative_index(window: int) -> np.ndarray:
 
 
 def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
-    """(windows, 1, w², w²): −100 where, after the roll, two tokens of one window come from parts of the map that do not
-    touch, else 0. As released: regions are the slices [0:−w], [−w:−shift], [−shift:] of both axes."""
+    """(windows, 1, w², w²): −100 for two tokens of one window that were no neighbours before the roll, else 0.
+
+    As released: the slices [0:−w], [−w:−shift], [−shift:] of both axes make nine regions, and tokens of one region may
+    attend to each other.
+    """
     slices = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     region = np.zeros((1, height, width, 1))
     for i, rows in enumerate(slices):
@@ -39,15 +44,20 @@ class WindowAttention(nn.Module):
     | B, by relative position | `table` ((2w−1)², M), read at `index` (w², w²) |
     | shift | `shift`; the map is rolled by −shift before and +shift after |
 
-    `size`: (H, W) of the map that the mask is kept for; any other that windows tile fits too. Differences from the
-    released code: none on that map, and there is no other there. Its shift is ⌈w/2⌉ (Swin's is ⌊w/2⌋); callers choose.
-    Raises ValueError when heads do not divide dim or windows do not tile the map.
+    `size`: (H, W) of the map that the mask is stored for; the mask of another map is computed in each call.
+    Differences from the released code: other maps are possible. The released shift is ⌈w/2⌉ (Swin's is ⌊w/2⌋); here the
+    caller chooses. Raises ValueError when heads do not divide dim, for a shift that is not in 0 … w, and when windows do not
+    tile the map, TypeError for an input that is no floating array.
     """
 
     def __init__(
         self, dim: int, heads: int, *, window: int, size: tuple[int, int], rng: np.random.Generator, shift: int = 0
     ):
         check_heads("WindowAttention", dim, heads)
+        check_whole("WindowAttention", window=window, height=size[0], width=size[1])
+        check_whole("WindowAttention", 0, shift=shift)
+        if shift > window:
+            raise ValueError(f"WindowAttention: shift is {shift}; it must be at most the window, {window}")
         check_divisible(*size, window)
         self.heads, self.window, self.shift, self.size = heads, window, shift, size
         self.table = nn.table(rng, ((2 * window - 1) ** 2, heads))
@@ -60,7 +70,7 @@ class WindowAttention(nn.Module):
         return Tensor(shift_mask(*size, self.window, self.shift).astype(np.float32))
 
     def mask_of(self, x: Tensor) -> Tensor | None:
-        """The mask for the map that is given, on its device; None without a shift."""
+        """The mask for the map x (B, H, W, C), on its device; None without a shift."""
         _, h, w, _ = x.shape
         if not self.shift or (h, w) == self.size:
             return self.mask
@@ -69,12 +79,17 @@ class WindowAttention(nn.Module):
         return mask
 
     def bias(self) -> Tensor:
-        """B (M, w², w²): the table, read at the relative position of every pair."""
+        """B (M, w², w²): the table, read at the relative position of every query and key."""
         return ops.take(self.table, indices=self.index.data, axis=0).transpose(2, 0, 1)
 
     def __call__(self, x: Tensor, record: dict | None = None) -> Tensor:
         """x (B, H, W, C), windows tiling the map → the same shape."""
+        x = entered("WindowAttention", x, "B H W C", self.out.weight.shape[0])
         h, w = x.shape[1:3]
         tokens = ops.window_partition(x, window=self.window, shift=self.shift)  # (B, windows, w², C)
         z = ops.self_attention(self.qkv(tokens), self.bias(), self.mask_of(x), heads=self.heads)
         return ops.window_merge(self.out(z), height=h, width=w, window=self.window, shift=self.shift)
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raises ValueError for a map (H, W) that windows do not tile."""
+        check_divisible(*size, self.window)

@@ -14,7 +14,7 @@ Rng = np.random.Generator | None
 
 
 def mlp(stage: StageConfig, rng: np.random.Generator) -> nn.Module:
-    """The stage's kind of MLP. Raises ValueError for one that is not in `MLPS`."""
+    """The MLP of the kind that the stage names. Raises ValueError for a kind that is not in `MLPS`."""
     if stage.mlp not in MLPS:
         raise ValueError(f"mlp {stage.mlp!r} is unknown; choose from {', '.join(MLPS)}")
     if stage.mlp == "plain":
@@ -25,7 +25,7 @@ def mlp(stage: StageConfig, rng: np.random.Generator) -> nn.Module:
 class Block(nn.Module):
     """z′ = MHSA(LN(z)) + z;  z = MLP(LN(z′)) + z′                                                  DAT eq. (4), (5)
 
-    DAT++ puts a local perception unit before it, z ← DWConv₃ₓ₃(z) + z, where `stage.lpu` says so.
+    If `stage.lpu`, DAT++'s local perception unit comes first: z ← DWConv₃ₓ₃(z) + z.
     """
 
     def __init__(self, mixer: nn.Module, stage: StageConfig, drop_path: float, rng: np.random.Generator):
@@ -48,7 +48,7 @@ class Block(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """z ← MLP(LN(DWConv(z))) + z: a ConvNeXt block, letter X of the released DAT++."""
+    """z ← MLP(LN(DWConv(z))) + z: a ConvNeXt block, letter X of released DAT++."""
 
     def __init__(self, mixer: nn.Module, stage: StageConfig, drop_path: float, rng: np.random.Generator):
         self.mixer = mixer
@@ -66,7 +66,7 @@ class ConvBlock(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """A convolution, then layer norm: patch embedding, and the step between stages."""
+    """A convolution and a layer norm: the patch embedding, and the convolution between two stages."""
 
     def __init__(
         self, c_in: int, c_out: int, k: int, *, stride: int, rng: np.random.Generator, padding: int = 0, bias: bool
@@ -81,8 +81,8 @@ class ConvNorm(nn.Module):
 class ConvStem(nn.Module):
     """DAT++'s first layers: 3×3 convolution to half the width, layer norm, GELU, 3×3 convolution, layer norm.
 
-    Strides √patch twice, where that is whole, else 2 and patch/2: together a map of H/patch. (The released code strides by
-    patch_size // 2 twice, which comes to its patch_size where that is 4, and to no other.)
+    Both strides are √patch if that is a whole number, else 2 and patch/2; the map is H/patch × W/patch. (In the released code
+    both strides are patch_size // 2, so only for patch_size 4 is the map H/patch_size.)
     """
 
     def __init__(self, dim: int, patch: int, rng: np.random.Generator):
@@ -96,7 +96,7 @@ class ConvStem(nn.Module):
 
 
 def stem(kind: str, dim: int, patch: int, rng: np.random.Generator) -> ConvNorm | ConvStem:
-    """image (B, H, W, 3) → the first map, H/patch × W/patch."""
+    """The layers from an image (B, H, W, 3) to the first map, H/patch × W/patch. kind: of `config.STEMS`."""
     if kind == "conv":
         return ConvStem(dim, patch, rng)
     k, padding = (7, 3) if kind == "overlap" else (patch, 0)
@@ -104,6 +104,6 @@ def stem(kind: str, dim: int, patch: int, rng: np.random.Generator) -> ConvNorm 
 
 
 def down(kind: str, c_in: int, c_out: int, rng: np.random.Generator) -> ConvNorm:
-    """A stage's map → the next stage's, half the size."""
+    """The layer from a stage's map to the next stage's, half as high and wide. kind: of `config.STEMS`."""
     k, padding = (2, 0) if kind == "patch" else (3, 1)
     return ConvNorm(c_in, c_out, k, stride=2, padding=padding, rng=rng, bias=False)

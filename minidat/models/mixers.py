@@ -1,4 +1,4 @@
-"""The letters of a stage: which attention a block mixes its tokens with. Another letter, another network, same budget."""
+"""The letters of a stage: the attention, or convolution, by which a block mixes its tokens."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from minidat.attention import (
     DeformableSelfAttention,
     MultiHeadSelfAttention,
     NeighborhoodAttention,
+    PooledAttention,
     SpatialReductionAttention,
     WindowAttention,
 )
@@ -24,7 +25,7 @@ Build = Callable[[StageConfig, Size, str, np.random.Generator], nn.Module]
 
 
 class Mixer(NamedTuple):
-    """What a letter stands for. `build(stage, (H, W), convention, rng)` makes one."""
+    """What a letter stands for. `build(stage, (H, W), convention, rng)` makes the module."""
 
     name: str
     build: Build
@@ -52,21 +53,10 @@ def spatial_reduction(stage: StageConfig, size: Size, convention: str, rng: np.r
 
 
 def deformable(stage: StageConfig, size: Size, convention: str, rng: np.random.Generator) -> nn.Module:
-    return DeformableAttention(
-        stage.dim,
-        stage.heads,
-        size=size,
-        rng=rng,
-        groups=stage.groups,
-        stride=stage.stride,
-        kernel=stage.kernel,
-        padding=stage.padding,
-        range_factor=stage.range_factor,
-        limit=stage.limit,
-        position=stage.position,
-        offsets=stage.offsets,
-        convention=convention,
-    )
+    pooled = convention == "v2" and not stage.offsets.learned  # as released
+    options = {"groups": stage.groups, "position": stage.position, "convention": convention}
+    kind = PooledAttention if pooled else DeformableAttention
+    return kind(stage.dim, stage.heads, stage.offsets, size=size, rng=rng, **options)
 
 
 def deformable_convolution(stage: StageConfig, size: Size, convention: str, rng: np.random.Generator) -> nn.Module:
@@ -79,7 +69,10 @@ def deformable_detr(stage: StageConfig, size: Size, convention: str, rng: np.ran
 
 def depthwise(stage: StageConfig, size: Size, convention: str, rng: np.random.Generator) -> nn.Module:
     if stage.window % 2 == 0:
-        raise ValueError(f"mixer X: its convolution needs an odd window to keep the map's size, got {stage.window}")
+        raise ValueError(
+            f"mixer X: window {stage.window} is even, so its convolution has no centre: padded by {stage.window // 2}, as "
+            f"released, its map is one pixel larger than the residual's; use {stage.window - 1} or {stage.window + 1}"
+        )
     return nn.DepthwiseConv2d(stage.dim, stage.window, rng=rng)
 
 
@@ -94,7 +87,7 @@ MIXERS = {
     "D": Mixer("deformable (DAT)", deformable),
     "X": Mixer("depthwise convolution (ConvNeXt)", depthwise),
 }
-"""L S D N P X are the released model's letters; A, C and M are added here."""
+"""L, S, D, N, P and X are the released model's letters; A, C and M are added here."""
 
 
 def mixer(letter: str, stage: StageConfig, size: Size, convention: str, rng: np.random.Generator) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The pyramid that all models share: patches, then stages of blocks, each stage on a map half the size."""
+"""The pyramid that all models share: patches, then stages of blocks, the map of each stage half as high and wide."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from minidat import nn, ops
+from minidat.attention.entry import entered
 from minidat.autograd import Tensor
 from minidat.models.blocks import Block, ConvBlock, down, stem
 from minidat.models.config import Config
@@ -14,7 +15,7 @@ from minidat.models.mixers import mixer
 
 
 class Stage(nn.Module):
-    """Blocks on maps of one size."""
+    """A sequence of blocks on maps of one size."""
 
     def __init__(self, blocks: list[Block | ConvBlock]):
         self.blocks = blocks
@@ -53,12 +54,15 @@ class Pyramid(nn.Module):
     def __call__(self, x: Tensor, rng: np.random.Generator | None = None, record: dict | None = None) -> Tensor:
         """x (B, H, W, 3) → logits (B, classes).
 
-        `rng`: draw drop path from it (a training pass). `record`: a dict to receive, under (stage, block), what each
+        `rng`: drop path is drawn from it (a training pass). `record`: a dict that receives, under (stage, block), what each
         deformable block did: points (B, G, N, 2) in pixels of its map, reference points, sizes.
-        Raises ValueError for an image whose sides the patches do not tile, or of which a mixer cannot take the map.
+        Raises ValueError for images whose sides patches do not tile or whose maps a mixer does not take, TypeError for
+        images that are no floating array.
         """
-        self._check(x.shape)
-        x = self.stem(x if isinstance(x, Tensor) else Tensor(x))
+        x = entered("model", x, "B H W C", 3)
+        _, h, w, _ = x.shape
+        self.check_image((h, w))
+        x = self.stem(x)
         if self.widen:
             x = self.widen(x)
         if self.positions is not None:
@@ -72,14 +76,34 @@ class Pyramid(nn.Module):
                 record.update({(i, block): entry for block, entry in entries.items()})
         return self.head(ops.mean(self.norm(x), axis=(1, 2)))
 
-    def _check(self, shape: tuple[int, ...]) -> None:
-        side, multiple = self.config.image, self.config.multiple
-        if len(shape) != 4 or shape[3] != 3:
-            raise ValueError(f"model: images must be (B, {side}, {side}, 3), got {shape}")
-        if shape[1] % multiple or shape[2] % multiple:
-            fits = [max(round(n / multiple), 1) * multiple for n in shape[1:3]]
-            raise ValueError(
-                f"model: sides of images must be multiples of {multiple}, got {shape[1:3]}; {fits} would fit"
-            )
-        if self.config.absolute and shape[1:3] != (side, side):
-            raise ValueError(f"model: it has a vector for each position of a {side}×{side} image, got {shape[1:3]}")
+    def check_image(self, size: tuple[int, int]) -> None:
+        """Raises ValueError for images of (H, W) that this model does not take. The message names sizes that it takes."""
+        reason = self._misfit(size)
+        if reason:
+            nearest = [self._nearest(side) for side in size]
+            hint = f"; {nearest[0]}×{nearest[1]} would fit" if all(nearest) else ""
+            raise ValueError(f"model: an image of {size[0]}×{size[1]} does not fit: {reason}{hint}")
+
+    def _misfit(self, size: tuple[int, int]) -> str | None:
+        """Why an image of (H, W) does not fit; None where it does."""
+        multiple, side = self.config.multiple, self.config.image
+        if min(size) < 1 or size[0] % multiple or size[1] % multiple:
+            return f"its sides must be positive multiples of {multiple}"
+        if self.config.absolute and tuple(size) != (side, side):
+            return f"the model has a vector for each position of a {side}×{side} image"
+        maps = zip(*(self.config.map_sizes(n) for n in size), strict=True)
+        for i, (stage, of_stage) in enumerate(zip(self.stages, maps, strict=True), 1):
+            checks = [getattr(block.mixer, "check_size", None) for block in stage.blocks]
+            try:
+                for check in filter(None, checks):
+                    check(of_stage)
+            except ValueError as error:
+                return f"stage {i}: {error}"
+        return None
+
+    def _nearest(self, side: int) -> int | None:
+        """The side nearest to `side` of a square image that fits, the larger one of two; None if there is none up to twice
+        as large as the model's or as `side`."""
+        multiple, most = self.config.multiple, 2 * max(side, self.config.image)
+        sides = sorted(range(multiple, most + 1, multiple), key=lambda n: (abs(n - side), -n))
+        return next((n for n in sides if self._misfit((n, n)) is None), None)

@@ -1,4 +1,4 @@
-"""Named configurations: the paper's models, DAT++, the attentions they are compared with, and small ones for 32×32."""
+"""Named configurations: the paper's models, DAT++, the models that they are compared with, and small ones for 32×32."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ Ints = tuple[int, ...]
 
 
 def stages(dims: Ints, heads: Ints, letters: tuple[str, ...], **options: object) -> tuple[StageConfig, ...]:
-    """A StageConfig for each of dims; letters: the mixers of each stage, "LDLDLD". An option is one value for all stages,
-    or a tuple or list of one for each."""
-
-    def option(value: object, i: int):
-        return value[i] if isinstance(value, tuple | list) else value
-
-    return tuple(
-        StageConfig(dim, heads[i], tuple(letters[i]), **{k: option(v, i) for k, v in options.items()})
-        for i, dim in enumerate(dims)
-    )
+    """A StageConfig for each of dims. letters: the mixers of each stage, "LDLDLD". options: of `StageConfig` and of its
+    `Offsets`, each one value for all stages, or a tuple or list with a value for each."""
+    made = []
+    for i, dim in enumerate(dims):
+        own = {name: value[i] if isinstance(value, tuple | list) else value for name, value in options.items()}
+        made.append(StageConfig(dim, heads[i], tuple(letters[i])).changed(**own))
+    return tuple(made)
 
 
 def dat(
@@ -37,8 +34,9 @@ def dat(
 
 
 def dat_pp(dims: Ints, heads: Ints, groups: Ints, *, image: int = 224, drop_path: float) -> Config:
-    """DAT++ as released (v2): neighbourhood and deformable attention in turn, convolutions in stem, MLP and before each
-    block, points cut to the map. Its tables are for 224 at any size. Source: the released configurations."""
+    """DAT++ as released (v2): neighbourhood and deformable attention in turn; convolutions in the stem, in the MLPs and before
+    each block; points clamped to the map. Tables are made for images of 224 at every size. Source: the released
+    configurations."""
     made = stages(
         dims,
         heads,
@@ -59,7 +57,7 @@ _B_PP = (*_B[:2], (2, 4, 8, 16))
 
 
 def swin_tiny() -> Config:
-    """Swin-T: DAT-T with shifted windows throughout, which the paper's ablation calls so; its last map is one window."""
+    """Swin-T as in the paper's ablation: DAT-T with windows and shifted windows in all stages; the last map is one window."""
     made = stages(*_T[:2], ("LS", "LS", "LSLSLS", "LL"), shift=3)
     return Config(224, 4, 1000, made, drop_path=0.2)
 
@@ -94,7 +92,7 @@ def convnext_tiny() -> Config:
 
 
 def small(*letters: str, **options: object) -> Config:
-    """`dat_cifar`'s skeleton for 32×32 with other mixers: maps of 16×16, 8×8 and 4×4."""
+    """Widths, heads and stages of `dat_cifar`, with other mixers: maps of 16×16, 8×8 and 4×4 for images of 32×32."""
     window = options.pop("window", 4)
     return Config(32, 2, 10, stages((48, 96, 192), (3, 6, 12), letters, window=window, **options))
 
@@ -140,7 +138,7 @@ MODELS: dict[str, Callable[[], Config]] = {
         stem="conv",
     ),
 }
-"""The small ones have as many parameters as `dat_cifar`, to 5 %: same budget, other attention."""
+"""Models named …_cifar have as many parameters as `dat_cifar`, to within 5 %; their multiply-adds differ more."""
 
 
 def config(name: str, *, classes: int | None = None, drop_path: float | None = None) -> Config:

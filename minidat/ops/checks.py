@@ -1,7 +1,8 @@
-"""A check that ops share."""
+"""Checks that ops and modules share."""
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 
@@ -11,3 +12,10 @@ def check_floating(name: str, *arrays: Any) -> None:
     for i, array in enumerate(arrays):
         if array.dtype.kind != "f":
             raise TypeError(f"{name}: input {i} must be floating-point, got {array.dtype}")
+
+
+def check_whole(name: str, least: int = 1, **options: Any) -> None:
+    """Raises ValueError for an option that is no whole number of at least `least`. `name`: the op or class that has it."""
+    for option, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name}: {option} is {value!r}; it must be a whole number of at least {least}")

@@ -39,8 +39,10 @@ def conv2d(x, w, bias, *, stride: int = 1, padding: int = 0):
 
 
 def check_kernel_fits(name: str, x: Any, kernel: tuple[int, int], stride: int, padding: int) -> None:
-    """Raises ValueError when a kernel is larger than the padded map, or the stride or the padding is not one."""
+    """Raises ValueError for an empty kernel or one larger than the padded map, and for a stride or padding that is too small."""
     h, w = x.shape[1:3]
+    if min(kernel) < 1:
+        raise ValueError(f"{name}: the kernel {kernel} has no taps; axes 'k' and 'l' must be at least 1")
     if stride < 1 or padding < 0:
         raise ValueError(f"{name}: stride {stride} must be at least 1 and padding {padding} at least 0")
     if h + 2 * padding < kernel[0] or w + 2 * padding < kernel[1]:

@@ -11,6 +11,7 @@ from typing import Any
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
 from minidat.ops.bilinear import bilinear_sample
+from minidat.ops.checks import check_whole
 from minidat.ops.coordinates import output_size
 from minidat.ops.linear import linear
 from minidat.ops.sums import row_dot
@@ -19,7 +20,10 @@ from minidat.ops.sums import row_dot
 def output_shape(
     size: tuple[int, int], kernel: tuple[int, int], *, stride: int = 1, padding: int = 0, dilation: int = 1
 ) -> tuple[int, int]:
-    """(I, J), how often the dilated kernel fits. Raises ValueError when it is larger than the padded map."""
+    """(I, J), how often the dilated kernel fits. Raises ValueError when it is larger than the padded map, or for a stride or
+    dilation below 1 or a padding below 0."""
+    check_whole("deformable_conv", stride=stride, dilation=dilation)
+    check_whole("deformable_conv", 0, padding=padding)
     i, j = (output_size(n, (k - 1) * dilation + 1, stride, padding) for n, k in zip(size, kernel, strict=True))
     if i < 1 or j < 1:
         h, w = size
@@ -79,7 +83,7 @@ def deformable_conv(x, offsets, modulation, w, bias, *, stride: int = 1, padding
 
 def _check(x: tuple[int, ...], offsets: tuple[int, ...], kernel: tuple[int, int], geometry: dict[str, int]) -> None:
     (_, h, w, c), (_, rows, cols, groups, taps, _), (k, k2) = x, offsets, kernel
-    if c % groups:
+    if not groups or c % groups:
         raise ValueError(f"deformable_conv: axis 'c' is {c} in input 0, which {groups} groups (axis 'g') do not divide")
     if taps != k * k2:
         raise ValueError(f"deformable_conv: axis 't' is {taps} in input 1, but the kernel in input 3 has {k}×{k2} taps")

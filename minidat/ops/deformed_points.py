@@ -15,8 +15,9 @@ def deformed_points(offsets, reference, *, limit: str, amplitude: tuple[float, f
 
     offsets (B, G, N, 2) from θ_offset; reference (N, 2), normalised, a constant. `limit` keeps points near or inside:
     "tanh" p + amplitude·tanh(Δp), the paper's; "squash" tanh(p + Δp), released v1 with s < 0; "clamp" p + Δp cut to
-    [−1, 1], released v2 with s < 0 (no gradient through a cut coordinate); "none" p + Δp. amplitude: s in normalised
-    units for rows and columns. size: (H, W) of the map that is sampled. Raises ValueError for another `limit`.
+    [−1, 1], released v2 with s < 0 (no gradient through a cut coordinate; ±1 itself is not cut, as in
+    PyTorch); "none" p + Δp. amplitude: s in normalised units for rows and columns. size: (H, W) of the map that is
+    sampled. Raises ValueError for another `limit`.
     """
     check_floating("deformed_points", offsets)
     xp = array_module(offsets)

@@ -73,7 +73,7 @@ def getitem(x, *, index: Any):
 def split(x: Tensor, sections: int, axis: int) -> list[Tensor]:
     """`sections` equal parts of x along `axis`. Raises ValueError when the axis does not divide."""
     n = x.shape[axis]
-    if n % sections:
+    if sections < 1 or n % sections:
         raise ValueError(f"split: axis {axis} has {n} elements, which {sections} sections do not divide")
     before = (slice(None),) * (axis % x.ndim)
     step = n // sections

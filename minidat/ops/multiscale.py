@@ -55,7 +55,7 @@ def multiscale_deformable_attention(values, locations, weights, *, sizes: Sizes)
 
 def _check(c: int, s: int, heads: int, levels: int, sizes: Sizes) -> None:
     name, total = "multiscale_deformable_attention", sum(h * w for h, w in sizes)
-    if c % heads:
+    if not heads or c % heads:
         raise ValueError(f"{name}: axis 'c' is {c} in input 0, which {heads} heads (axis 'm') do not divide")
     if levels != len(sizes):
         raise ValueError(f"{name}: axis 'l' is {levels} in input 1, but sizes are of {len(sizes)} maps")

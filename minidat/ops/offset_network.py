@@ -19,7 +19,7 @@ def offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, *, str
     """
     b, h, w, c = q.shape
     e = gamma.shape[0]
-    if c % e:
+    if not e or c % e:
         raise ValueError(f"offset_network: axis 'c' is {c} in input 0, which groups of {e} channels do not divide")
     groups = c // e
     folded = q.reshape(b, h, w, groups, e).transpose(0, 3, 1, 2, 4).reshape(b * groups, h, w, e)

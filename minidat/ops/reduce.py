@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
 
@@ -16,10 +18,14 @@ def _spread(dy, x, axis: Axis, keepdims: bool):
     return dy if keepdims else xp.expand_dims(dy, axis)
 
 
-def check_not_empty(name: str, x) -> None:
-    """Raises ValueError for an array without elements, which has no mean and no maximum."""
-    if not x.size:
+def reduced(name: str, x, axis: Axis) -> int:
+    """How many elements each result is made of. Raises ValueError for none: there is no mean and no maximum of nothing. An
+    empty batch that is kept as an axis has empty results."""
+    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    n = prod(x.shape[i] for i in axes)
+    if not n:
         raise ValueError(f"{name}: an array of shape {x.shape} has no elements to reduce")
+    return n
 
 
 @op("... -> ...")
@@ -35,9 +41,8 @@ def sum(x, *, axis: Axis = None, keepdims: bool = False):
 def mean(x, *, axis: Axis = None, keepdims: bool = False):
     """y = (1/n) Σ x. Every summand gets dy / n. Raises ValueError where n is 0."""
     xp = array_module(x)
-    check_not_empty("mean", x)
+    share = 1 / reduced("mean", x, axis)
     y = xp.asarray(x.mean(axis=axis, keepdims=keepdims))
-    share = y.size / x.size
     return y, lambda dy: (xp.broadcast_to(_spread(dy * share, x, axis, keepdims), x.shape),)
 
 
@@ -45,7 +50,7 @@ def mean(x, *, axis: Axis = None, keepdims: bool = False):
 def max(x, *, axis: Axis = None, keepdims: bool = False):
     """y = max x. The largest element gets dy; equal largest ones share it evenly. Raises ValueError where there is none."""
     xp = array_module(x)
-    check_not_empty("max", x)
+    reduced("max", x, axis)
     y = xp.asarray(x.max(axis=axis, keepdims=keepdims))
 
     def vjp(dy):

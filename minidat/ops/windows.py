@@ -44,5 +44,14 @@ def window_partition(x, *, window: int, shift: int = 0):
 
 @op("b n t c -> b h w c")
 def window_merge(t, *, height: int, width: int, window: int, shift: int = 0):
-    """Put windows back into a map (B, height, width, C) and roll it by +shift."""
+    """Put windows back into a map (B, height, width, C) and roll it by +shift.
+
+    Raises ValueError when window does not divide height and width, and for another number of windows or of their tokens.
+    """
+    check_divisible(height, width, window)
+    n, tokens = (height // window) * (width // window), window * window
+    if t.shape[1:3] != (n, tokens):
+        raise ValueError(
+            f"window_merge: a map of {height}×{width} has {n} windows of {tokens} tokens, input 0 has {t.shape[1:3]}"
+        )
     return _merge(t, height, width, window, shift), lambda dy: (_partition(dy, window, shift),)

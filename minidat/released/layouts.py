@@ -18,6 +18,7 @@ from minidat.attention import (
     SpatialReductionAttention,
     WindowAttention,
 )
+from minidat.attention.positions import DepthwisePosition, FixedPosition, LogPosition, RelativePosition
 from minidat.autograd import Tensor
 from minidat.autograd.backend import asnumpy
 from minidat.models.blocks import ConvBlock, ConvStem
@@ -138,19 +139,20 @@ def _reduction(mixer: Any, name: str) -> Iterator[Entry]:
 
 
 def _deformable(mixer: Any, name: str) -> Iterator[Entry]:
-    if mixer.offsets:
+    if mixer.offsets.learned:
         yield from _layer(mixer.depthwise, f"{name}.conv_offset.0", DEPTHWISE)
         yield from _norm(mixer.norm, f"{name}.conv_offset.1.norm")
         yield from _layer(mixer.pointwise, f"{name}.conv_offset.3", POINTWISE)
     for ours, released in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
         yield from _layer(getattr(mixer, ours), f"{name}.proj_{released}", POINTWISE)
-    if mixer.position in ("relative", "fixed"):
-        yield f"{name}.rpe_table", mixer.table, SAME
-    elif mixer.position == "depthwise":
-        yield from _layer(mixer.local, f"{name}.rpe_table", DEPTHWISE)
-    elif mixer.position == "log":
-        yield from _layer(mixer.hidden, f"{name}.rpe_table.0", LINEAR)
-        yield from _layer(mixer.spread, f"{name}.rpe_table.2", LINEAR)
+    position = mixer.position
+    if isinstance(position, RelativePosition | FixedPosition):
+        yield f"{name}.rpe_table", position.table, SAME
+    elif isinstance(position, DepthwisePosition):
+        yield from _layer(position.local, f"{name}.rpe_table", DEPTHWISE)
+    elif isinstance(position, LogPosition):
+        yield from _layer(position.hidden, f"{name}.rpe_table.0", LINEAR)
+        yield from _layer(position.spread, f"{name}.rpe_table.2", LINEAR)
 
 
 def _depthwise(mixer: Any, name: str) -> Iterator[Entry]:
@@ -179,7 +181,7 @@ def buffers(model: Pyramid) -> dict[str, np.ndarray]:
 
 def unused(model: Pyramid) -> tuple[str, ...]:
     """Prefixes of names that a released state dict may have and the model does not use: θ_offset where offsets are off."""
-    frozen = (name for name, m in mixers(model) if isinstance(m, DeformableAttention) and not m.offsets)
+    frozen = (name for name, m in mixers(model) if isinstance(m, DeformableAttention) and not m.offsets.learned)
     return tuple(f"{name}.conv_offset." for name in frozen)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from minidat.attention import Offsets
 from minidat.models.config import Config, StageConfig
 
 KERNELS = (9, 7, 5, 3)
@@ -54,23 +55,33 @@ def _stage(config: Mapping[str, Any], version: int, i: int) -> StageConfig:
             f"stage {i} has an X block and layer_scale_values {scale}: the released X block makes a layer scale and does "
             "not use it, ours uses it; give −1"
         )
+
+    def of(letter: str, value: int) -> int:
+        """An option of blocks with this letter. Where a stage has none, −1 and 0 mark an option that is not used."""
+        return value if set(letter) & set(letters) else max(value, 1)
+
     s = option("offset_range_factor", 2)
     learned = not option("no_offs")
+    stride = max(option("strides", 1), 1)
+    kernel = of("D", config["ksizes"][i] if version == 2 else KERNELS[i])
     residual = "residual conv" if version == 2 else "conv"
     return StageConfig(
         dim=config["dims"][i],
         heads=config["heads"][i],
         mixers=letters,
-        window=config["window_sizes"][i],
-        neighborhood=option("nat_ksizes", 3),
+        window=of("LSX", config["window_sizes"][i]),
+        neighborhood=of("N", option("nat_ksizes", 3)),
         reduction=max(option("sr_ratios", 1), 1),
         groups=max(option("groups", 1), 1),
-        stride=max(option("strides", 1), 1),
-        kernel=config["ksizes"][i] if version == 2 else KERNELS[i],
-        range_factor=s,
-        limit=_limit(s, version),
+        offsets=Offsets(
+            stride,
+            kernel,
+            padding=0 if version == 2 and kernel == stride else None,  # whole cells
+            range_factor=s,
+            limit=_limit(s, version),
+            learned=learned,
+        ),
         position=_position(option, version, learned),
-        offsets=learned,
         expansion=config["expansion"],
         mlp=residual if option("use_dwc_mlps") else "plain",
         lpu=bool(option("use_lpus")),

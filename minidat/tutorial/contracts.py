@@ -116,6 +116,16 @@ class Op:
 
 
 @dataclass(frozen=True)
+class All:
+    """Every one of several contracts, in their order: the first that is broken is reported."""
+
+    contracts: Sequence[Contract]
+
+    def judge(self, answer: Callable) -> float:
+        return max(contract.judge(answer) or 0.0 for contract in self.contracts)
+
+
+@dataclass(frozen=True)
 class Behaviour:
     """For what is no formula. trial(answer): returns an error or None, or raises Wrong or NotAttempted.
 

@@ -20,8 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from minidat.analysis.style import INK, PALE, bare
+
 DPI = 110
-INK, GREY, PALE = "#1a1a1a", "#595959", "#d9d9d9"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5489a", "#7a4b1c")  # apart for every kind of colour vision
 FONT = 10
 INTERACTIVE = Path(__file__).parent / "interactive"
@@ -62,11 +63,8 @@ def figure(
 
 
 def _style(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=FONT - 1)
-    axes.grid(color=PALE, lw=0.6)
-    axes.set_axisbelow(True)
+    bare(axes)
+    axes.tick_params(labelsize=FONT - 1)
     for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
         text.set(color=INK, fontsize=FONT)
 

@@ -17,9 +17,12 @@ from minidat.attention import (
     DeformableSelfAttention,
     MultiHeadSelfAttention,
     NeighborhoodAttention,
+    Offsets,
+    PooledAttention,
     SpatialReductionAttention,
     WindowAttention,
 )
+from minidat.attention.positions import LogPosition
 from minidat.models import MODELS, Config, StageConfig, create, zoo
 from minidat.models.pyramid import Stage
 from minidat.released import official
@@ -29,7 +32,7 @@ RNG = np.random.default_rng(0)
 
 def one_stage(letters, **options):
     """A model of one stage with dim 8 on a 6×6 map."""
-    stage = StageConfig(8, 2, tuple(letters), **{"window": 3, "groups": 2, "kernel": 3} | options)
+    stage = StageConfig(8, 2, tuple(letters), window=3, groups=2, offsets=Offsets(kernel=3)).changed(**options)
     return skeleton(Config(12, 2, 5, (stage,)))
 
 
@@ -191,10 +194,10 @@ def test_the_paper_also_prices_norms_and_samples():
 @pytest.mark.parametrize(
     ("options", "points", "position"),
     [
-        ({"offsets": False}, 4 * 36 * 8, 4 * 2 * 36 * 36),
-        ({"position": "none", "offsets": False}, 4 * 36 * 8, 0),
-        ({"position": "fixed", "offsets": False}, 4 * 36 * 8, 0),
-        ({"position": "depthwise", "offsets": False}, 4 * 36 * 8, 36 * 9 * 8),
+        ({"learned": False}, 4 * 36 * 8, 4 * 2 * 36 * 36),
+        ({"position": "none", "learned": False}, 4 * 36 * 8, 0),
+        ({"position": "fixed", "learned": False}, 4 * 36 * 8, 0),
+        ({"position": "depthwise", "learned": False}, 4 * 36 * 8, 36 * 9 * 8),
     ],
 )
 def test_variants_of_deformable_attention(options, points, position):
@@ -253,14 +256,14 @@ BY_HAND = [
         4 * N * 4 * C,  # K points a channel
     ),
     (
-        DeformableAttention(C, 3, size=(5, 11), stride=2, kernel=3, position="log", rng=RNG),  # 3×6 keys
+        DeformableAttention(C, 3, Offsets(2, kernel=3), size=(5, 11), position="log", rng=RNG),  # 3×6 keys
         2 * N * C * C + 2 * 18 * C * C,
         2 * N * 18 * C,
         18 * (9 * C + 2 * C),
         4 * 18 * C + 5 * 18 * C,
     ),
     (
-        DeformableAttention(C, 3, size=(5, 11), convention="v2", offsets=False, position="none", kernel=1, rng=RNG),
+        PooledAttention(C, 3, Offsets(kernel=1, learned=False), size=(5, 11), position="none", rng=RNG),
         4 * N * C * C,  # keys are means of 1×1 pixels
         2 * N * N * C,
         0,
@@ -274,7 +277,7 @@ BY_HAND = [
 def test_mixers_counted_by_hand(mixer, projections, products, points, extra):
     """`extra`: what "paper" adds, norms and samples."""
     macs, paper = (mixer_cost(mixer, (5, 11), convention) for convention in ("macs", "paper"))
-    log = 55 * 18 * (2 * 32 + 32 * 3) if getattr(mixer, "position", "") == "log" else 0
+    log = 55 * 18 * (2 * 32 + 32 * 3) if isinstance(getattr(mixer, "position", None), LogPosition) else 0
     assert macs == (projections, products, points, log, 0)
     assert paper.multiply_adds - macs.multiply_adds == extra
     assert paper[:2] == macs[:2]
@@ -344,7 +347,7 @@ def test_share_of_the_offset_network():
     side=st.integers(1, 9),
 )
 def test_counts_agree_with_the_formula(groups, stride, kernel, side):
-    stage = StageConfig(8, 4, ("D",), groups=groups, stride=stride, kernel=kernel)
+    stage = StageConfig(8, 4, ("D",), groups=groups, offsets=Offsets(stride, kernel))
     d = cost(skeleton(Config(side, 1, 2, (stage,))))[1].detail[0]
     keys = ((side - 1) // stride + 1) ** 2
     assert (d.projections + d.products, d.points) == omega_dmha(side, side, 8, keys, kernel)
@@ -365,10 +368,19 @@ def test_an_unknown_mixer_is_refused():
 @pytest.mark.parametrize(
     ("name", "image", "message"),
     [
-        ("dat_tiny", 230, "image 230 must be a positive multiple of 32; 224 would fit"),
-        ("dat_pp_tiny", 0, "image 0 must be a positive multiple of 1; 1 would fit"),
-        ("dat_tiny", 256, r"an image of 256×256 does not fit stage 1: .* 64×64 cannot be cut into windows of 7×7"),
-        ("vit_small", 256, "a vector for each position of an image of 224, got 256"),
+        ("dat_tiny", 230, "230×230 does not fit: its sides must be positive multiples of 32; 224×224 would fit"),
+        ("dat_tiny", 112, "112×112 does not fit: its sides must be positive multiples of 32; 224×224 would fit"),
+        ("dat_pp_tiny", 0, "0×0 does not fit: its sides must be positive multiples of 1; 1×1 would fit"),
+        (
+            "dat_tiny",
+            256,
+            r"256×256 does not fit: stage 1: .* 64×64 cannot be cut into windows of 7×7; 224×224 would fit",
+        ),
+        (
+            "vit_small",
+            256,
+            "256×256 does not fit: the model has a vector for each position of a 224×224 image; 224×224 would",
+        ),
     ],
 )
 def test_an_image_that_does_not_fit_is_refused(name, image, message):
@@ -386,7 +398,11 @@ def test_an_image_that_does_not_fit_is_refused(name, image, message):
             (6, 8),
             r"is for a map of \(6, 7\), got \(6, 8\)",
         ),
-        (DeformableAttention(8, 2, size=(6, 7), kernel=5, padding=0, rng=RNG), (4, 7), "a map of 4×7 is too small"),
+        (
+            DeformableAttention(8, 2, Offsets(kernel=5, padding=0), size=(6, 7), rng=RNG),
+            (4, 7),
+            "a map of 4×7 is too small",
+        ),
     ],
 )
 def test_a_map_that_does_not_fit_is_refused(mixer, size, message):

@@ -11,6 +11,7 @@ from minidat.attention import (
     DeformableSelfAttention,
     MultiHeadSelfAttention,
     NeighborhoodAttention,
+    Offsets,
     SpatialReductionAttention,
     WindowAttention,
 )
@@ -115,7 +116,7 @@ def test_deformable_detr_sees_its_points_and_itself(query, rng):
 @pytest.mark.parametrize("query", QUERIES)
 def test_dat_sees_what_its_points_read_and_what_moves_them(query, stride, rng):
     """θ_offset with a 1×1 kernel sees the queries at every stride-th pixel, nothing more."""
-    mixer = DeformableAttention(C, 2, size=(H, W), stride=stride, kernel=1, rng=rng).to(dtype=np.float64)
+    mixer = DeformableAttention(C, 2, Offsets(stride, kernel=1), size=(H, W), rng=rng).to(dtype=np.float64)
     record, x = {}, rng.normal(size=(H, W, C))
     mixer(Tensor(x[None]), record=record)
     expected = corners(record["points"][0].reshape(-1, 2))
@@ -126,7 +127,7 @@ def test_dat_sees_what_its_points_read_and_what_moves_them(query, stride, rng):
 
 
 def test_dat_whose_offsets_stay_sees_the_points_alone(rng):
-    mixer = DeformableAttention(C, 2, size=(H, W), stride=3, kernel=3, offsets=False, convention="v1", rng=rng)
+    mixer = DeformableAttention(C, 2, Offsets(3, kernel=3, learned=False), size=(H, W), convention="v1", rng=rng)
     mixer.to(dtype=np.float64)
     record, x = {}, rng.normal(size=(H, W, C))
     mixer(Tensor(x[None]), record=record)

@@ -181,7 +181,10 @@ def test_an_offset_is_one_pixel_of_each_level():
     "build, message",
     [
         (lambda: MultiScaleDeformableAttention(8, 3, rng=rng()), "dim 8 cannot be cut into 3 heads"),
-        (lambda: MultiScaleDeformableAttention(8, 2, rng=rng(), points=0), "levels 4 and points 0 must be at least 1"),
+        (
+            lambda: MultiScaleDeformableAttention(8, 2, rng=rng(), points=0),
+            "points is 0; it must be a whole number of at least 1",
+        ),
         (lambda: DeformableSelfAttention(8, 3, rng=rng()), "dim 8 cannot be cut into 3 heads"),
         (lambda: module_of(levels=3)(*asked()), "built for 3 levels, got 2 maps"),
         (

@@ -1,11 +1,14 @@
 """Where the attentions meet: each at its simplest is plain self-attention. And deformable attention against itself."""
 
+import attentions
 import loops
 import numpy as np
 import pytest
 
-from minidat.attention import CONVENTIONS, DeformableAttention, MultiHeadSelfAttention, WindowAttention
-from minidat.attention.deformable import POSITIONS, grid
+from minidat import ops
+from minidat.attention import CONVENTIONS, DeformableAttention, MultiHeadSelfAttention, Offsets, WindowAttention
+from minidat.attention.grids import grid
+from minidat.attention.positions import POSITIONS
 from minidat.attention.window import relative_index, shift_mask
 from minidat.autograd import Tensor, gradients
 from minidat.ops.coordinates import to_normalised, to_pixels
@@ -24,7 +27,7 @@ def maps(h, w, dim=DIM, seed=7):
 
 def deformable(size, *, seed=0, moving=True, **options):
     """A float64 deformable attention, whose tables, norms and offsets are large enough to matter."""
-    module = DeformableAttention(DIM, HEADS, size=size, rng=rng(seed), **options).to(dtype=np.float64)
+    module = attentions.deformable(DIM, HEADS, size=size, rng=rng(seed), **options).to(dtype=np.float64)
     draws = rng(seed + 1)
     if moving:
         for name, t in module.parameters().items():
@@ -71,9 +74,9 @@ def test_on_another_map_a_displacement_is_the_same_fraction_of_it(convention):
     small, large = at_another_size((3, 5), (5, 9), convention=convention, groups=2, limit="clamp")
     rows, cols = np.linspace(0, 4, 9), np.linspace(0, 8, 17)  # the larger table's cells in the smaller's
     weight = [np.maximum(0, 1 - abs(at[:, None] - np.arange(n))) for at, n in ((rows, 5), (cols, 9))]
-    large.table.data = np.einsum("Rr,Cc,mrc->mRC", *weight, small.table.data)
+    large.position.table.data = np.einsum("Rr,Cc,mrc->mRC", *weight, small.position.table.data)
     x = maps(5, 9)
-    assert small.cells((5, 9)) == (0.5, 0.5) and large.cells((5, 9)) == (1, 1)
+    assert small.position.cells((5, 9)) == (0.5, 0.5) and large.position.cells((5, 9)) == (1, 1)
     one, other = pulled(small(x), x, small), pulled(large(x), x, large)
     np.testing.assert_allclose(small(x).data, large(x).data, rtol=1e-12, atol=1e-13)
     one["table"], stretched = np.einsum("Rr,Cc,mRC->mrc", *weight, other.pop("table")), one.pop("table")
@@ -83,25 +86,36 @@ def test_on_another_map_a_displacement_is_the_same_fraction_of_it(convention):
     np.testing.assert_allclose(small(x, record={}).data, small(x).data, rtol=1e-12, atol=1e-13)
 
 
-def test_windows_of_another_map_have_its_own_mask():
-    built, other = (WindowAttention(DIM, HEADS, window=2, size=size, rng=rng(), shift=1) for size in ((4, 6), (8, 2)))
-    x = Tensor(maps(8, 2).data.astype(np.float32))
+@pytest.mark.parametrize("size", [(8, 2), (4, 8), (8, 6), (4, 4), (6, 4)])
+def test_windows_of_another_map_have_its_own_mask(size):
+    """A map of another height, of another width, of both, and one with as many windows in another order."""
+    built, other = (WindowAttention(DIM, HEADS, window=2, size=s, rng=rng(), shift=1) for s in ((4, 6), size))
+    x = Tensor(maps(*size).data.astype(np.float32))
     np.testing.assert_array_equal(built(x).data, other(x).data)
 
 
+@pytest.mark.parametrize("size", [(9, 6), (3, 8), (6, 8), (8, 9), (5, 11)])
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_deformable_attention_on_another_map_has_its_own_grids(size, convention):
+    """Built for 6×9, without a table: as one that is built for the map that it is given."""
+    built, other = (deformable(s, convention=convention, groups=2, stride=2, position="log") for s in ((6, 9), size))
+    x, record, expected = maps(*size), {}, {}
+    np.testing.assert_array_equal(built(x, record=record).data, other(x, record=expected).data)
+    assert record["size"] == expected["size"] == size and record["grid"] == expected["grid"]
+    np.testing.assert_array_equal(record["reference"], expected["reference"])
+
+
 def test_without_offsets_released_v2_takes_means_of_pixels():
-    still = deformable((4, 6), convention="v2", kernel=2, stride=2, offsets=False, position="none")
+    still = deformable((4, 6), convention="v2", kernel=2, stride=2, padding=0, learned=False, position="none")
     x = maps(4, 6)
     means = x.data.reshape(2, 2, 2, 3, 2, DIM).mean((2, 4)).reshape(2, 6, DIM)
     q = still.query(x)
     np.testing.assert_allclose(still(x).data, still.out(still.attend(q, Tensor(means), None)).data, rtol=1e-12)
 
 
-def test_padding_is_left_out_where_released_v2_leaves_it_out():
-    assert deformable((8, 4), convention="v2", kernel=4, stride=4).grids.keys == (2, 1)
-    assert deformable((8, 4), convention="v2", kernel=5, stride=4).grids.keys == (2, 1)
-    assert deformable((8, 4), convention="v1", kernel=4, stride=4).grids.keys == (3, 2)
-    assert deformable((8, 4), convention="v1", kernel=4, stride=4, padding=0).grids.keys == (2, 1)
+@pytest.mark.parametrize("options, keys", [({"kernel": 5}, (2, 2)), ({"kernel": 4}, (3, 2)), ({"padding": 0}, (1, 1))])
+def test_padding_adds_to_the_key_grid(options, keys):
+    assert Offsets(stride=4, **options).key_size((8, 7)) == keys
 
 
 # Degenerate cases
@@ -123,7 +137,7 @@ def test_one_window_is_full_self_attention():
 
 @pytest.mark.parametrize("groups", [1, 2, HEADS])
 def test_deformable_attention_at_the_pixel_centres_is_full_self_attention(groups):
-    still = deformable((3, 5), groups=groups, stride=1, offsets=False, position="none", convention="paper")
+    still = deformable((3, 5), groups=groups, stride=1, learned=False, position="none", convention="paper")
     full = MultiHeadSelfAttention(DIM, HEADS, rng=rng(1)).to(dtype=np.float64)
     copy_qkv(still, full)
     x = maps(3, 5)
@@ -139,7 +153,7 @@ def test_deformable_attention_at_the_pixel_centres_is_full_self_attention(groups
     np.testing.assert_allclose(do, do2, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{"convention": "v1", "offsets": False}, {"convention": "v2", "range_factor": 0.0}])
+@pytest.mark.parametrize("options", [{"convention": "v1", "learned": False}, {"convention": "v2", "range_factor": 0.0}])
 def test_zero_offsets_do_not_reproduce_full_attention_under_the_released_conventions(options):
     x = maps(3, 5)
     still = deformable((3, 5), position="none", **options)
@@ -150,7 +164,7 @@ def test_zero_offsets_do_not_reproduce_full_attention_under_the_released_convent
 
 def test_offsets_of_zero_are_no_offsets():
     moving = deformable((3, 4), range_factor=0.0)
-    still = deformable((3, 4), offsets=False)
+    still = deformable((3, 4), learned=False)
     for name, t in still.parameters().items():
         t.data = moving.parameters()[name].data
     x = maps(3, 4)
@@ -161,17 +175,39 @@ def test_no_bias_is_a_bias_of_zero():
     biased, bare = deformable((3, 4)), deformable((3, 4), position="none")
     for name, t in bare.parameters().items():
         t.data = biased.parameters()[name].data
-    biased.table.data[:] = 0
+    biased.position.table.data[:] = 0
     fixed = deformable((3, 4), position="fixed")
     for name, t in bare.parameters().items():
         fixed.parameters()[name].data = t.data
-    fixed.table.data[:] = 0
+    fixed.position.table.data[:] = 0
     x = maps(3, 4)
     np.testing.assert_allclose(biased(x).data, bare(x).data, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(fixed(x).data, bare(x).data, rtol=1e-12, atol=1e-14)
 
 
-# The fused op and the equations
+# The op that chapter 09 derives, the loops, and the module
+
+
+def inputs(module, x, grids):
+    """The arrays of `ops.deformable_attention`, as Tensors."""
+    theta = (
+        module.depthwise.weight,
+        module.depthwise.bias,
+        module.norm.gamma,
+        module.norm.beta,
+        module.pointwise.weight,
+    )
+    key, value, out = ((layer.weight, layer.bias) for layer in (module.key, module.value, module.out))
+    constants = (grids.rows, grids.cols)
+    query = (module.query.weight, module.query.bias)
+    return (x, *query, *theta, grids.reference, *key, *value, module.position.table, *constants, *out)
+
+
+def as_one_op(module, x):
+    grids = module.grids.of(x)
+    options = {"stride": module.offsets.stride, "padding": module.offsets.pad, "limit": module.offsets.limit}
+    options |= {"amplitude": grids.amplitude, "cells": module.position.cells(grids.size)}
+    return ops.deformable_attention(*inputs(module, x, grids), **options)
 
 
 @pytest.mark.parametrize(
@@ -179,42 +215,42 @@ def test_no_bias_is_a_bias_of_zero():
 )
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_fused_is_what_the_equations_say(convention, limit, groups, stride, size):
+def test_the_module_is_the_op(convention, limit, groups, stride, size):
+    """On the map that it is built for, and on another one."""
     module = deformable(size, groups=groups, stride=stride, kernel=3, limit=limit, convention=convention)
+    for x in (maps(*size), maps(size[0], size[1] + 2)):
+        y = module(x)
+        np.testing.assert_allclose(y.data, as_one_op(module, x).data, rtol=1e-11, atol=1e-13)
+        found = pulled(y, x, module)
+        assert_same(found, pulled(as_one_op(module, x), x, module))
+        assert all(abs(dx).max() > 1e-6 for name, dx in found.items() if name != "key.bias"), "a path is dead"
     x, record = maps(*size), {}
-    fused, stepwise = module(x), module(x, record={})
-    np.testing.assert_allclose(fused.data, stepwise.data, rtol=1e-11, atol=1e-13)
-    found = pulled(fused, x, module)
-    assert_same(found, pulled(stepwise, x, module))
-    assert all(abs(dx).max() > 1e-6 for name, dx in found.items() if name != "key.bias"), "a path is dead"
-    module(x, record=record)
+    np.testing.assert_array_equal(module(x, record=record).data, module(x).data)
     points = -(-size[0] // stride) * -(-size[1] // stride)
     assert record["points"].shape == (2, groups, points, 2) and record["size"] == size
+
+
+@pytest.mark.parametrize("padding, keys", [(0, (2, 3)), (1, (2, 3)), (2, (3, 4))])
+def test_the_offset_network_has_the_padding_of_its_options(padding, keys):
+    module, x, record = deformable((6, 9), stride=3, kernel=3, padding=padding), maps(6, 9), {}
+    y = module(x, record=record)
+    assert record["grid"] == keys and record["points"].shape == (2, 1, keys[0] * keys[1], 2)
+    np.testing.assert_allclose(y.data, as_one_op(module, x).data, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_deformable_attention_is_the_loops(convention):
     module = deformable((2, 4), groups=2, stride=1, kernel=3, convention=convention)
     x = maps(2, 4)
-    arrays = [
-        t.data
-        for t in (
-            x,
-            *(module.query.weight, module.query.bias),
-            *(module.depthwise.weight, module.depthwise.bias, module.norm.gamma, module.norm.beta),
-            *(module.pointwise.weight, module.grids.reference),
-            *(module.key.weight, module.key.bias, module.value.weight, module.value.bias),
-            *(module.table, module.grids.rows, module.grids.cols, module.out.weight, module.out.bias),
-        )
-    ]
+    arrays = [t.data for t in inputs(module, x, module.grids)]
     expected = loops.deformable_attention(*arrays, stride=1, limit="tanh", amplitude=module.grids.amplitude)
     np.testing.assert_allclose(module(x).data, expected, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("offsets", [True, False])
-def test_every_variant_gives_every_parameter_a_gradient(position, offsets):
-    module = deformable((3, 5), groups=2, stride=2, position=position, offsets=offsets)
+@pytest.mark.parametrize("learned", [True, False])
+def test_every_variant_gives_every_parameter_a_gradient(position, learned):
+    module = deformable((3, 5), groups=2, stride=2, position=position, learned=learned)
     x = maps(3, 5)
     y = module(x)
     assert y.shape == x.shape and y.dtype == np.float64
@@ -237,7 +273,7 @@ def test_maps_of_one_pixel_are_finite(size, convention, limit, position):
 def test_float32_stays_float32():
     for module in (
         DeformableAttention(DIM, HEADS, size=(4, 2), rng=rng()),
-        DeformableAttention(DIM, HEADS, size=(4, 2), rng=rng(), offsets=False),
+        DeformableAttention(DIM, HEADS, Offsets(learned=False), size=(4, 2), rng=rng()),
         WindowAttention(DIM, HEADS, window=2, size=(4, 2), rng=rng(), shift=1),
         MultiHeadSelfAttention(DIM, HEADS, rng=rng()),
     ):
@@ -257,10 +293,72 @@ def test_heads_and_groups_are_permuted_together():
     for name in ("query", "key", "value", "out"):
         layer = getattr(swapped, name)
         layer.weight.data, layer.bias.data = layer.weight.data[halves][:, halves], layer.bias.data[halves]
-    swapped.table.data = swapped.table.data[heads]
+    swapped.position.table.data = swapped.position.table.data[heads]
     x = maps(3, 4)
     y, y2 = module(x), swapped(Tensor(x.data[..., halves]))
     np.testing.assert_allclose(y2.data, y.data[..., halves], rtol=1e-11, atol=1e-13)
+
+
+# Other position encodings, from their formulas
+
+
+def test_log_position_bias_is_its_formula():
+    """max(0, u W₁ + b₁) W₂ of a head's group, u = sign(D) log₂(1 + |D|)/log₂ 8, D = 4·(query − key) in normalised units."""
+    h, w, groups = 4, 7, 2
+    module = deformable((h, w), groups=groups, stride=2, position="log", convention="v2")
+    points = rng(3).uniform(-1, 1, (2, groups, 5, 2))  # normalised
+    pixels = (points + 1) / 2 * (np.array([h, w]) - 1)
+    bias = module.position.bias(Tensor(pixels), module.grids).data
+    w1, b1, w2 = (
+        t.data for t in (module.position.hidden.weight, module.position.hidden.bias, module.position.spread.weight)
+    )
+    assert bias.shape == (2, HEADS, h * w, 5)
+    for b, m, i, j, n in np.ndindex(2, HEADS, h, w, 5):
+        query = np.array([2 * i / (h - 1) - 1, 2 * j / (w - 1) - 1])
+        d = 4 * (query - points[b, m // (HEADS // groups), n])
+        u = np.sign(d) * np.log2(1 + abs(d)) / 3
+        expected = np.maximum(0, u @ w1 + b1) @ w2[:, m % (HEADS // groups)]
+        np.testing.assert_allclose(bias[b, m, i * w + j, n], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_fixed_table_is_added_to_the_logits():
+    """A table with one large entry a query makes that key's value its output."""
+    module = deformable((2, 3), position="fixed", kernel=3)
+    chosen = rng(2).permutation(6)
+    module.position.table.data[...] = 0
+    module.position.table.data[:, np.arange(6), chosen] = 1e3
+    x, record = maps(2, 3), {}
+    y = module(x, record=record).data.reshape(2, 6, DIM)
+    v = module.value(ops.bilinear_sample(x, Tensor(record["points"]))).data
+    np.testing.assert_allclose(y, module.out(Tensor(v[:, chosen])).data, rtol=1e-10, atol=1e-12)
+
+
+def test_a_depthwise_convolution_of_the_queries_is_added_to_the_heads_output():
+    """With values of 0, it is all that W_o is applied to."""
+    module = deformable((3, 5), position="depthwise")
+    module.value.weight.data[...] = 0
+    module.value.bias.data[...] = 0
+    x = maps(3, 5)
+    q = np.pad(module.query(x).data, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    kernel, bias = module.position.local.weight.data, module.position.local.bias.data
+    added = sum(kernel[i, j] * q[:, i : i + 3, j : j + 5] for i in range(3) for j in range(3)) + bias
+    np.testing.assert_allclose(module(x).data, module.out(Tensor(added)).data, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [(5, 3), (3, 5), (1, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_offset_network_is_padded_by_half_the_rows_of_its_kernel(kernel, stride):
+    """`padding=None`, on a map and with a kernel that are not square. Tap (k // 2, k // 2) then reads the pixel itself."""
+    (k, l), (h, w) = kernel, (7, 9)  # noqa: E741
+    q = rng().standard_normal((1, h, w, 2))
+    only_here = np.zeros((k, l, 2))
+    only_here[k // 2, k // 2] = 1
+    arguments = only_here, np.zeros(2), np.ones(2), np.zeros(2), np.eye(2)
+    y = ops.offset_network.raw(q, *arguments, stride=stride)[0]
+    rows, cols = (h + 2 * (k // 2) - k) // stride + 1, (w + 2 * (k // 2) - l) // stride + 1
+    assert y.shape == (1, 1, rows * cols, 2)
+    one = q[0, 0, 0] - q[0, 0, 0].mean()
+    np.testing.assert_allclose(y[0, 0, 0], ops.gelu.raw(one / np.sqrt((one**2).mean() + 1e-5))[0], rtol=1e-6)
 
 
 # Windows
@@ -305,7 +403,7 @@ def test_relative_index_and_shift_mask_are_the_released_ones():
 
 def pixels_of(module, axis=0):
     """The pixels at which undeflected points lie along an axis."""
-    return np.unique(to_pixels(module.grids.reference.data[:, axis], module.size[axis]))
+    return np.unique(to_pixels(module.grids.reference.data[:, axis], module.grids.size[axis]))
 
 
 def test_reference_points_of_the_paper_lie_on_pixels():
@@ -328,7 +426,7 @@ def test_reference_points_of_the_first_release():
 
 
 def test_reference_points_of_the_second_release():
-    module = DeformableAttention(4, 2, size=(56, 7), rng=rng(), stride=8, kernel=9, convention="v2")
+    module = DeformableAttention(4, 2, Offsets(8, kernel=9), size=(56, 7), rng=rng(), convention="v2")
     rows = pixels_of(module, 0)
     assert module.grids.keys == (7, 1)
     np.testing.assert_allclose(rows, (np.arange(7) + 0.5) * 55 / 6)
@@ -367,7 +465,7 @@ def test_pixels_and_normalised_coordinates_are_inverse(n):
 
 
 def make(**options):
-    return DeformableAttention(12, 6, **{"size": (3, 5), "rng": rng(), **options})
+    return attentions.deformable(12, 6, **{"size": (3, 5), "rng": rng(), **options})
 
 
 @pytest.mark.parametrize(
@@ -400,11 +498,11 @@ def make(**options):
             r"DeformableAttention: a fixed table is for a map of \(3, 5\), got \(5, 3\)",
         ),
         (
-            lambda: make(convention="v2", kernel=5, stride=2, offsets=False)(maps(3, 5)),
+            lambda: make(convention="v2", kernel=5, stride=2, learned=False)(maps(3, 5)),
             "means of 2×2 pixels of a 3×5 map do not give 2×3 keys",
         ),
         (
-            lambda: make(convention="v2", kernel=8, stride=8),
+            lambda: make(convention="v2", kernel=8, stride=8, padding=0),
             "a map of 3×5 is too small for offsets by a kernel of 8 padded by 0",
         ),
         (

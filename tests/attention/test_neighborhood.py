@@ -7,7 +7,7 @@ import pytest
 from minidat import ops
 from minidat.attention import MultiHeadSelfAttention, NeighborhoodAttention
 from minidat.autograd import Tensor, gradients
-from minidat.ops.neighborhood import _axis
+from minidat.fast.numpy.neighborhood import _axis
 
 DIM, HEADS = 12, 3
 

@@ -125,7 +125,7 @@ def test_float32_stays_float32(reduction):
         ),
         (
             lambda: SpatialReductionAttention(12, 3, reduction=0, rng=rng()),
-            "SpatialReductionAttention: reduction 0 must be at least 1",
+            "SpatialReductionAttention: reduction is 0; it must be a whole number of at least 1",
         ),
         (lambda: attention(4)(maps(3, 5)), "a map of 3×5 is smaller than reduction 4"),
         (lambda: attention(4)(maps(5, 3)), "a map of 5×3 is smaller than reduction 4"),

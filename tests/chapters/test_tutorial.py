@@ -10,7 +10,7 @@ import pytest
 
 from minidat import ops, tutorial
 from minidat.tutorial import report as reports
-from minidat.tutorial.contracts import Behaviour, Gradient, Op, Value, Wrong
+from minidat.tutorial.contracts import All, Behaviour, Gradient, Op, Value, Wrong
 from minidat.tutorial.diagnosis import difference
 from minidat.tutorial.places import stored
 
@@ -124,6 +124,22 @@ def test_a_behaviour_may_have_no_number(exercise):
     judge = exercise(Behaviour(trial))
     assert judge(lambda x: x + x) == "99.1 ✓"
     assert judge(lambda x: x) == "99.1 ✗ two and two"
+
+
+def test_of_several_contracts_the_first_that_is_broken_is_reported(exercise):
+    def squares(low, high, said):
+        return Value(
+            lambda x: x * x,
+            lambda rng: (rng.uniform(low, high, 4),),
+            ("y",),
+            {said: lambda x: x * abs(x), "a cube": lambda x: x**3},
+        )
+
+    judge = exercise(All([squares(0.1, 1, "never"), squares(-1, -0.1, "a sign is lost")]))
+    assert judge(lambda x: x**2).startswith("99.1 ✓ agrees")
+    assert judge(lambda x: x * abs(x)).endswith("(a sign is lost)")
+    assert judge(lambda x: x**3).endswith("(a cube)")
+    assert judge(lambda x: None) == "99.1 not attempted yet"
 
 
 def test_an_input_that_was_written_to_is_named(exercise):

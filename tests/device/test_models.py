@@ -15,7 +15,7 @@ SIDE = 16
 
 def network(letter, **options):
     window = 3 if letter == "X" else 4
-    stage = StageConfig(6, 2, (letter,), window=window, neighborhood=3, reduction=2, groups=2, **options)
+    stage = StageConfig(6, 2, (letter,), window=window, neighborhood=3, reduction=2, groups=2).changed(**options)
     return Pyramid(Config(SIDE, 2, 3, (stage,), drop_path=0.3, stem="conv" if letter == "D" else "patch"), rng())
 
 
@@ -32,7 +32,7 @@ def loss_and_gradients(model, x, targets):
     "letter, options",
     [(letter, {}) for letter in MIXERS]
     + [("D", {"position": position}) for position in ("none", "fixed", "depthwise", "log")]
-    + [("D", {"offsets": False}), ("D", {"mlp": "residual conv", "lpu": True, "layer_scale": 0.1})],
+    + [("D", {"learned": False}), ("D", {"mlp": "residual conv", "lpu": True, "layer_scale": 0.1})],
 )
 @pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
 def test_a_training_pass_agrees_with_the_cpu(letter, options, side, device, on_device):

@@ -1,11 +1,13 @@
 """The pyramid: what it takes, what it records, and the parts that a configuration may ask for."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from minidat import Tensor, ops
+from minidat.attention import Offsets, WindowAttention
 from minidat.autograd import gradients
 from minidat.models import Config, Pyramid, StageConfig
 from minidat.models.blocks import Block, ConvBlock
@@ -29,9 +31,9 @@ def build(config):
 @pytest.mark.parametrize(
     "shape, message",
     [
-        ((1, 16, 12, 3), r"sides of images must be multiples of 8, got \(16, 12\); \[16, 16\] would fit"),
-        ((1, 3, 16, 16), r"images must be \(B, 16, 16, 3\), got \(1, 3, 16, 16\)"),
-        ((16, 16, 3), r"images must be \(B, 16, 16, 3\), got"),
+        ((1, 16, 12, 3), r"an image of 16×12 does not fit: its sides must be positive multiples of 8; 16×16 would fit"),
+        ((1, 3, 16, 16), r"model: the input must have the axes \(B, H, W, 3\), got shape \(1, 3, 16, 16\)"),
+        ((16, 16, 3), r"must have the axes \(B, H, W, 3\), got shape \(16, 16, 3\)"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(shape, message):
@@ -40,11 +42,65 @@ def test_images_that_do_not_fit_are_refused(shape, message):
         model(images(*shape))
 
 
+NETWORKS = {
+    "windows": dict(mixers=("L",), window=3),
+    "reduction": dict(mixers=("P",), reduction=6),
+    "large offset kernel": dict(mixers=("D",), offsets=Offsets(kernel=9, padding=0)),
+    "fixed positions": dict(mixers=("D",), position="fixed"),
+    "full": dict(mixers=("A",)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("size", [(40, 40), (8, 80), (13, 24), (112, 20), (0, 48)])
+def test_the_size_that_a_message_names_fits(name, size):
+    """Images that a network does not take get one that it does; each side is the nearest one that fits."""
+    model = build(Config(48, 4, 5, (StageConfig(8, 2, **NETWORKS[name]), StageConfig(8, 2, ("L",), window=2))))
+
+    def takes(*size):
+        return model(images(1, *size, 3)).shape == (1, 5)
+
+    try:
+        assert takes(*size)
+    except ValueError as error:
+        said = re.search(r"; (\d+)×(\d+) would fit$", str(error))
+        named = tuple(map(int, said.groups()))
+        assert takes(*named)
+        for side, near in zip(size, named, strict=True):
+            for n in range(max(side - abs(near - side) + 1, 8), side + abs(near - side)):
+                with pytest.raises(ValueError, match="does not fit"):
+                    takes(n, n)
+
+
+def test_no_size_is_named_where_none_is_near():
+    """Windows of 5 in stage 1, of 7 in stage 2: the smallest image has sides of 280."""
+    model = build(Config(16, 4, 5, (StageConfig(8, 2, ("L",), window=4), StageConfig(8, 2, ("A",)))))
+    model.stages[0].blocks[0].mixer.window = 5
+    model.stages[1].blocks[0].mixer = WindowAttention(8, 2, window=7, size=(7, 7), rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"16×16 does not fit: stage 1: .* 4×4 cannot be cut into windows of 5×5$"):
+        model(images(1, 16, 16, 3))
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(np.uint8, "uint8"), (np.int32, "int32")])
+def test_images_that_are_no_floats_are_refused(dtype, kind):
+    with pytest.raises(TypeError, match=f"model: the input must be of a floating dtype, got {kind}"):
+        build(small())(np.zeros((1, 16, 16, 3), dtype))
+
+
+def test_a_batch_of_no_images():
+    for letters in ("AS", "LN", "PX", "CM"):
+        stages = (StageConfig(8, 2, letters, window=1, neighborhood=3), StageConfig(12, 3, ("D",), groups=3))
+        assert build(small(stages=stages))(images(0, 16, 16, 3)).shape == (0, 5)
+
+
 def test_a_model_takes_images_of_other_sizes():
     model = build(small())
     assert model(images(3, 16, 16, 3)).shape == model(images(3, 32, 16, 3)).shape == (3, 5)
     windowed = build(Config(16, 4, 5, (StageConfig(8, 2, ("L",), window=4),)))
-    with pytest.raises(ValueError, match="a map of 6×4 cannot be cut into windows of 4×4"):
+    with pytest.raises(
+        ValueError,
+        match=r"24×16 does not fit: stage 1: .* a map of 6×4 cannot be cut into windows of 4×4; 32×16 would fit",
+    ):
         windowed(images(1, 24, 16, 3))
 
 
@@ -70,18 +126,30 @@ def test_maps_have_the_sizes_that_the_configuration_says(stem, patch):
     )
 
 
+@pytest.mark.parametrize("side", [37, 39, 41])
+@pytest.mark.parametrize("stem", ["overlap", "conv"])
+def test_overlapping_convolutions_round_maps_up(stem, side):
+    stages = (StageConfig(8, 2, ("D",)), StageConfig(12, 3, ("D",)))
+    config, record = Config(32, 4, 5, stages, stem=stem), {}
+    build(config)(images(1, side, side, 3), record=record)
+    assert [record[i, 0]["size"] for i in (0, 1)] == [(n, n) for n in config.map_sizes(side)]
+
+
 def test_a_model_with_a_vector_for_each_position_takes_its_own_size():
     model = build(Config(16, 4, 5, (StageConfig(8, 2, ("A", "A")),), absolute=True))
     x = images(2, 16, 16, 3)
     turned = model(np.ascontiguousarray(x[:, ::-1])).data
     assert abs(model(x).data - turned).max() > 1e-4
-    with pytest.raises(ValueError, match=r"a vector for each position of a 16×16 image, got \(32, 16\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"an image of 32×16 does not fit: .* a vector for each position of a 16×16 image; 16×16 would fit",
+    ):
         model(images(1, 32, 16, 3))
 
 
 def test_tables_may_be_made_for_another_size():
     model = build(Config(32, 4, 5, (StageConfig(8, 2, ("D",)),), tables=16))
-    assert model.stages[0].blocks[0].mixer.table.shape == (2, 7, 7)
+    assert model.stages[0].blocks[0].mixer.position.table.shape == (2, 7, 7)
     assert model(images(1, 32, 32, 3)).shape == (1, 5)
 
 
@@ -172,7 +240,7 @@ def test_the_stem_may_be_narrower_than_the_first_stage():
         (lambda: small(stem="tokens"), "stem 'tokens' is unknown; choose from patch, overlap, conv"),
         (lambda: small(stem="conv", patch=3), "two strides that make the patch, so patch 3 must be even or a square"),
         (lambda: small(image=20), r"image size 20 must be a multiple of 8 = patch × 2\^\(stages − 1\)"),
-        (lambda: build(small(("X",))), "mixer X: its convolution needs an odd window to keep the map's size, got 2"),
+        (lambda: build(small(("X",))), "mixer X: window 2 is even, so its convolution has no centre: .* use 1 or 3"),
         (lambda: block_of(mlp="gated"), f"mlp 'gated' is unknown; choose from {', '.join(MLPS)}"),
     ],
 )

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minidat.analysis import skeleton
+from minidat.attention import WindowAttention
 from minidat.models import MODELS, Pyramid, create
 from minidat.released import official
 
@@ -21,7 +23,7 @@ class Zeros:
 
 
 def count(name):
-    return sum(t.data.size for t in Pyramid(MODELS[name](), Zeros()).parameters().values())
+    return sum(t.data.size for t in skeleton(MODELS[name]()).parameters().values())
 
 
 RELEASED = {
@@ -75,3 +77,9 @@ def test_models_by_name():
     np.testing.assert_array_equal(model.stem.conv.weight.data, again.stem.conv.weight.data)
     with pytest.raises(ValueError, match="model 'dat_huge' is unknown; choose from dat_tiny"):
         create("dat_huge")
+
+
+@pytest.mark.parametrize("name, shift", [("dat_tiny", 4), ("swin_tiny", 3), ("dat_base_384", 6)])
+def test_shifted_windows_move_by_half_a_window_rounded_up_as_released_or_down_as_in_swin(name, shift):
+    mixers = [block.mixer for stage in skeleton(MODELS[name]()).stages for block in stage.blocks]
+    assert {mixer.shift for mixer in mixers if isinstance(mixer, WindowAttention)} == {0, shift}

@@ -117,19 +117,19 @@ def test_options_that_are_refused(changes, message):
 @pytest.mark.parametrize(
     "released, changes, expected",
     [
-        (V1, {}, {"limit": "tanh", "position": "relative", "offsets": True, "mlp": "plain", "kernel": 5, "groups": 2}),
+        (V1, {}, {"limit": "tanh", "position": "relative", "learned": True, "mlp": "plain", "kernel": 5, "groups": 2}),
         (V1, {"offset_range_factor": [-1, -1, 0, 2]}, {"limit": "none"}),
         (V1, {"offset_range_factor": [-1, -1, -1, 2]}, {"limit": "squash"}),
         (V1, {"use_pes": [False] * 4}, {"position": "none"}),
         (V1, {"dwc_pes": [False, False, True, False]}, {"position": "depthwise"}),
         (V1, {"fixed_pes": [False, False, True, False]}, {"position": "fixed"}),
-        (V1, {"no_offs": [False, False, True, False]}, {"offsets": False, "position": "relative"}),
+        (V1, {"no_offs": [False, False, True, False]}, {"learned": False, "position": "relative"}),
         (V1, {"use_dwc_mlps": [True] * 4}, {"mlp": "conv"}),
         (V2, {}, {"limit": "clamp", "mlp": "residual conv", "lpu": True, "stride": 2, "neighborhood": 3}),
         (V2, {"offset_range_factor": [-1, -1, 0, 2]}, {"limit": "tanh", "range_factor": 0}),
         (V2, {"log_cpb": [True] * 4}, {"position": "log"}),
-        (V2, {"no_offs": [True] * 4}, {"offsets": False, "position": "none"}),
-        (V2, {"no_offs": [True] * 4, "dwc_pes": [True] * 4}, {"offsets": False, "position": "depthwise"}),
+        (V2, {"no_offs": [True] * 4}, {"learned": False, "position": "none"}),
+        (V2, {"no_offs": [True] * 4, "dwc_pes": [True] * 4}, {"learned": False, "position": "depthwise"}),
         (V2, {"sr_ratios": [8, 4, 2, 1]}, {"reduction": 2}),
         (V2, {"layer_scale_values": [1e-5] * 4}, {"layer_scale": 1e-5}),
         (V2, {"use_lpus": [False] * 4, "use_dwc_mlps": [False] * 4}, {"lpu": False, "mlp": "plain"}),
@@ -137,7 +137,7 @@ def test_options_that_are_refused(changes, message):
 )
 def test_options_are_translated(released, changes, expected):
     stage = official.translate(released | changes).stages[2]
-    assert {key: getattr(stage, key) for key in expected} == expected
+    assert {key: getattr(stage, key, getattr(stage.offsets, key, None)) for key in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_options_are_translated(released, changes, expected):
 def test_convolutional_stems_have_tables_and_maps_as_released(changes, tables, maps):
     """Tables for whole patches of patch_size, maps of what two strides of patch_size // 2 leave."""
     model = official.build(V2 | changes)
-    sizes = [stage.blocks[1].mixer.size for stage in model.stages]
+    sizes = [stage.blocks[1].mixer.grids.size for stage in model.stages]
     record = {}
     model(images(model.config.image), record=record)
     assert sizes == [(n, n) for n in tables]
@@ -212,7 +212,7 @@ def test_weights_for_one_size_start_a_model_for_another(tmp_path, monkeypatch):
     model = official.from_file(tmp_path / "w.pth", "dat_base_384")
     deformable, window = model.stages[2].blocks[1].mixer, model.stages[0].blocks[1].mixer
     np.testing.assert_allclose(
-        deformable.table.data, resize.bicubic(V1_STATE["stages.2.attns.1.rpe_table"], (15, 15)), rtol=1e-6
+        deformable.position.table.data, resize.bicubic(V1_STATE["stages.2.attns.1.rpe_table"], (15, 15)), rtol=1e-6
     )
     table = V1_STATE["stages.0.attns.1.relative_position_bias_table"]
     np.testing.assert_allclose(window.table.data, resize.window_table(table, 8), rtol=1e-6)

@@ -3,12 +3,13 @@
 import functools
 import importlib
 
+import attentions
 import numpy as np
 import pytest
 
 from minidat import Tensor
-from minidat.attention import CONVENTIONS, DeformableAttention
-from minidat.attention.deformable import POSITIONS
+from minidat.attention import CONVENTIONS
+from minidat.attention.positions import POSITIONS
 from minidat.autograd import gradients
 from minidat.ops.deformed_points import LIMITS
 from minidat.released import official
@@ -203,22 +204,25 @@ def test_without_offsets_version_1_is_the_same_network_with_a_silent_offset_netw
 
 def test_a_fixed_table_in_version_1_is_added_to_the_scores_of_every_sample():
     """A table filled with the relative bias of points at their references changes nothing."""
-    relative = module(convention="v1", size=(3, 4), offsets=False, position="relative")
-    fixed = module(convention="v1", size=(3, 4), offsets=False, position="fixed")
+    relative = module(convention="v1", size=(3, 4), learned=False, position="relative")
+    fixed = module(convention="v1", size=(3, 4), learned=False, position="fixed")
     x = maps(3, 4)
-    bias = relative.bias(relative.points(relative.query(x), relative.grids), relative.grids, (3, 4)).data
+    bias = relative.position.bias(relative.points(relative.query(x), relative.grids), relative.grids).data
     np.testing.assert_allclose(bias[0], bias[1], rtol=0, atol=0)
-    fixed.table.data[...] = bias[0]
+    fixed.position.table.data[...] = bias[0]
     np.testing.assert_allclose(fixed(x).data, relative(x).data, rtol=1e-11, atol=1e-12)
 
 
 def test_without_offsets_version_2_adds_the_depthwise_convolution_to_the_means():
     """What `dwc_pes` adds to no position encoding is DWConv(q) W_o."""
-    options = {"convention": "v2", "size": (4, 6), "kernel": 2, "stride": 2, "offsets": False}
+    options = {"convention": "v2", "size": (4, 6), "kernel": 2, "stride": 2, "padding": 0, "learned": False}
     local, bare = module(position="depthwise", **options), module(position="none", **options)
     x = maps(4, 6)
-    kernel, q = local.local.weight.data, np.pad(local.query(x).data, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    added = sum(kernel[i, j] * q[:, i : i + 4, j : j + 6] for i in range(3) for j in range(3)) + local.local.bias.data
+    kernel, q = local.position.local.weight.data, np.pad(local.query(x).data, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    added = (
+        sum(kernel[i, j] * q[:, i : i + 4, j : j + 6] for i in range(3) for j in range(3))
+        + local.position.local.bias.data
+    )
     expected = bare(x).data + added @ local.out.weight.data
     np.testing.assert_allclose(local(x).data, expected, rtol=1e-11, atol=1e-12)
     assert abs(local(x).data - bare(x).data).max() > 0.01
@@ -233,7 +237,7 @@ def test_on_a_map_of_one_pixel_a_token_reads_itself(convention, limit, position)
     x = maps(1, 1)
     z = one.value(x).data
     if position == "depthwise":
-        z = z + one.query(x).data * one.local.weight.data[1, 1] + one.local.bias.data
+        z = z + one.query(x).data * one.position.local.weight.data[1, 1] + one.position.local.bias.data
     y = one(x)
     np.testing.assert_allclose(y.data, one.out(Tensor(z)).data, rtol=1e-12, atol=1e-13)
     (dx,) = gradients(y, [x], np.random.default_rng(3).standard_normal(y.shape))
@@ -262,7 +266,7 @@ def test_a_reach_of_0_is_no_limit_in_version_1_and_no_offset_in_version_2(config
 
 def module(seed=0, **options):
     """A float64 deformable attention of 12 channels, 6 heads and 2 groups, whose tables and offsets are not small."""
-    made = DeformableAttention(12, 6, groups=2, rng=np.random.default_rng(seed), **options).to(dtype=np.float64)
+    made = attentions.deformable(12, 6, groups=2, rng=np.random.default_rng(seed), **options).to(dtype=np.float64)
     for name, t in made.parameters().items():
         draws = np.random.default_rng(sum(map(ord, name)))
         t.data[...] = draws.normal(0, 0.5, t.shape)

@@ -139,6 +139,52 @@ def by_search(layers):
     return seen
 
 
+def neighbourly_loops(dy, q, k, v, table, keys, places, once=False, term=True):
+    dq, dk, dv, dtable = (np.zeros(a.shape) for a in (q, k, v, table))
+    scale = 1 / np.sqrt(q.shape[1])
+    for i in range(len(q)):
+        s = np.array([q[i] @ k[j] * scale + table[m] for j, m in zip(keys[i], places[i])])
+        p = np.exp(s) / np.exp(s).sum()
+        dp = v[keys[i]] @ dy[i]
+        ds = p * (dp - (p @ dp) * term)
+        for a, (j, m) in enumerate(zip(keys[i], places[i])):
+            dq[i] += scale * ds[a] * k[j]
+            if once:
+                dk[j], dv[j], dtable[m] = scale * ds[a] * q[i], p[a] * dy[i], ds[a]
+                continue
+            dk[j] += scale * ds[a] * q[i]
+            dv[j] += p[a] * dy[i]
+            dtable[m] += ds[a]
+    return dq, dk, dv, dtable
+
+
+def neighbourly_with(change):
+    return lambda *a: change(*neighbourly_loops(*a))
+
+
+def gaps(length, kernel, dilation):
+    index = np.zeros((length, kernel), int)
+    for line in range(dilation):
+        tokens = list(range(line, length, dilation))
+        for at, token in enumerate(tokens):
+            first = min(max(at - kernel // 2, 0), len(tokens) - kernel)
+            index[token] = tokens[first : first + kernel]
+    return index
+
+
+def by_steps(blocks, w, kernel):
+    """Counted on a long line."""
+    n, middle = 400, 200
+    near = np.abs(np.arange(n)[:, None] - np.arange(n)) <= kernel // 2
+    plain, moved = (np.arange(n) // w, (np.arange(n) + w // 2) // w)
+    seen = np.zeros((2, n), bool)
+    seen[:, middle] = True
+    for block in reversed(range(blocks)):
+        part = (plain, moved)[block % 2]
+        seen = np.stack([np.isin(part, part[seen[0]]), near[seen[1]].any(0)])
+    return seen.sum(1)
+
+
 ANSWERS = {
     "5.1": {
         "right": [cut_with(join_windows)],
@@ -216,6 +262,32 @@ ANSWERS = {
             (lambda layers: layers[2].astype(int) @ layers[1].astype(int) @ layers[0].astype(int), "counts the ways"),
             (lambda layers: layers[0] | layers[1] | layers[2], "in between"),
             (lambda layers: by_search(layers).T, "transposed?"),
+        ],
+    },
+    "5.9": {
+        "right": [neighbourly_loops],
+        "wrong": [
+            (lambda *a: neighbourly_loops(*a, once=True), "use np.add.at"),
+            (lambda *a: neighbourly_loops(*a, term=False), "row term"),
+            (neighbourly_with(lambda dq, dk, dv, dt: (dq * 2**0.5, dk * 2**0.5, dv, dt)), "factor λ"),
+            (neighbourly_with(lambda dq, dk, dv, dt: (dk, dq, dv, dt)), "dq["),
+            (neighbourly_with(lambda dq, dk, dv, dt: (dq, dk, dv, dt.reshape(5, 5))), "dtable has shape (5, 5)"),
+            (lambda dy, *rest: neighbourly_loops(np.ones(dy.shape), *rest), "cotangent of ones"),
+        ],
+    },
+    "5.10": {
+        "right": [lambda *a: tuple(by_steps(*a))],
+        "wrong": [
+            (lambda b, w, k: (w + (b - 1) * w // 2, b * (k - 1) + 1), "so a whole one"),
+            (lambda b, w, k: (b * w, b * k), "counted once"),
+        ],
+    },
+    "5.11": {
+        "right": [gaps],
+        "wrong": [
+            (lambda n, k, d: np.arange(n)[:, None] + (np.arange(k) - k // 2) * d, "leaves the map"),
+            (lambda n, k, d: gaps(n, k, 1), "index["),
+            (lambda n, k, d: np.clip(np.arange(n)[:, None] + (np.arange(k) - k // 2) * d, 0, n - 1), "not each"),
         ],
     },
 }

@@ -19,6 +19,11 @@ def sign_slope(a, n):
     return -np.sign(t) * (abs(t) < 1)
 
 
+def boolean_slope(a, n):
+    t = a[:, None] - np.arange(n)
+    return ((t >= -1) & (t < 0)) - ((t >= 0) & (t < 1))
+
+
 def sample_vjp(dy, z, points):
     dz, dpoints = np.zeros(z.shape), np.zeros(points.shape)
     h, w, _ = z.shape
@@ -78,9 +83,47 @@ def clamped(mask):
     def vjp(dy, z, points):
         limit = np.array(z.shape[:2]) - 1
         dz, dq = read(z, np.clip(points, 0, limit))[1](dy)
-        return dz, mask(dq, (points >= 0) & (points <= limit))
+        return dz, mask(dq, (points >= 0) & (points < limit))
 
     return vjp
+
+
+def with_the_end(dy, z, points):
+    limit = np.array(z.shape[:2]) - 1
+    dz, dq = read(z, np.clip(points, 0, limit))[1](dy)
+    return dz, dq * ((points >= 0) & (points <= limit))
+
+
+def four_corners(dy, z, points, at_once=False):
+    h, w, _ = z.shape
+    dz, dpoints = np.zeros(z.shape), np.zeros(points.shape)
+    for n, (row, col) in enumerate(points):
+        r, c = int(np.floor(row)), int(np.floor(col))
+        u, v = row - r, col - c
+        for i, j in np.ndindex(2, 2):
+            if 0 <= r + i < h and 0 <= c + j < w:
+                across, down = (v, 1 - v)[1 - j], (u, 1 - u)[1 - i]
+                wanted = z[r + i, c + j] @ dy[n]
+                given = down * across * dy[n]
+                dz[r + i, c + j] = given if at_once else dz[r + i, c + j] + given
+                dpoints[n] += (2 * i - 1) * across * wanted, (2 * j - 1) * down * wanted
+    return dz, dpoints
+
+
+def assigned(dy, z, points):
+    """Corner by corner with `+=`."""
+    h, w, _ = z.shape
+    dz, first = np.zeros(z.shape), np.floor(points).astype(int)
+    for i, j in np.ndindex(2, 2):
+        row, col = (first + np.array((i, j))).T
+        inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
+        weight = abs(1 - i - (points - first)[:, 0]) * abs(1 - j - (points - first)[:, 1])
+        dz[row[inside], col[inside]] += (weight[:, None] * dy)[inside]
+    return dz, four_corners(dy, z, points)[1]
+
+
+def round_slope(a, n):
+    return [[-np.pi / 2 * np.sin(np.pi * (x - b)) if abs(x - b) < 1 else 0.0 for b in range(n)] for x in a]
 
 
 def climb(z, point, rate, steps, sign=1):
@@ -110,6 +153,8 @@ ANSWERS = {
             (lambda a, n: slope(a, n).T, "transposed?"),
             (sign_slope, "take the slope on the right"),
             (lambda a, n: -slope(n - 1 - a, n)[:, ::-1], "slope on the left"),
+            (boolean_slope, "make numbers of the first"),
+            (lambda a, n: slope(a, n) != 0, "where the hat falls its slope is −1"),
         ],
     },
     "6.2": {
@@ -169,6 +214,7 @@ ANSWERS = {
             (clamped(lambda dq, free: dq * free.all(-1, keepdims=True)), "each coordinate is clamped by itself"),
             (clamped(lambda dq, free: -dq * free), "(sign?)"),
             (lambda dy, z, p: read(z, p)[1](dy), "clamp first"),
+            (with_the_end, "the slope there is 0: `<`"),
         ],
     },
     "6.7": {
@@ -177,6 +223,28 @@ ANSWERS = {
             (lambda z, p, rate, steps: climb(z, p, rate, steps, sign=-1), "add the gradient to climb"),
             (lambda z, p, rate, steps: p + steps * (climb(z, p, rate, 1) - p), "gradient of the start"),
             (climb_in_place, "it writes to its argument 1"),
+        ],
+    },
+    "6.8": {
+        "right": [four_corners, sample_vjp],
+        "wrong": [
+            (assigned, "use np.add.at"),
+            (lambda *a: four_corners(*a, at_once=True), "dz["),
+            (
+                lambda dy, z, p: (four_corners(dy, z, p)[0], four_corners(dy * [1, 0, 0], z, p)[1]),
+                "sum over the channels is missing",
+            ),
+            (lambda dy, z, p: (four_corners(dy, z, p)[0], four_corners(dy, z, p)[1][:, ::-1]), "row and col swapped?"),
+            (lambda dy, z, p: (-four_corners(dy, z, p)[0], four_corners(dy, z, p)[1]), "(sign?)"),
+        ],
+    },
+    "6.9": {
+        "right": [round_slope],
+        "wrong": [
+            (lambda a, n: np.array(round_slope(a, n)) / np.pi, "inner derivative is missing"),
+            (lambda a, n: 2 * np.array(round_slope(a, n)), "½ in front"),
+            (lambda a, n: -np.pi / 2 * np.sin(np.pi * (a[:, None] - np.arange(n))), "from distance 1 on"),
+            (lambda a, n: -np.array(round_slope(a, n)), "(sign?)"),
         ],
     },
 }

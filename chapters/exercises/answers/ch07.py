@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minidat import ops
+from minidat import Tensor, ops
 
 TAPS = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).reshape(9, 2)
 
@@ -91,6 +91,42 @@ def shared(q, x, points, wk, wv, scale=True):
     return y
 
 
+def layer_vjp(dy, *arrays, blind=()):
+    """By the engine: the sum over the ways to x is its own."""
+    x, w, w_offset, b_offset, w_mod, b_mod = (Tensor(a, requires_grad=True) for a in arrays)
+    h, width, _ = x.shape
+    batch = x.reshape(1, *x.shape)
+    where, how_much = (batch.detach() if part in blind else batch for part in ("offsets", "modulation"))
+    offsets = ops.conv2d(where, w_offset, b_offset, padding=1).reshape(1, h, width, 1, 9, 2)
+    logits = ops.conv2d(how_much, w_mod, b_mod, padding=1).reshape(1, h, width, 1, 9)
+    y = ops.deformable_conv(batch, offsets, ops.sigmoid(logits), w.reshape(3, 3, *w.shape[1:]), None, padding=1)
+    y.backward(dy[None])
+    return [t.grad for t in (x, w, w_offset, b_offset, w_mod, b_mod)]
+
+
+def whole_vjp(dy, *arrays):
+    """By the engine."""
+    t = [Tensor(a, requires_grad=True) for a in arrays]
+    z, reference, x1, x2, w_value, w_offset, b_offset, w_weigh, b_weigh, w_out = t
+    (q, c), (m, levels, k) = z.shape, b_weigh.shape
+    offsets = (z @ w_offset.reshape(c, -1) + b_offset.reshape(-1)).reshape(1, q, m, levels, k, 2)
+    a = (z @ w_weigh.reshape(c, -1) + b_weigh.reshape(-1)).reshape(1, q, m, -1)
+    weights = ops.softmax(a).reshape(1, q, m, levels, k)
+    sizes = x1.shape[:2], x2.shape[:2]
+    locations = offsets * Tensor(1 / np.array(sizes, float)[:, None]) + reference.reshape(1, q, 1, 1, 1, 2)
+    values = ops.concatenate(x1.reshape(1, -1, c), x2.reshape(1, -1, c), axis=1) @ w_value
+    y = ops.multiscale_deformable_attention(values, locations, weights, sizes=sizes) @ w_out
+    y.backward(dy[None])
+    return [one.grad for one in t]
+
+
+def reference_loops(dpoints, sizes):
+    total = np.zeros((len(dpoints), 2))
+    for i, m, level, j in np.ndindex(*dpoints.shape[:4]):
+        total[i] += dpoints[i, m, level, j] * sizes[level]
+    return total
+
+
 ANSWERS = {
     "7.1": {
         "right": [lambda d: np.array([(d * i - i, d * j - j) for i in (-1, 0, 1) for j in (-1, 0, 1)])],
@@ -105,7 +141,7 @@ ANSWERS = {
         "right": [deformable_loops],
         "wrong": [
             (without_m, "m is missing"),
-            (dw_without_m, "dw is made of m · s"),
+            (dw_without_m, "dw is made of m · f"),
             (deformable_with(lambda dx, do, dm, dw: (dx, -do, dm, dw)), "(sign?)"),
             (deformable_with(lambda dx, do, dm, dw: (dx, do[..., ::-1], dm, dw)), "(row and col swapped?)"),
             (deformable_with(lambda dx, do, dm, dw: (dx, do, dm, dw.swapaxes(1, 2))), "dw has shape (9, 3, 2)"),
@@ -163,6 +199,35 @@ ANSWERS = {
             (lambda q, x, p, wk, wv: shared(q, x, p[:, ::-1], wk, wv), "(row, col)"),
             (lambda q, x, p, wk, wv: shared(q * np.sqrt(2 / 3), x, p, wk, wv), "not those of the map"),
             (lambda *a: shared(*a).T, "transposed?"),
+        ],
+    },
+    "7.8": {
+        "right": [layer_vjp],
+        "wrong": [
+            (lambda *a: layer_vjp(*a, blind=("offsets",)), "the way through the offsets is missing"),
+            (lambda *a: layer_vjp(*a, blind=("modulation",)), "the way through m is missing"),
+            (lambda *a: layer_vjp(*a, blind=("offsets", "modulation")), "only one of the three ways"),
+            (lambda *a: [*layer_vjp(*a)[:4], -layer_vjp(*a)[4], layer_vjp(*a)[5]], "(sign?)"),
+            (lambda *a: layer_vjp(*a)[:5], "5 results, but 6 are asked for"),
+            (lambda dy, *a: layer_vjp(np.ones_like(dy), *a), "cotangent of ones"),
+        ],
+    },
+    "7.9": {
+        "right": [reference_loops],
+        "wrong": [
+            (lambda d, s: d.sum((1, 2, 3)), "that is in pixels"),
+            (lambda d, s: reference_loops(d, 1 / s), "this divides"),
+            (lambda d, s: reference_loops(d, s[:, ::-1]), "rows go with H_l"),
+            (lambda d, s: reference_loops(d, s) / 24, "not averaged"),
+        ],
+    },
+    "7.10": {
+        "right": [whole_vjp],
+        "wrong": [
+            (lambda dy, *a: [whole_vjp(dy, *a)[0] * 2, *whole_vjp(dy, *a)[1:]], "× 2: a factor?"),
+            (lambda dy, *a: [*whole_vjp(dy, *a)[:9], whole_vjp(dy, *a)[9].T], "transposed?"),
+            (lambda dy, *a: whole_vjp(np.ones_like(dy), *a), "cotangent of ones"),
+            (lambda dy, *a: whole_vjp(dy, *a)[:9], "9 results, but 10 are asked for"),
         ],
     },
 }

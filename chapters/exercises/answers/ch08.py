@@ -47,6 +47,28 @@ def clipped(du, x, w, b, r, pad):
     return dx, depthwise_vjp(du, edge, w, b, r, 0)[1], db
 
 
+def cut_by_minus(du, x, w, b, r, pad):
+    """[pad:-pad], which is empty where there is no padding."""
+    padded = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
+    dpadded, dw, db = depthwise_vjp(du, padded, w, b, r, 0)
+    return dpadded[pad:-pad, pad:-pad], dw, db
+
+
+def limited(d, o, p, size, limit, cut=1.0):
+    out = np.zeros_like(d)
+    for n, i in np.ndindex(*d.shape):
+        free = p[n, i] + o[n, i]
+        slope = {"squash": 1 / np.cosh(free) ** 2, "clamp": float(-cut <= free <= cut), "none": 1.0}[limit]
+        out[n, i] = slope * d[n, i] * (size[i] - 1) / 2
+    return out
+
+
+def both_or_none(d, o, p, size, limit):
+    if limit != "clamp":
+        return limited(d, o, p, size, limit)
+    return limited(d, o, p, size, "none") * (np.abs(p + o).max(-1, keepdims=True) <= 1)
+
+
 def theta_vjp(doffsets, q, w, b, gamma, beta, w2, r, pad):
     _, vjp = ops.offset_network.raw(q[None], w, b, gamma, beta, w2, stride=r, padding=pad)
     grads = vjp(doffsets.reshape(1, 1, -1, 2))
@@ -140,6 +162,7 @@ ANSWERS = {
             (lambda du, x, w, b, r, pad: depthwise_vjp(du, x, w[::-1, ::-1], b, r, pad), "kernel is flipped"),
             (lambda du, *a: depthwise_vjp(np.ones_like(du), *a), "cotangent of ones"),
             (clipped, "dw["),
+            (cut_by_minus, "dx has shape (0, 0, 2)"),
         ],
     },
     "8.5": {
@@ -152,6 +175,17 @@ ANSWERS = {
             (theta_with(lambda *d: (*d[:5], d[5][:, ::-1])), "swapped?"),
             (theta_with(lambda *d: d[:5]), "5 results, but 6 are asked for"),
             (lambda d, *a: theta_vjp(np.ones_like(d), *a), "cotangent of ones"),
+        ],
+    },
+    "8.10": {
+        "right": [limited],
+        "wrong": [
+            (lambda d, o, p, s, limit: limited(d, o, p, s, limit) / (s - 1) * 2, "step 1 is missing"),
+            (lambda d, o, p, s, limit: limited(d, o, 0 * p, s, limit), "what is limited is p̂ + o"),
+            (lambda d, o, p, s, limit: limited(d, o, p, s, limit, cut=np.inf), "that is cut gets no gradient"),
+            (both_or_none, "cut by itself"),
+            (lambda d, o, p, s, limit: limited(d, o, p, s[::-1], limit), "rows go with H"),
+            (lambda d, o, p, s, limit: limited(np.ones_like(d), o, p, s, limit), "cotangent of ones"),
         ],
     },
     "8.6": {
@@ -175,6 +209,7 @@ ANSWERS = {
             (lambda *a: -np.array(off_centre(*a)), "not middle − reference"),
             (lambda *a: np.array(off_centre(*a)) - 0.5, "(k − 1)/2"),
             (lambda h, k, r, pad: off_centre(h, k, r, 0), "distance"),
+            (lambda h, k, r, pad: np.array(off_centre(h, k, r, pad)) + (k - 1) / 2 - k // 2, "not k // 2"),
         ],
     },
     "8.9": {
@@ -183,7 +218,7 @@ ANSWERS = {
             (lambda look, x, theta, rate: step(look, x, theta, -rate), "subtract the gradient"),
             (sum_step, "number of elements"),
             (lambda look, x, theta, rate: step(look, x, theta, rate)[::-1], "w has shape"),
-            (step_in_place, "w["),
+            (step_in_place, "it writes to its argument 2"),
         ],
     },
 }

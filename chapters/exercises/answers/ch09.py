@@ -3,7 +3,7 @@
 import numpy as np
 
 from minidat import composed, ops
-from minidat.attention.deformable import grid
+from minidat.attention.grids import grid
 from minidat.autograd import Tensor
 
 

@@ -126,6 +126,67 @@ def unstretched(table, points, h, w):
     return bias[0], lambda dbias: (pull(dbias[None])[0], pull(dbias[None])[1][0, 0])
 
 
+def log_network(dbias, points, w1, b1, w2, h, w, open_=True, flat=False, scaled=True, sign=-1):
+    """Exercise 10.9 by loops over pairs; each option off makes a slip."""
+    dpoints, dw1, db1, dw2 = (np.zeros_like(a) for a in (points, w1, b1, w2))
+    scale = np.array([8 / (h - 1), 8 / (w - 1)])
+    for i, j, n in np.ndindex(h, w, len(points)):
+        d = (np.array([i, j]) - points[n]) * scale
+        u = np.sign(d) * np.log(1 + abs(d)) / np.log(8)
+        y = u @ w1 + b1
+        upstream = dbias[:, i * w + j, n]
+        dw2 += np.outer(np.maximum(y, 0), upstream)
+        dy = w2 @ upstream
+        if open_:
+            dy = np.where(y > 0, dy, 0)
+        dw1 += np.outer(u, dy)
+        db1 += dy
+        du = w1 @ dy
+        dpoints[n] += sign * du * (1 if flat else 1 / (1 + abs(d)) / np.log(8)) * (scale if scaled else 1)
+    return dpoints, dw1, db1, dw2
+
+
+def pairs(dbias, table, points, y, x, kappa=(1, 1)):
+    """(i, j, n), displacement, gradient to R: of each pair, by loops."""
+    h, w = (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
+    for i, j, n in np.ndindex(len(y), len(x), len(points)):
+        far = np.array([y[i], x[j]]) - points[n]
+        r, c = kappa * far + [h - 1, w - 1]
+        dr = np.zeros(2)
+        for a, b in np.ndindex(*table.shape[1:]):
+            pull = dbias[:, i * len(x) + j, n] @ table[:, a, b]
+            dr += pull * np.array([slope(r, a) * hat(c, b), hat(r, a) * slope(c, b)])
+        yield (i, j, n), far, dr
+
+
+def ruler(dbias, table, points, h, w, kappa, displaced=True, sign=1):
+    told = pairs(dbias, table, points, np.arange(h), np.arange(w), kappa)
+    return sign * sum(dr * (far if displaced else 1) for _, far, dr in told)
+
+
+def moving_grid(dbias, table, points, y, x, sign=1):
+    dy, dx = np.zeros(len(y)), np.zeros(len(x))
+    for (i, j, _), _, dr in pairs(dbias, table, points, y, x):
+        dy[i] += sign * dr[0]
+        dx[j] += sign * dr[1]
+    return dy, dx
+
+
+def one_key(dbias, table, points, y, x):
+    return moving_grid(dbias[..., :1], table, points[:1], y, x)
+
+
+def hats_for_slopes(dbias, table, points, h, w):
+    """Exercise 10.4 with g in the place of g′."""
+    dpoints = np.zeros_like(points)
+    for (_, _, n), far, _ in pairs(dbias, table, points, np.arange(h), np.arange(w)):
+        r, c = far[0] + h - 1, far[1] + w - 1
+        i, j = np.round(far + points[n]).astype(int)
+        for a, b in np.ndindex(*table.shape[1:]):
+            dpoints[n] -= hat(r, a) * hat(c, b) * (dbias[:, i * w + j, n] @ table[:, a, b])
+    return loops_vjp(dbias, table, points, h, w)[0], dpoints
+
+
 ANSWERS = {
     "10.1": {
         "right": [whole_bias],
@@ -153,6 +214,11 @@ ANSWERS = {
             (lambda p, h, w: ([h - 1, w - 1] - -p, [2 * h - 2, 2 * w - 2] - -p), "the opposite way"),
             (lambda p, h, w: ([h - 1, w - 1] - p, [2 * h - 1, 2 * w - 1] - p), "not H"),
             (lambda p, h, w: ([w - 1, h - 1] - p[::-1], [2 * w - 2, 2 * h - 2] - p[::-1]), "swapped?"),
+            (lambda p, h, w: (-p, [h - 1, w - 1] - p), "that is a displacement"),
+            (lambda p, h, w: (np.rint([h - 1, w - 1] - p), np.rint([2 * h - 2, 2 * w - 2] - p)), "do not round"),
+            (lambda p, h, w: ([2 * h - 2, 2 * w - 2] - p, [h - 1, w - 1] - p), "in another order"),
+            (lambda p, h, w: ([w - 1, h - 1] - p, [2 * w - 2, 2 * h - 2] - p), "rows go with h"),
+            (lambda p, h, w: ([0, 0], [h - 1, w - 1]), "on the map"),
         ],
     },
     "10.4": {
@@ -167,6 +233,19 @@ ANSWERS = {
             (features_only, "is a term missing?"),
             (first_head, "sum over them"),
             (lambda dbias, *a: loops_vjp(np.ones_like(dbias), *a), "cotangent of ones"),
+            (hats_for_slopes, "g where the slope g′ belongs"),
+            (lambda d, t, *a: (loops_vjp(d, t, *a)[0], loops_vjp(d, np.ones_like(t), *a)[1]), "multiply by the table"),
+            (
+                lambda d, t, p, h, w: loops_vjp(
+                    d.reshape(len(t), w, h, -1).swapaxes(1, 2).reshape(d.shape), t, p, h, w
+                ),
+                "has number i·W + j",
+            ),
+            (lambda *a: tuple(d / (a[3] * a[4]) for d in loops_vjp(*a)), "not a mean"),
+            (
+                lambda d, t, p, h, w: (loops_vjp(d[..., :1], t, p[:1], h, w)[0], loops_vjp(d, t, p, h, w)[1]),
+                "sum over n",
+            ),
         ],
     },
     "10.5": {
@@ -183,7 +262,7 @@ ANSWERS = {
             (lambda m, *a: count(1, *a), "a table of its own"),
             (lambda m, h, w, n: (count(m, h + 1, w + 1, n)[0], m * h * w * n), "2H − 1"),
             (lambda m, h, w, n: count(m, h, w, h * w), "there are n keys"),
-            (lambda m, h, w, n: count(m, h, w, n)[::-1], "relative: yours"),
+            (lambda m, h, w, n: count(m, h, w, n)[::-1], "in another order"),
         ],
     },
     "10.7": {
@@ -205,6 +284,39 @@ ANSWERS = {
             (unstretched, "y["),
             (lambda *a: bias_loops(*a), "a pair (y, vjp)"),
             (bias_on(lambda dbias, *a: loops_vjp(np.ones_like(dbias), *a)), "cotangent of ones"),
+        ],
+    },
+    "10.9": {
+        "right": [log_network],
+        "wrong": [
+            (lambda *a: log_network(*a, open_=False), "step 2"),
+            (lambda *a: log_network(*a, flat=True), "step 4"),
+            (lambda *a: log_network(*a, scaled=False), "step 5: D is λ times"),
+            (lambda *a: log_network(*a, sign=1), "comes with a minus"),
+            (
+                lambda *a: (*log_network(*a)[:2], log_network(*a)[2] / (a[5] * a[6] * len(a[1])), log_network(*a)[3]),
+                "not a mean",
+            ),
+            (lambda *a: log_network(*a)[1:], "4 are asked for"),
+            (lambda dbias, *a: log_network(np.ones_like(dbias), *a), "cotangent of ones"),
+        ],
+    },
+    "10.10": {
+        "right": [ruler],
+        "wrong": [
+            (lambda *a: ruler(*a, displaced=False), "the displacement i − p"),
+            (lambda *a: ruler(*a, sign=-1), "no minus"),
+            (lambda *a: ruler(*a[:5], np.ones(2)), "where κ puts them"),
+            (lambda *a: ruler(*a)[::-1], "swapped?"),
+        ],
+    },
+    "10.11": {
+        "right": [moving_grid],
+        "wrong": [
+            (lambda *a: moving_grid(*a, sign=-1), "a plus"),
+            (one_key, "all keys"),
+            (lambda d, t, *a: moving_grid(d[:1], t[:1], *a), "all heads"),
+            (lambda *a: moving_grid(*a)[::-1], "in another order"),
         ],
     },
 }

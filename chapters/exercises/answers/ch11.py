@@ -2,6 +2,8 @@
 
 from math import ceil, isqrt
 
+import numpy as np
+
 
 def product(a, b):
     """Multiply-adds of a product of matrices of these shapes."""
@@ -50,6 +52,24 @@ def cheapest_fit(h, w, dim, kernel, budget):
     return min(strides, default=0)
 
 
+def most_points(h, w, dim, window, kernel, network=True, keys=True):
+    """Exercise 11.8 by trying: one point more until it costs too much."""
+    n, limit = h * w, product((h * w, dim), (dim, 4 * dim)) + 2 * h * w * window**2 * dim
+    points = 0
+    while True:
+        more = points + 1
+        work = 2 * n * more * dim + 2 * n * dim**2 + 2 * (more if keys else n) * dim**2
+        if work + (network and (kernel**2 + 2) * more * dim) > limit:
+            return points
+        points = more
+
+
+def forget(n, dim, heads, again=1, backward=2):
+    forward = 4 * product((n, dim), (dim, dim)) + 2 * product((n, dim), (dim, n))
+    kept = forward * (1 + backward)
+    return kept, kept + again * product((n, dim), (dim, n)), np.zeros((heads, n, n), np.float32).nbytes
+
+
 def alone(h, w, dim, kernel, budget):
     return min([r for r in range(1, h + w) if omega(h, w, dim, r, kernel)[0] <= budget], default=0)
 
@@ -61,7 +81,7 @@ ANSWERS = {
             (lambda *i: (omega_mhsa(*i)[0] * 3 // 4, omega_mhsa(*i)[1]), "four of them"),
             (lambda *i: (omega_mhsa(*i)[0], omega_mhsa(*i)[1] // 2), "two products"),
             (lambda h, w, c: (4 * h * w * c * c, 2 * h * w * c), "every key"),
-            (lambda *i: omega_mhsa(*i)[::-1], "projections: yours"),
+            (lambda *i: omega_mhsa(*i)[::-1], "in another order"),
             (lambda *i: sum(omega_mhsa(*i)), "2 are asked for"),
         ],
     },
@@ -120,6 +140,25 @@ ANSWERS = {
             (alone, "the offset network is part of Ω"),
             (lambda h, w, c, k, budget: cheapest_fit(h, w, c, k, budget - 1), "as large as the budget"),
             (lambda *i: cheapest_fit(*i) or max(i[0], i[1]), "0 where no stride fits"),
+        ],
+    },
+    "11.8": {
+        "right": [most_points],
+        "wrong": [
+            (lambda *i: most_points(*i, network=False), "the offset network"),
+            (lambda *i: most_points(*i, keys=False), "the projections differ"),
+            (lambda *i: most_points(*i) + 1, "still fits"),
+            (lambda h, w, c, window, k: window**2, "own number of keys"),
+        ],
+    },
+    "11.9": {
+        "right": [forget],
+        "wrong": [
+            (lambda *i: forget(*i, backward=0), "a step three times"),
+            (lambda *i: forget(*i, again=2), "only q kᵀ"),
+            (lambda n, c, m: (forget(n, c, m)[0], forget(n, c, m)[0] * 4 // 3, forget(n, c, m)[2]), "still there"),
+            (lambda n, c, m: (*forget(n, c, m)[:2], forget(n, c, 1)[2]), "each head"),
+            (lambda *i: (*forget(*i)[:2], forget(*i)[2] // 4), "4 for each number"),
         ],
     },
 }

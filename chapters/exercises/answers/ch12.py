@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from minidat import Tensor, nn, ops
 from minidat.models import zoo
 
 
@@ -70,6 +71,72 @@ def fits(patch, stages, window):
     for _ in range(stages - 1):
         side *= 2
     return side
+
+
+def overlapping_vjp(dy, x, W, bias, once=False, rim=0):
+    """Exercise 12.9, patch by patch. `once`: a pixel keeps the term of one patch only. `rim`: how far dx is shifted."""
+    h, w, _ = x.shape
+    padded = np.zeros((h + 2, w + 2, x.shape[2]))
+    padded[1:-1, 1:-1] = x
+    dpadded, dW = np.zeros_like(padded), np.zeros_like(W)
+    taps = [(a, b, i, j) for a, b in np.ndindex(3, 3) for i, j in np.ndindex(*dy.shape[:2])]
+    for a, b, i, j in taps:
+        at = 2 * i + a, 2 * j + b
+        term = W[a, b] @ dy[i, j]
+        dpadded[at] = term if once else dpadded[at] + term
+        dW[a, b] += np.outer(padded[at], dy[i, j])
+    return dpadded[1 - rim : h + 1 - rim, 1 - rim : w + 1 - rim], dW, dy.sum(0).sum(0)
+
+
+def overlapping_with(change):
+    return lambda *inputs: change(*overlapping_vjp(*inputs))
+
+
+def lpu_vjp(dz, z, w, b):
+    """Exercise 12.10 by the op's own vjp."""
+    _, vjp = ops.depthwise_conv.raw(z[None], w, b, padding=1)
+    back, dw, db = vjp(dz[None])
+    return dz + back[0], dw, db
+
+
+def unturned(dz, z, w, b):
+    back = ops.depthwise_conv.raw(dz[None], w, None, padding=1)[0][0]
+    return dz + back, *lpu_vjp(dz, z, w, b)[1:]
+
+
+def by_engine(dy, *arrays):
+    """Exercise 12.11 by the engine."""
+    leaves = [Tensor(a, requires_grad=True) for a in arrays]
+    mlp = nn.ConvMLP(3, rng=np.random.default_rng(0))
+    mlp.hidden.weight, mlp.hidden.bias, mlp.conv.weight, mlp.conv.bias, mlp.out.weight, mlp.out.bias = leaves[1:]
+    mlp(leaves[0].reshape(1, *arrays[0].shape)).backward(dy[None])
+    return tuple(leaf.grad for leaf in leaves)
+
+
+def one_road(dy, x, w1, b1, w, b, w2, b2, straight):
+    """Exercise 12.11 with one of the roads to h."""
+    h = x @ w1 + b1
+    mix, vjp = ops.depthwise_conv.raw(h[None], w, b, padding=1)
+    _, bend = ops.gelu.raw(h + mix[0])
+    (dm,) = bend(dy @ w2.T)
+    dh = dm if straight else vjp(dm[None])[0][0]
+    return dh @ w1.T, *by_engine(dy, x, w1, b1, w, b, w2, b2)[1:]
+
+
+def dat_pp_parameters(dim, classes=1000, lpu=True, mlp=True, group=64, fourth="DD", first=True):
+    c = dim
+    total = (27 + 1 + 2) * (c // 2) + (9 * (c // 2) + 1 + 2) * c if first else 48 * c + 3 * c
+    for words, kernel, size in (("ND", 9, 56), ("NDND", 7, 28), ("ND" * 9, 5, 14), (fourth, 3, 7)):
+        for letter in words:
+            if letter == "N":
+                total += window_block(c, c // 32, 7)
+            else:
+                total += deformable_block(c, c // 32, c // group, kernel, size, size)
+            total += lpu * (9 + 1) * c + mlp * (9 + 1) * 4 * c
+        c *= 2
+    for narrow_ in (dim, 2 * dim, 4 * dim):
+        total += 3 * 3 * narrow_ * (2 * narrow_) + 2 * (2 * narrow_)
+    return total + 2 * (8 * dim) + (8 * dim + 1) * classes
 
 
 def mine(**changes):
@@ -193,6 +260,46 @@ ANSWERS = {
             (untiled, "it cannot be built"),
             (local, "no block is deformable"),
             (lambda: mine().stages, "a Config is asked for"),
+        ],
+    },
+    "12.9": {
+        "right": [overlapping_vjp],
+        "wrong": [
+            (lambda *i: overlapping_vjp(*i, once=True), "do not overwrite"),
+            (lambda *i: overlapping_vjp(*i, rim=1), "at the wrong side"),
+            (overlapping_with(lambda dx, dW, db: (dx, dW, db / 12)), "not a mean"),
+            (overlapping_with(lambda dx, dW, db: (-dx, dW, db)), "(sign?)"),
+            (overlapping_with(lambda dx, dW, db: (dx, dW.swapaxes(0, 1), db)), "dW["),
+            (lambda dy, *i: overlapping_vjp(np.ones_like(dy), *i), "cotangent of ones"),
+        ],
+    },
+    "12.10": {
+        "right": [lpu_vjp],
+        "wrong": [
+            (lambda dz, *i: (lpu_vjp(dz, *i)[0] - dz, *lpu_vjp(dz, *i)[1:]), "the straight road is missing"),
+            (unturned, "half a turn"),
+            (lambda dz, *i: (dz, *lpu_vjp(dz, *i)[1:]), "the straight road alone"),
+            (lambda dz, *i: (lpu_vjp(dz, *i)[0], *(d / 20 for d in lpu_vjp(dz, *i)[1:])), "the mean"),
+        ],
+    },
+    "12.11": {
+        "right": [by_engine],
+        "wrong": [
+            (lambda *i: one_road(*i, straight=False), "the straight one is missing"),
+            (lambda *i: one_road(*i, straight=True), "through the convolution is missing"),
+            (lambda *i: by_engine(*i)[:3], "7 are asked for"),
+            (lambda dy, *i: by_engine(np.ones_like(dy), *i), "cotangent of ones"),
+        ],
+    },
+    "12.12": {
+        "right": [dat_pp_parameters],
+        "wrong": [
+            (lambda *i: dat_pp_parameters(*i, lpu=False), "a local perception unit"),
+            (lambda *i: dat_pp_parameters(*i, mlp=False), "4C hidden numbers"),
+            (lambda *i: dat_pp_parameters(*i, group=128), "64 channels"),
+            (lambda *i: dat_pp_parameters(*i, fourth="ND"), "stage 4 is D D"),
+            (lambda *i: dat_pp_parameters(*i, first=False), "two convolutions and two layer norms"),
+            (lambda dim, classes: dat_pp_parameters(dim, classes) + 14 * dim, "no bias"),
         ],
     },
 }

@@ -70,6 +70,26 @@ def compare(a, b):
     return (won - lost) / n, math.sqrt(won + lost - (won - lost) ** 2 / n) / n
 
 
+def walk(mu, s, batch, rate, steps, variance=None, size=None, power=0.5):
+    """Exercise 13.8, a step at a time."""
+    variance = s * s / batch if variance is None else variance
+    size = (mu * mu + s * s / batch) ** 0.5 if size is None else size
+    moved = spread = 0.0
+    for _ in range(steps):
+        moved += rate * mu / size
+        spread += (rate / size) ** 2 * variance
+    return moved, spread**power if power == 0.5 else steps * (spread / steps) ** 0.5
+
+
+def run_through(rates, decay, decayed=False):
+    """Exercise 13.9, a step at a time."""
+    weight, pushed = 1.0, 0.0
+    for rate in rates:
+        weight -= rate * decay * weight
+        pushed = pushed * (1 - decay * rate if decayed else 1) + rate
+    return weight, pushed
+
+
 ANSWERS = {
     "13.1": {
         "right": [decode],
@@ -141,6 +161,26 @@ ANSWERS = {
             (lambda a, b: (compare(a, b)[0], (a * 1.0 - b).std(ddof=1) / len(a) ** 0.5), "not by n − 1"),
             (lambda a, b: compare(b, a), "the first minus the second"),
             (lambda a, b: a - b, "raises TypeError"),
+        ],
+    },
+    "13.8": {
+        "right": [walk],
+        "wrong": [
+            (lambda *i: walk(*i, power=1), "√J"),
+            (lambda *i: (walk(*i)[0], walk(*i, variance=i[1] ** 2)[1]), "s/√B"),
+            (lambda *i: walk(*i, size=1.0), "plain descent"),
+            (lambda *i: walk(*i, size=i[1] / np.sqrt(i[2])), "μ² plus its variance"),
+            (lambda *i: walk(*i, size=np.hypot(i[0], i[1])), "s²/B"),
+        ],
+    },
+    "13.9": {
+        "right": [run_through],
+        "wrong": [
+            (lambda r, d: (1 - d * sum(r), sum(r)), "not a sum"),
+            (lambda r, d: ((1 - d) ** len(r), sum(r)), "multiplied by the rate"),
+            (lambda r, d: (np.exp(-d * sum(r)), sum(r)), "exactly"),
+            (lambda r, d: (run_through(r, d)[0], -sum(r)), "goes up"),
+            (lambda r, d: run_through(r, d, decayed=True), "it does not decay"),
         ],
     },
 }

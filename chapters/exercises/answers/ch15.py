@@ -84,6 +84,14 @@ def in_turn(offsets, p, s, u, target, rate, steps, learn):
     return offsets, s
 
 
+def enough_runs(sigma, delta, networks=2, errors=2):
+    """Exercise 15.9 by trying one run more."""
+    runs = 1
+    while delta < errors * (networks * sigma**2 / runs) ** 0.5:
+        runs += 1
+    return runs
+
+
 ANSWERS = {
     "15.1": {
         "right": [reach],
@@ -121,13 +129,13 @@ ANSWERS = {
             (lambda n, a: 1 - share_lost(n, a), "share that is kept"),
             (
                 lambda n, a: np.mean([max(0, a - i) + max(0, i + a - n + 1) for i in range(n)]) / (2 * a),
-                "beyond −1 and n",
+                "beyond −1 and h",
             ),
             (
                 lambda n, a: np.mean([max(0, a - i - 1) + max(0, i + a - n - 1) for i in range(n)]) / (2 * a),
-                "forgiven: n",
+                "forgiven: h",
             ),
-            (lambda n, a: 1 - 2 * (1 - share_lost(n, a)), "2a long"),
+            (lambda n, a: 1 - 2 * (1 - share_lost(n, a)), "2d long"),
         ],
     },
     "15.4": {
@@ -135,7 +143,7 @@ ANSWERS = {
         "wrong": [
             (lambda a, b: compare(b, a), "A minus B"),
             (unpaired, "same images"),
-            (lambda a, b: (compare(a, b)[0], compare(a, b)[1] * len(a) ** 0.5), "of the mean of n"),
+            (lambda a, b: (compare(a, b)[0], compare(a, b)[1] * len(a) ** 0.5), "of the mean of all"),
             (lambda a, b: (compare(a, b)[0], compare(a, b)[1] ** 2), "its root"),
             (lambda a, b: (b - a).mean(), "raises TypeError"),
         ],
@@ -179,6 +187,17 @@ ANSWERS = {
             (lambda *i: descend(*i[:-1], True), "only where `learn` is true"),
             (lambda *i: descend(*i[:-1], False), "s never moves"),
             (descend_in_place, "it writes to its argument 0"),
+        ],
+    },
+    "15.9": {
+        "right": [enough_runs],
+        "wrong": [
+            (lambda *i: enough_runs(*i, networks=1), "variance of both"),
+            (lambda *i: enough_runs(*i, errors=1), "twice its standard error"),
+            (lambda *i: enough_runs(*i, networks=1, errors=1), "for one mean"),
+            (lambda *i: enough_runs(*i) - 1, "one run too few"),
+            (lambda sigma, delta: 8 * (sigma / delta) ** 2, "rounded up"),
+            (lambda sigma, delta: int(np.ceil(2 * 2**0.5 * sigma / delta)), "with the square"),
         ],
     },
 }

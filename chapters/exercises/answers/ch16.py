@@ -5,206 +5,233 @@ import math
 import numpy as np
 
 
-def step_time(b, f, tau, bandwidth, speed):
-    parts = np.zeros(3)
-    for bytes_, flops in zip(b, f):
-        limits = [tau, bytes_ / bandwidth, flops / speed]
-        parts[limits.index(max(limits))] += max(limits)
-    return parts.sum(), parts / parts.sum()
+def cubic(a, b, c, d, x):
+    t = d * x
+    bracket = t + c
+    y_inner = b + x * bracket
+    return a + x * y_inner, y_inner + (t + bracket) * x
 
 
-def sum_of_all(b, f, tau, bandwidth, speed):
-    parts = np.array([tau * len(b), b.sum() / bandwidth, f.sum() / speed])
-    return parts.sum(), parts / parts.sum()
+def by_powers(a, b, c, d, x):
+    return a + b * x + c * x**2 + d * x**3, b + 2 * c * x + 3 * d * x**2
 
 
-def by_number(b, f, tau, bandwidth, speed):
-    limits = np.array([np.full(b.shape, tau), b / bandwidth, f / speed])
-    return limits.max(0).sum(), [(limits.argmax(0) == i).mean() for i in range(3)]
+def wrong_slope(a, b, c, d, x):
+    y, slope = cubic(a, b, c, d, x)
+    return y, slope - d * x * x
 
 
-def rows(xp, z, rows):
-    padded = xp.concatenate([z, xp.zeros((1, z.shape[1]))])  # row H is zero
-    return padded[xp.where((rows < 0) | (rows >= len(z)), len(z), rows)]
+def means(dy, x_hat, gamma):
+    n = 1 / len(gamma)
+    return np.einsum("nc,c->n", dy, gamma * n), np.einsum("c,nc,nc->n", gamma * n, x_hat, dy)
 
 
-def added(losses):
-    return (sum(losses) * (1 / len(losses))).get().item()
+def means_of_d(dy, x_hat, gamma):
+    d = gamma * dy
+    return d.mean(1), np.einsum("nc,nc->n", d, x_hat) / len(gamma)
 
 
-def traffic(steps, kept, n):
-    arrays = sum(len({*reads}) + 1 for reads, _ in steps)
-    fused, seen = 0, set()
-    for reads, write in steps:
-        for name in set(reads) - seen:
-            fused, seen = fused + 1, seen | {name}
-        seen |= {write}
-    return 4 * n * arrays, 4 * n * (fused + len({write for _, write in steps if write in kept}))
+def three_passes(dy, x_hat, gamma):
+    first, second = means(dy, x_hat, gamma)
+    return np.einsum("nc,c->n", dy, gamma) / len(gamma) + 0 * first, second
 
 
-def descend(xp, w, g, rate, limit):
-    factor = limit / xp.maximum(limit, (g * g).sum() ** 0.5)
-    w[...] = w - factor * (rate * g)
-    return w
+def merged(n1, m1, q1, n2, m2, q2):
+    n = n1 + n2
+    m = (n1 * m1 + n2 * m2) / n
+    return [n, m, q1 + n1 * (m1 - m) ** 2 + q2 + n2 * (m2 - m) ** 2]
 
 
-def baked_rate(xp, w, g, rate, limit):
-    w -= float(rate) * g * xp.minimum(1.0, limit / xp.sqrt(xp.sum(g * g)))
-    return w
+def tanh_cubics(m):
+    y = np.tanh(m)
+    u = 1 - y * y
+    half, d = -y * u, u * (3 * y * y - 1) / 3
+    return np.array([y - m * u + m**2 * half - m**3 * d, u - 2 * m * half + 3 * m**2 * d, half - 3 * m * d, d]).T
 
 
-def branch(xp, w, g, rate, limit):
-    norm = xp.sqrt(xp.sum(g * g))
-    w -= rate * g * (limit / norm if norm > limit else 1.0)
-    return w
+def about_the_middle(m):
+    y = np.tanh(m)
+    u = 1 - y * y
+    return np.stack([y, u, -y * u, u * (3 * y * y - 1) / 3], -1)
 
 
-def not_in_place(xp, w, g, rate, limit):
-    return w - rate * g * xp.minimum(1.0, limit / xp.sqrt(xp.sum(g * g)))
+def tanh_with(second, third):
+    def answer(m):
+        y = np.tanh(m)
+        half, d = second(y) / 2, third(y) / 6
+        a, b = y - m * (1 - y * y) + m**2 * half - m**3 * d, 1 - y * y - 2 * m * half + 3 * m**2 * d
+        return np.stack([a, b, half - 3 * m * d, d], -1)
+
+    return answer
 
 
-def uphill(xp, w, g, rate, limit):
-    w += rate * g * xp.minimum(1.0, limit / xp.sqrt(xp.sum(g * g)))
-    return w
+def by_where(s, floor):
+    e = np.exp(s - np.max(s))
+    sums = np.einsum("nm->n", e)
+    for i in range(len(s)):
+        if sums[i] <= floor:
+            row = np.exp(s[i] - np.max(s[i]))
+            e[i], sums[i] = row, row.sum()
+    return e / sums[:, None]
 
 
-def from_below(shuffle, v):
-    for bits in 2 ** np.arange(5):
-        v = shuffle(v, bits) + v
-    return v
+def all_again(s, floor):
+    e = np.exp(s - s.max())
+    if (e.sum(-1) <= floor).any():
+        e = np.exp(s - s.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
 
 
-def one_by_one(shuffle, v):
-    return sum((shuffle(v, bits) for bits in range(1, 32)), v)
+def every_row(s, floor):
+    e = np.exp(s - s.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
 
 
-def from_the_first(shuffle, v):
-    return sum((shuffle(v, 2**i) for i in range(5)), v)
+def no_fallback(s, floor):
+    e = np.exp(s - s.max())
+    return e / e.sum(-1, keepdims=True)
 
 
-def four_steps(shuffle, v):
-    for bits in (16, 8, 4, 2):
-        v = v + shuffle(v, bits)
-    return v
+def reads(z, a):
+    padded = np.pad(z, ((0, 0), (2, 2)))[:, :]  # on purpose: an array with an axis of n
+    first = np.clip(np.floor(a), -2, z.shape[1])
+    i, b = np.arange(len(a)), first.astype(int) + 2
+    after = a - np.floor(a)
+    return padded[i, b] * (1 - after) + padded[i, np.minimum(b + 1, z.shape[1] + 3)] * after
 
 
-def beyond(shuffle, v):
-    for bits in (32, 16, 8, 4, 2):
-        v = v + shuffle(v, bits)
-    return v
+def gathered(z, a):
+    n, total = z.shape[1], 0
+    for side in (0, 1):
+        b = np.floor(a).astype(int) + side
+        on = (b >= 0) & (b <= n - 1)
+        total = total + np.take_along_axis(z, np.clip(b, 0, n - 1)[:, None], 1)[:, 0] * on * (1 - abs(a - b))
+    return total
 
 
-def reduced(shuffle, v):
-    return np.add.reduce(v)
+def clipped(z, a):
+    b = np.clip(np.floor(a).astype(int), 0, z.shape[1] - 2)
+    i = np.arange(len(a))
+    return z[i, b] * (1 - (a - b)) + z[i, b + 1] * (a - b)
 
 
-def brought_out(shuffle, v):
-    return np.array(v)
+def swapped(z, a):
+    after = a - np.floor(a)
+    return gathered(z, np.floor(a) + np.where(after > 0, 1 - after, 0))
 
 
-def by_size(x, bits):
-    step = 2.0 ** (np.floor(np.log2(np.abs(x.astype(float)))) - bits)  # between neighbours
-    return (np.round(x / step) * step).astype(np.float32)
+def product(z, a):
+    return (z * np.maximum(0, 1 - abs(a[:, None] - np.arange(z.shape[1])))).sum(1)
 
 
-def cut(x, bits):
-    return (x.view(np.uint32) & np.uint32(2**32 - 2 ** (23 - bits))).view(np.float32)
+def share(h, w, k):
+    r = k // 2
+    return math.prod((k * n - sum(2 * i for i in range(1, r + 1))) / n**2 for n in (h, w))
 
 
-def intensity(n, k, m):
-    return 0.5 / (1 / m + 1 / n + 1 / k)
+def exp(x, digits=9):
+    n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    r = x - n * np.float32(0.69314575) - n * np.float32(1.4286068e-06)
+    total = term = np.ones_like(r)
+    for k in range(1, digits):
+        term = term * r * np.float32(1 / k)
+        total = total + term
+    return np.ldexp(total, n.astype(np.int32))
+
+
+def exp_carelessly(x):
+    n = np.rint(x * np.float32(1.4426950408889634))
+    r = x - n * np.float32(math.log(2))
+    total = term = np.ones_like(r)
+    for k in range(1, 9):
+        term = term * r * np.float32(1 / k)
+        total = total + term
+    return np.ldexp(total, n.astype(np.int32))
+
+
+def serial(t1, tp, p):
+    s = (p * tp - t1) / (p * t1 - t1)
+    return [s, t1 / (s * t1)]
 
 
 ANSWERS = {
     "16.1": {
-        "right": [step_time],
+        "right": [cubic],
         "wrong": [
-            (sum_of_all, "not their sum"),
-            (by_number, "not of the number of launches"),
-            (lambda *a: step_time(*a)[0], "but 2 are asked for"),
-            (lambda *a: (step_time(*a)[0], step_time(*a)[1][::-1]), "parts["),
+            (by_powers, "nine are enough"),
+            (wrong_slope, "slope["),
+            (lambda a, b, c, d, x: cubic(a, b, c, d, x)[0], "but 2 are asked for"),
         ],
     },
     "16.2": {
-        "right": [intensity],
+        "right": [means],
         "wrong": [
-            (lambda n, k, m: intensity(n, k, m) / 2, "are two operations"),
-            (lambda n, k, m: 4 * intensity(n, k, m), "four bytes"),
-            (lambda n, k, m: n * m / (2 * (n + m)), "the result is written too"),
-            (lambda n, k, m: 1 / intensity(n, k, m), "bytes for each operation"),
+            (means_of_d, "makes an array of (n, c)"),
+            (lambda dy, x_hat, gamma: tuple(20 * m for m in means(dy, x_hat, gamma)), "a factor?"),
+            (lambda dy, x_hat, gamma: means(dy, x_hat, gamma)[::-1], "mean d["),
+            (three_passes, "two are enough"),
         ],
     },
     "16.3": {
-        "right": [rows],
+        "right": [merged],
         "wrong": [
-            (lambda xp, z, rows: z[rows], "raises IndexError"),
-            (lambda xp, z, rows: z[xp.clip(rows, 0, len(z) - 1)], "with a plain array: y["),
-            (lambda xp, z, rows: z[rows % len(z)], "count as zero"),
-            (lambda xp, z, rows: z[xp.minimum(rows, len(z) - 1)] * (rows < len(z))[:, None], "with a plain array: y["),
+            (
+                lambda n1, m1, q1, n2, m2, q2: (n1 + n2, (m1 + m2) / 2, merged(n1, m1, q1, n2, m2, q2)[2]),
+                "weigh their means",
+            ),
+            (lambda *given: (*merged(*given)[:2], given[2] + given[5]), "own block's mean"),
+            (lambda *given: merged(*given)[:2], "but 3 are asked for"),
         ],
     },
     "16.4": {
-        "right": [lambda q, k: np.einsum("nd,md->nm", q, k) / math.sqrt(q.shape[1])],
+        "right": [tanh_cubics],
         "wrong": [
-            (lambda q, k: q @ k.T / np.sqrt(q.shape[1]), "float32 arrays are float64"),
-            (lambda q, k: (q @ k.T / math.sqrt(q.shape[1])).astype(np.float32), "float64 arrays are float32"),
-            (lambda q, k: q @ k.T, "a factor?"),
-            (lambda q, k: k @ q.T * 7**-0.5, "transposed?"),
+            (about_the_middle, "coefficients["),
+            (tanh_with(lambda y: -2 * y, lambda y: (1 - y * y) * (6 * y * y - 2)), "a minus and a y'"),
+            (tanh_with(lambda y: -2 * y * (1 - y * y), lambda y: -2 * (1 - y * y) ** 2), "two terms"),
+            (lambda m: tanh_cubics(m).T, "transposed?"),
         ],
     },
     "16.5": {
-        "right": [added],
+        "right": [by_where],
         "wrong": [
-            (lambda losses: sum(float(loss) for loss in losses) / len(losses), "it waits 4 times for 4 losses"),
-            (lambda losses: sum(losses) / len(losses), "returns a device array"),
-            (lambda losses: float(sum(losses)), "mean: yours"),
-            (lambda losses: float(np.mean(np.array(losses, float))), "it waits 4 times"),
+            (all_again, "exponentials for 300 scores"),
+            (every_row, "one by one, where 0 are lost"),
+            (no_fallback, "p["),
         ],
     },
     "16.6": {
-        "right": [traffic],
+        "right": [gathered],
         "wrong": [
-            (lambda s, kept, n: (traffic(s, kept, n)[0], traffic(s, "abxyzut", n)[1]), "needed afterwards"),
-            (
-                lambda s, kept, n: (
-                    traffic(s, kept, n)[0],
-                    4 * n * (len({*"".join(r for r, _ in s)}) + len({w for _, w in s} & {*kept})),
-                ),
-                "from a register",
-            ),
-            (lambda s, kept, n: (traffic(s, kept, n)[0], traffic(s, kept, n)[1] // 4), "fused: yours"),
-            (lambda s, kept, n: (4 * n * sum(len(r) + 1 for r, _ in s), traffic(s, kept, n)[1]), "reads it once"),
+            (product, "an axis of n"),
+            (reads, "an axis of n"),
+            (clipped, "value["),
+            (swapped, "value["),
         ],
     },
     "16.7": {
-        "right": [from_below],
+        "right": [share],
         "wrong": [
-            (one_by_one, "it shuffles 31 times"),
-            (from_the_first, "by lanes, sum["),
-            (four_steps, "by lanes, sum["),
-            (beyond, "given bits = 32"),
-            (reduced, "lanes meet through `shuffle` only"),
-            (brought_out, "a register is no array"),
-            (lambda shuffle, v: 3.0, "in every lane"),
+            (lambda h, w, k: k * k / (h * w), "lead off the map"),
+            (lambda h, w, k: k / w * (h * k - k // 2 * (k // 2 + 1)) / h**2, "borders of their own"),
+            (lambda h, w, k: share(h, w, k) * h * w, "share: yours"),
         ],
     },
     "16.8": {
-        "right": [descend],
+        "right": [exp],
         "wrong": [
-            (baked_rate, "replayed with another rate"),
-            (branch, "replayed with a limit below the norm"),
-            (not_in_place, "must be changed in place"),
-            (uphill, "while recording, w["),
+            (np.exp, "it calls np.exp"),
+            (exp_carelessly, "the rounding of n ln 2"),
+            (lambda x: exp(x, 5), "of it"),
+            (lambda x: exp(x).astype(float), "float32 is asked for"),
         ],
     },
     "16.9": {
-        "right": [by_size],
+        "right": [serial],
         "wrong": [
-            (cut, "add half"),
-            (lambda x, bits: np.round(x.astype(float) * 2**bits) / 2**bits, "not to 1"),
-            (lambda x, bits: by_size(x, bits - 1), "is not stored"),
-            (lambda x, bits: x, "rounded["),
-            (lambda x, bits: x.astype(np.float16), "rounded["),
+            (lambda t1, tp, p: (1 - serial(t1, tp, p)[0],) * 2, "side by side"),
+            (lambda t1, tp, p: serial(t1, tp, p)[0], "but 2 are asked for"),
+            (lambda t1, tp, p: (tp / t1, t1 / tp), "s: yours"),
         ],
     },
 }

@@ -1,4 +1,5 @@
-"""Convolution of patches that do not overlap, as in patch embedding: laying them out is a reshape, and so is its inverse."""
+"""Convolution of patches that do not overlap, as in patch embedding: laying them out is a reshape, and so is its inverse,
+where `ops.conv2d` copies every tap and adds it back."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 y_c = x_c T_c with a channel's maps as rows of pixels, (images, pixels): T_c[p, p′] = W[k, l, c] where tap (k, l) leads from
 pixel p of the map to pixel p′ of y, and 0 where none does. One product for each channel takes the place of k·l passes over
-the whole map. The matrices take (pixels)² numbers a channel, so this pays for small maps and many images only.
+the whole map. The matrices take (pixels)² numbers a channel, so this pays for small maps and many images only. Chapter 16
+measures the gain.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 GELU has one argument, and the upper 16 bits of a float32 (sign, exponent, seven bits of the fraction) determine it to
 under one percent. Over so short a piece a polynomial of third degree is GELU to the last digits, and its derivative is the
 slope. An exponential, a division and some twenty more passes become one table read and nine sums and products. The table
-takes 1 MB, which leaves less of the cache to other arrays.
+takes 1 MB, which leaves less of the cache to other arrays. Chapter 16 measures the gain.
 """
 
 from __future__ import annotations

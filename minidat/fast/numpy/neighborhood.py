@@ -2,7 +2,7 @@
 
 Adjacent queries share most of their keys. So a map is cut into tiles of queries, and each tile meets the band of keys that
 its queries see between them, in one product; a pair that are no neighbours gets −∞ as its bias, so weight 0. In
-`ops.neighborhood_attention` every query has a copy of its k² keys.
+`ops.neighborhood_attention` every query has a copy of its k² keys. Products of pairs that do not count are the cost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Self-attention with views for heads: products read q, k and v where they lie in qkv, and write their gradients there."""
+"""Self-attention with views for heads: products read q, k and v where they are in qkv, and write their gradients there. It
+saves the copies that `ops.self_attention` makes to join the parts; BLAS reads heads that are not contiguous."""
 
 from __future__ import annotations
 
