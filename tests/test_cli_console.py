@@ -7,11 +7,13 @@ import re
 from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from minidat.cli import console, pictures
 from minidat.cli.console import Console
 from minidat.cli.pace import Pace
+from minidat.data.shapes import Shapes
 from minidat.models import create
 from minidat.training.loop import LOG
 from minidat.training.settings import Settings
@@ -208,3 +210,28 @@ def test_the_beginning_has_singular_and_plural(run):
     Console(run, out).begin()
     assert "(1 image, 2 classes), cpu, 1 thread\n1 epoch of 1 step of 1 image, into " in out.getvalue()
     assert console.CURVES_SECONDS == 60.0
+
+
+def test_the_points_are_those_of_the_first_test_images(run, monkeypatch):
+    """As the network takes them, with its answers and the objects' boxes."""
+    asked = {}
+
+    def model(x, record):
+        asked["x"] = x.data
+        record[0, 1] = "points"
+        return SimpleNamespace(data=np.eye(10)[[3, 1, 4]])
+
+    def figure(images, record, out, **options):
+        asked.update(options, images=images, record=record, out=out)
+
+    monkeypatch.setattr("minidat.analysis.points_figure.points_figure", figure)
+    run.testing, run.model = Shapes("test", seed=5, size=3), model
+    pictures.draw_points(run)
+    images, labels = run.testing.batch(range(3))
+    np.testing.assert_array_equal(asked["images"], images)
+    expected = (images / 255 - run.testing.mean) / run.testing.std
+    np.testing.assert_allclose(asked["x"], expected, atol=1e-5)
+    assert (asked["labels"], asked["predictions"]) == (labels.tolist(), [3, 1, 4])
+    np.testing.assert_array_equal(asked["boxes"], run.testing.objects(range(3))[0])
+    assert asked["record"] == {(0, 1): "points"} and asked["classes"] == run.testing.classes
+    assert asked["out"] == run.folder / pictures.POINTS
