@@ -33,7 +33,7 @@ def device_module(device: str) -> ModuleType:
         import cupy  # ty: ignore[import-not-found]
     except ImportError as error:
         raise DeviceError(
-            "device 'gpu' needs CuPy: pip install 'minidat[cuda12]' or 'minidat[cuda13]', as the driver asks; "
+            "device 'gpu' needs CuPy: pip install 'cupy-cuda12x[ctk]' or 'cupy-cuda13x[ctk]', as the driver asks; "
             f"importing it said: {error}"
         ) from error
     if not cupy.cuda.is_available():  # CuPy imports without a driver and fails at the first operation

@@ -50,6 +50,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "test_environment.py": "packages",
     "test_imports.py": "source text",
     "test_readme.py": "text",
+    "test_results.py": "numbers in files",
     "test_docs.py": "text",
     "test_precision.py": "rounding, emulated in NumPy",
     "test_torch_rival.py": "PyTorch",

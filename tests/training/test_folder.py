@@ -373,6 +373,17 @@ def test_a_reporter_that_fails_ends_the_run_with_all_steps_saved(tmp_path, monke
 # Signals
 
 
+@pytest.fixture
+def heard():
+    """No signal is ignored, as SIGHUP is where these tests run under nohup."""
+    names = [name for name in ("SIGHUP", "SIGTERM") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), signal.SIG_DFL) for name in names}
+    yield
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
 def test_a_signal_saves_and_stops(tmp_path, name):
     if not hasattr(signal, name):
@@ -391,6 +402,7 @@ def test_a_signal_saves_and_stops(tmp_path, name):
     assert meta(tmp_path / "run" / LAST)["step"] == 2
 
 
+@pytest.mark.usefixtures("heard")
 def test_a_second_hangup_does_not_break_off_and_nohup_is_respected():
     if not hasattr(signal, "SIGHUP"):
         pytest.skip("no SIGHUP here")

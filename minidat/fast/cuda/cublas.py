@@ -270,5 +270,5 @@ def find_library() -> Any:
         except OSError:
             continue
     raise CublasError(
-        f"cuBLAS was not found, under none of the names {', '.join(SONAMES)}: pip install 'minidat[cuda12]'"
+        f"cuBLAS was not found, under none of the names {', '.join(SONAMES)}: pip install 'cupy-cuda12x[ctk]'"
     )
