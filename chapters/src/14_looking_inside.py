@@ -21,9 +21,10 @@ from PIL import Image
 from minidat import Tensor, ops
 from minidat.analysis.points import map_to_image, reference_pixels
 from minidat.autograd import no_grad
+from minidat.cli.photograph import read_photograph
 from minidat.data import load
 from minidat.data.augment import normalise
-from minidat.data.images import Transform, read
+from minidat.data.images import Transform
 from minidat.models import create
 from minidat.ops.heads import merge_heads, split_heads
 from minidat.training import checkpoint
@@ -862,7 +863,7 @@ IMAGE = None  # or the path of a picture of yours, "photo.jpg"
 file = (
     Image.fromarray(images[8]).resize((96, 48), Image.Resampling.NEAREST)
     if IMAGE is None
-    else read(IMAGE, upright=True)
+    else read_photograph(IMAGE)
 )
 small = Transform(32, "whole")(file)  # (32, 32, 3) uint8: all of the picture, as the network gets it
 mine = {}
