@@ -23,6 +23,7 @@ from hypothesis import settings
 
 from minidat.autograd.backend import DeviceError, device_module
 from minidat.fast import plain_only
+from minidat.fast.dispatch import is_off
 
 settings.register_profile("steady", max_examples=6, deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", max_examples=200, deadline=None)
@@ -37,6 +38,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if config.getoption("plain"):
+        os.environ["MINIDAT_FAST"] = "off"  # for processes that tests start
         config.stash[PLAIN] = ExitStack()
         config.stash[PLAIN].enter_context(plain_only())
         config.add_cleanup(config.stash[PLAIN].close)
@@ -45,6 +47,16 @@ def pytest_configure(config):
             device_module("gpu")
         except DeviceError as error:
             raise pytest.UsageError(f"--device gpu: {error}") from error
+
+
+def pytest_collection_modifyitems(config, items):
+    """With the speed floor switched off, what is about it is left out."""
+    if not is_off():
+        return
+    for item in items:
+        about_it = item.path.is_relative_to(config.rootpath / "tests" / "fast") or item.get_closest_marker("speed_floor")
+        if about_it:
+            item.add_marker(pytest.mark.skip(reason="the speed floor is switched off"))
 
 
 def pytest_generate_tests(metafunc):

@@ -168,6 +168,7 @@ def test_held_out_images_and_the_test_of_the_best_epoch_agree_with_the_cpu(tmp_p
         np.testing.assert_array_equal(asnumpy(tensor.data), saved[f"parameters/{name}"])
 
 
+@pytest.mark.speed_floor
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("device", ["stand-in"], indirect=True)
 def test_the_host_sends_once_a_step_and_reads_once_a_line(device, tmp_path):

@@ -3,16 +3,7 @@
 import pytest
 from backends import restored
 
-from minidat.fast import cuda, dispatch, numba
-
-
-def pytest_collection_modifyitems(config, items):
-    """With the speed floor switched off there is nothing here to test."""
-    if dispatch.is_off():
-        here = str(config.rootpath / "tests" / "fast")
-        for item in items:
-            if str(item.path).startswith(here):
-                item.add_marker(pytest.mark.skip(reason="the speed floor is switched off"))
+from minidat.fast import cuda, numba
 
 
 @pytest.fixture

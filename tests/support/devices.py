@@ -26,6 +26,8 @@ EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
 )
 ABOUT_DEVICES = ("device/", "fast/cuda/", "fast/test_", "test_benchmarks.py")  # they ask for what they need
 ON_CPU = {  # and why no device has a part in what they prove
+    "ops/test_options.py": "messages",
+    "models/test_layers.py": "layers, each of which is in a network of models/test_pyramid.py on devices",
     "ops/test_properties.py": "drawn shapes: each op is on devices in ops/test_gradients.py",
     "ops/test_odd_inputs.py": "NumPy's own rules for empty, integer and NaN arrays; ops/test_kinks.py has NaN on devices",
     "ops/test_mutants.py": "tests of the tests: finite differences see an error wherever it was made",

@@ -231,6 +231,7 @@ def test_where_only_the_best_checkpoint_was_written_the_run_goes_on_from_it(tmp_
     assert all(np.array_equal(whole[key], other[key]) for key in whole)
 
 
+@pytest.mark.speed_floor
 def test_what_changed_since_the_last_sitting_is_told_once(tmp_path, monkeypatch):
     run = start(tmp_path / "run", replace(SHORT, epochs=3))
     run.stop.asked = True
@@ -256,6 +257,7 @@ def test_what_changed_since_the_last_sitting_is_told_once(tmp_path, monkeypatch)
     )
 
 
+@pytest.mark.speed_floor
 def test_compiled_loops_and_blas_are_part_of_the_environment(monkeypatch):
     pytest.importorskip("numba")
     from minidat.autograd import OPS
