@@ -54,7 +54,9 @@ def pytest_collection_modifyitems(config, items):
     if not is_off():
         return
     for item in items:
-        about_it = item.path.is_relative_to(config.rootpath / "tests" / "fast") or item.get_closest_marker("speed_floor")
+        about_it = item.path.is_relative_to(config.rootpath / "tests" / "fast") or item.get_closest_marker(
+            "speed_floor"
+        )
         if about_it:
             item.add_marker(pytest.mark.skip(reason="the speed floor is switched off"))
 

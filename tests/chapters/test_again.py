@@ -36,10 +36,13 @@ class Session:
 
 
 @every_chapter
-def test_every_cell_can_be_run_again_at_the_end_from_the_last_to_the_first(source):
-    session, cells = Session(), code_cells(source.read_text("utf-8"))
+def test_a_chapter_is_right_and_every_cell_can_be_run_again_from_the_last_to_the_first(source):
+    text = source.read_text("utf-8")
+    session, cells, told = Session(), code_cells(text), ""
     for i, cell in enumerate(cells):
-        session.run(cell, f"<{source.stem}, cell {i}>")
+        told += session.run(cell, f"<{source.stem}, cell {i}>")
+    numbers = re.findall(r'^check\("([\d.]+)"', text, re.MULTILINE)
+    assert re.findall(r"^(\d+\.\d+) (✓|✗|not attempted yet)", told, re.MULTILINE) == [(n, "✓") for n in numbers]
     for i, cell in reversed(list(enumerate(cells))):
         told = session.run(cell, f"<{source.stem}, cell {i}, again>")
         assert "✗" not in told or "✗" in cell or "report(" in cell

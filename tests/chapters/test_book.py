@@ -65,7 +65,7 @@ def test_every_picture_has_its_text(book):
 
 def test_solutions_are_folded_under_their_stubs(book):
     text = (book / "06_bilinear_kernel.html").read_text("utf-8")
-    assert text.count('<details class="solution">') == 7 == text.count("not attempted yet")
+    assert text.count('<details class="solution">') == 9 == text.count("not attempted yet")
     stub, answer = text.index("your turn"), text.index('<details class="solution">')
     assert stub < answer < text.index("6.1 ✓") and "BEGIN SOLUTION" not in text
 
@@ -102,6 +102,52 @@ def test_in_a_browser_search_finds_a_chapter(book, browser):
     assert browser.run(
         "[...document.querySelectorAll('#search-results li a')].some(a => a.href.includes('06_bilinear'))"
     )
+
+
+def test_in_a_browser_an_exercise_is_found_by_its_number(book, browser):
+    browser.open((book / "search.html").as_uri() + "?q=6.2")
+    browser.until("location.pathname.endsWith('exercises.html')")
+    assert browser.run("document.getElementById('exercise-6-2').getAttribute('href')") == (
+        "06_bilinear_kernel.html#exercise-6-2"
+    )
+    browser.open((book / "06_bilinear_kernel.html").as_uri())
+    assert browser.run("document.getElementById('exercise-6-2') !== null")
+
+
+WIDTHS = (360, 768, 1100, 1320, 1380, 1440, 1920)
+
+
+def test_in_a_browser_pages_fit_every_width(book, browser):
+    browser.open((book / "06_bilinear_kernel.html").as_uri())
+    try:
+        for width in WIDTHS:
+            browser.send(
+                "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+            )
+            assert browser.run("document.documentElement.scrollWidth") <= width, width
+            right = browser.run("document.querySelector('.content').getBoundingClientRect().right")
+            assert right <= width, f"{width}: the text ends at {right}"
+            browser.until(f"{FRAME}.clientHeight >= {FRAME}.contentDocument.body.scrollHeight")
+    finally:
+        browser.send("Emulation.setDeviceMetricsOverride", width=1100, height=900, deviceScaleFactor=1, mobile=False)
+
+
+def test_in_a_browser_figures_are_dark_on_dark_pages(book, browser):
+    dark = f"{FRAME}.contentDocument.documentElement.classList.contains('dark')"
+    browser.open((book / "06_bilinear_kernel.html").as_uri())
+    browser.run("document.body.dataset.theme = 'light'")
+    browser.until(f"!{dark}")
+    browser.run("document.body.dataset.theme = 'dark'")
+    browser.until(dark)
+
+
+def test_in_a_browser_code_can_be_copied_and_pictures_enlarged(book, browser):
+    browser.open((book / "06_bilinear_kernel.html").as_uri())
+    assert browser.run("document.querySelectorAll('.cell_input button.copybtn').length") > 20
+    browser.run("document.querySelector('.cell_output img').click()")
+    assert browser.run("document.querySelector('img.large').getBoundingClientRect().width") > 1000  # but for a scroll bar
+    browser.run("document.querySelector('img.large').click()")
+    assert browser.run("document.querySelector('img.large')") is None
 
 
 FRAME = "document.querySelector('iframe.minidat-figure')"

@@ -58,6 +58,8 @@ ON_CPU = {  # and why no device has a part in what they prove
     "test_torch_rival.py": "PyTorch",
 }
 ON_CPU_ALONE = {  # the same for tests in files of EVERYWHERE
+    "test_gradient_agrees_with_finite_differences": "device/test_ops.py compares values and gradients with the CPU's",
+    "test_no_input_is_written_to": "a crossing looks for it in every test",
     "test_indices_out_of_range_and_of_arrays_are_refused": "asking a device for its largest index would be to wait for it",
     "test_what_is_no_map_is_refused_by_name": "NumPy's subclasses and objects, which no device takes",
     "test_queries_and_maps_of_several_levels_are_checked_too": "the same",
