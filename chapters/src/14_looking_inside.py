@@ -861,9 +861,7 @@ print(f"(standard error at 80 % of 200 images: {np.sqrt(0.8 * 0.2 / 200):.1%})")
 IMAGE = None  # or the path of a picture of yours, "photo.jpg"
 
 file = (
-    Image.fromarray(images[8]).resize((96, 48), Image.Resampling.NEAREST)
-    if IMAGE is None
-    else read_photograph(IMAGE)
+    Image.fromarray(images[8]).resize((96, 48), Image.Resampling.NEAREST) if IMAGE is None else read_photograph(IMAGE)
 )
 small = Transform(32, "whole")(file)  # (32, 32, 3) uint8: all of the picture, as the network gets it
 mine = {}
