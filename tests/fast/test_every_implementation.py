@@ -137,6 +137,23 @@ def test_numpy_serves(name, dtype):
     agree(NUMPY, op, arrays, options, dtype, served=served)
 
 
+@DTYPES
+@pytest.mark.parametrize("name", [name for name, (*_, served) in NUMPYS.items() if served])
+def test_one_nan_of_a_map_shows_and_stays_in_its_image(name, dtype):
+    """As in the plain op: where a formulation leaves out what has weight 0, a NaN that is read may not get lost."""
+    op, shapes, options, _ = NUMPYS[name]
+    rng = np.random.default_rng(0)
+    arrays = [None if s is None else normal(rng, s).astype(dtype) for s in shapes]
+    if op == "bilinear_sample":
+        arrays[1] = np.full(shapes[1], 1.5, dtype)  # between pixels 1 and 2
+    arrays[0][0, 1, 1, 0] = np.nan
+    y, _ = OPS[op].raw(*arrays, **options)
+    with plain_only():
+        plain, _ = OPS[op].raw(*arrays, **options)
+    assert np.isnan(y[0]).any() and np.isnan(plain[0]).any()
+    assert np.isfinite(y[1:]).all() and np.isfinite(plain[1:]).all()
+
+
 AWKWARD = (1, 2, 7, 8, 9, 15, 16, 17, 33, 64, 67)  # around what is done for eight at a time, and four times that
 
 
