@@ -127,7 +127,10 @@ def test_elsewhere_a_progress_line_is_printed_now_and_then(monkeypatch):
 
 
 def test_names_from_outside_do_not_command_the_terminal():
-    assert printable("a\x1b[31mb\r\n\x07\x9b2J\udcff\u2028.png") == "a\\x1b[31mb\\r\\n\\x07\\x9b2J\\udcff\\u2028.png"
+    assert (
+        printable("a\x1b[31mb\r\n\x07\x9b2J\udcff\u2028\u2029.png")
+        == "a\\x1b[31mb\\r\\n\\x07\\x9b2J\\udcff\\u2028\\u2029.png"
+    )
     assert printable("猫 é 👨‍👩‍👧 x.png") == "猫 é 👨‍👩‍👧 x.png"
 
 
