@@ -208,7 +208,7 @@ def test_the_beginning_has_singular_and_plural(run):
     run.training, run.settings, run.total, run.steps_per_epoch = Images(), Settings(epochs=1, batch=1), 1, 1
     out = io.StringIO()
     Console(run, out).begin()
-    assert "(1 image, 2 classes), cpu, 1 thread\n1 epoch of 1 step of 1 image, into " in out.getvalue()
+    assert "(1 image, 2 classes)\ncpu, 1 thread: 1 epoch of 1 step of 1 image, into " in out.getvalue()
     assert console.CURVES_SECONDS == 60.0
 
 

@@ -39,8 +39,8 @@ class Console(Reporter):
         where = f"gpu, {s.precision}" if run.device == "gpu" else f"cpu, {plural(run.threads, 'thread')}"
         self.note(
             f"{s.model} ({plural(parameters, 'parameter')}) on {s.data} ({plural(len(run.training), 'image')}, "
-            f"{len(run.training.classes)} classes), {where}\n"
-            f"{plural(s.epochs, 'epoch')} of {plural(run.steps_per_epoch, 'step')} of {plural(s.batch, 'image')}, "
+            f"{len(run.training.classes)} classes)\n"
+            f"{where}: {plural(s.epochs, 'epoch')} of {plural(run.steps_per_epoch, 'step')} of {plural(s.batch, 'image')}, "
             f"into {self._folder}"
         )
         if run.step:
