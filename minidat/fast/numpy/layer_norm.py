@@ -1,4 +1,4 @@
-"""Layer norm in place: two arrays of the size of x where `ops.layer_norm` makes five. Chapter 16 measures the gain."""
+"""Layer norm in place: two arrays of the size of x where `ops.layer_norm` makes five."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The position bias as products of matrices: the sums of `ops.position_bias` arranged so that BLAS computes them. The cost is
-a few transposed copies. Chapter 16 measures the gain."""
+a few transposed copies."""
 
 from __future__ import annotations
 

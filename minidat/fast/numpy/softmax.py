@@ -1,4 +1,4 @@
-"""Softmax in place: one array for the result where `ops.softmax` makes three. Chapter 16 measures the gain."""
+"""Softmax in place: one array for the result where `ops.softmax` makes three."""
 
 from __future__ import annotations
 
