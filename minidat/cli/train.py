@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minidat.cli.console import Console
-from minidat.cli.flags import add_compiled, add_device, add_threads, install_compiled, new_command
+from minidat.cli.flags import add_compiled, add_device, add_key, add_threads, install_compiled, new_command
 from minidat.cli.runs import checkpoint_in, run_folder, state_of
 from minidat.data import DATASETS, load
 from minidat.data.augment import RECIPES
@@ -17,6 +17,7 @@ from minidat.models import MODELS
 from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Interrupted, Run, TrainingError
 from minidat.training.settings import DEFAULTS, Settings
+from minidat.training.weights import read_weights
 
 RUNS = Path("runs")
 
@@ -55,6 +56,13 @@ def add(commands: Any) -> None:
         help="continue a run with its own settings: its folder (a folder of runs lists them)",
     )
     per_data = "; ".join(f"{d}: {v['epochs']}" for d, v in DEFAULTS.items() if "epochs" in v)
+    flag(
+        "--weights",
+        metavar="FILE|RUN",
+        help="start from these weights: the folder of a run, or a file with the released names (.pth, .safetensors); MODEL is "
+        "then theirs, and the head is a fresh one where the classes are others",
+    )
+    add_key(command)
     flag("--epochs", type=int, help=f"passes over the data (default: {default.epochs}; {per_data})")
     flag("--batch", type=int, help=f"images a step (default: {default.batch})")
     flag("--lr", type=float, help=f"highest learning rate (default: {default.lr}; 0.001 for CIFAR)")
@@ -113,11 +121,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _start(arguments: argparse.Namespace) -> Run:
     """A new run."""
-    settings = Settings(**DEFAULTS[arguments.data or Settings.data] | _given(arguments))
+    given, weights = _given(arguments), None
+    if arguments.weights is not None:
+        checkpoint_in(Path(arguments.weights), BEST, LAST)  # of a folder of runs, it lists them
+        weights = read_weights(arguments.weights, arguments.key)
+        if weights.model is not None:
+            given = {"model": weights.model} | given
+    elif arguments.key is not None:
+        raise TrainingError("--key says where in the file of --weights the weights are; leave it out, or name the file")
+    settings = Settings(**DEFAULTS[arguments.data or Settings.data] | given)
     if arguments.download:
         load(settings.data, "train", data_dir=settings.data_dir, download=True)
     folder = arguments.out or RUNS / f"{settings.model}-{settings.data}"
-    return Run.start(settings, folder, numbered=arguments.out is None, **_place(arguments))
+    return Run.start(settings, folder, numbered=arguments.out is None, weights=weights, **_place(arguments))
 
 
 def _resume(arguments: argparse.Namespace) -> Run:

@@ -31,6 +31,7 @@ from minidat.training.splits import load_splits
 from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, step_for
 from minidat.training.stop import StopSignal
+from minidat.training.weights import Weights, read_weights
 
 __all__ = ["BEST", "LAST", "LOG", "Interrupted", "Reporter", "Run", "TrainingError"]
 
@@ -39,7 +40,8 @@ class Run:
     """One training run in a folder. `Run.start` makes a new one, `Run.resume` continues one; `train` brings it to its end.
 
     threads: of the CPU (all cores by default); part of what makes a result repeatable to the bit. device: "cpu" or "gpu".
-    graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same.
+    graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same. weights: what the
+    network starts from, in place of numbers drawn from the seed.
 
     step of total: how far the run is. best: the best accuracy so far, on `validation` images where they are held out, else on
     the test set. test_accuracy: of that epoch on the test set, once the run is complete; None where nothing was held out.
@@ -53,6 +55,7 @@ class Run:
         device: str = "cpu",
         threads: int | None = None,
         graph: bool = True,
+        weights: Weights | None = None,
     ):
         _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
@@ -63,7 +66,10 @@ class Run:
         self.order = Order(settings.seed, len(self.training), settings.batch)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.total = settings.epochs * self.steps_per_epoch
+        self.notes: list[str] = []  # said when training begins
         self.model = _model(settings, self.training)
+        if weights is not None:
+            self.notes.append(weights.put_into(self.model, self.training.classes))
         self.model.to(device=device)
         self.optimiser = AdamW(Arena(self.model.parameters()), weight_decay=settings.weight_decay)
         self.schedule = _schedule(settings, self.steps_per_epoch)
@@ -74,16 +80,22 @@ class Run:
         self.seconds = 0.0  # of all sittings
         self.stop, self.lock = StopSignal(), Lock(folder)
         self.data = ""  # the training images' fingerprint
-        self.notes: list[str] = []  # said when training begins
         self.saved_step = 0  # of the last checkpoint
 
     @classmethod
-    def start(cls, settings: Settings, folder: Path, *, numbered: bool = False, **options: Any) -> Run:
+    def start(
+        cls, settings: Settings, folder: Path, *, numbered: bool = False, weights: Weights | None = None, **options: Any
+    ) -> Run:
         """A new run in a folder of its own, with its first checkpoint. numbered: in the first of FOLDER, FOLDER-2, … that does
-        not exist. Raises TrainingError where the folder holds a run already or is in use."""
+        not exist. weights: those that the settings name, where they are read already. Raises TrainingError where the folder
+        holds a run already or is in use, and as `read_weights` and `Weights.put_into`."""
         if not numbered:
             check_free(folder)
-        run = cls(settings, folder, **options)
+        if weights is None and settings.weights is not None:
+            weights = read_weights(settings.weights)
+        if weights is not None:
+            settings = replace(settings, weights=weights.named, weights_digest=weights.digest)
+        run = cls(settings, folder, weights=weights, **options)
         run.data = fingerprint(run.whole)
         with claimed(folder, numbered=numbered) as (run.folder, run.lock):
             (run.folder / LOG).unlink(missing_ok=True)  # of a run that left no checkpoint

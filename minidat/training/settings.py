@@ -24,6 +24,8 @@ class Settings:
     validation: share of the training images that is held out, to choose the best epoch (0: it is chosen on the test images).
     micro: images that a thread takes at a time; a GPU takes the whole batch, and draws the noise of as many micro-batches.
     precision: of products on a GPU, see `cublas.precision`.
+    weights: what the network's weights started from, as the user named it, and weights_digest, which weights these were (None:
+    drawn from the seed). Both are kept for the record: a run goes on from its checkpoint alone.
 
     Raises ValueError, naming the setting and what it may be.
     """
@@ -47,6 +49,8 @@ class Settings:
     micro: int = 32
     precision: str = "fp32"
     validation: float = 0.0
+    weights: str | None = None
+    weights_digest: str | None = None
 
     def __post_init__(self) -> None:
         schema.check(self)
