@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from minidat.cli.console import Console
-from minidat.cli.flags import add_compiled, add_device, add_key, add_threads, install_compiled, new_command
-from minidat.cli.runs import checkpoint_in, run_folder, state_of
+from minidat.cli.flags import (
+    add_changes,
+    add_compiled,
+    add_device,
+    add_key,
+    add_threads,
+    install_compiled,
+    new_command,
+)
+from minidat.cli.runs import checkpoint_in, run_folder, shown, state_of
 from minidat.data import DATASETS, load
 from minidat.data.augment import RECIPES
 from minidat.fast.cuda.cublas import PRECISIONS
@@ -17,9 +25,10 @@ from minidat.models import MODELS
 from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Interrupted, Run, TrainingError
 from minidat.training.settings import DEFAULTS, Settings
-from minidat.training.weights import read_weights
+from minidat.training.weights import Weights, read_weights
 
 RUNS = Path("runs")
+FLAGS = {"model": "MODEL", "changes": "--set"}  # of settings that the command line names in another way
 
 
 def add(commands: Any) -> None:
@@ -41,6 +50,7 @@ def add(commands: Any) -> None:
         choices=MODELS,
         help=f"{names} (default: {default.model}; dat_cifar for CIFAR)",
     )
+    add_changes(command)
     flag(
         "--data",
         choices=DATASETS,
@@ -103,6 +113,8 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue to train, and report."""
     install_compiled(arguments)
+    if arguments.key is not None and arguments.weights is None:
+        raise TrainingError("--key says where in the file of --weights the weights are, and no --weights are given")
     training = _resume(arguments) if arguments.resume else _start(arguments)
     console = Console(training)
     console.begin()
@@ -125,15 +137,22 @@ def _start(arguments: argparse.Namespace) -> Run:
     if arguments.weights is not None:
         checkpoint_in(Path(arguments.weights), BEST, LAST)  # of a folder of runs, it lists them
         weights = read_weights(arguments.weights, arguments.key)
-        if weights.model is not None:
-            given = {"model": weights.model} | given
-    elif arguments.key is not None:
-        raise TrainingError("--key says where in the file of --weights the weights are; leave it out, or name the file")
+        given |= _theirs(weights, given)
     settings = Settings(**DEFAULTS[arguments.data or Settings.data] | given)
     if arguments.download:
         load(settings.data, "train", data_dir=settings.data_dir, download=True)
     folder = arguments.out or RUNS / f"{settings.model}-{settings.data}"
     return Run.start(settings, folder, numbered=arguments.out is None, weights=weights, **_place(arguments))
+
+
+def _theirs(weights: Weights, given: dict[str, Any]) -> dict[str, Any]:
+    """The network that the weights belong to, changed as the user says; nothing where the user named another."""
+    if weights.model is None or given.get("model", weights.model) != weights.model:
+        return {}
+    changes = given.get("changes", ())
+    own = {change.partition("=")[0] for change in changes}
+    kept = (change for change in weights.changes if change.partition("=")[0] not in own)
+    return {"model": weights.model, "changes": (*kept, *changes)}
 
 
 def _resume(arguments: argparse.Namespace) -> Run:
@@ -147,10 +166,9 @@ def _resume(arguments: argparse.Namespace) -> Run:
     data_dir = given.pop("data_dir", None)  # the data may have moved
     for name, value in given.items():
         if value != getattr(settings, name):
-            flag = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
             raise TrainingError(
-                f"--resume {folder}: the run has {name.replace('_', '-')} {getattr(settings, name)} and keeps it; "
-                f"leave out {flag} {value}, or start a new run"
+                f"--resume {folder}: the run has {name.replace('_', '-')} {shown(getattr(settings, name))} and keeps it; "
+                f"leave out {FLAGS.get(name) or '--' + name.replace('_', '-')} {shown(value)}, or start a new run"
             )
     if arguments.download:
         load(settings.data, "train", data_dir=data_dir or settings.data_dir, download=True)
@@ -161,6 +179,7 @@ def _resume(arguments: argparse.Namespace) -> Run:
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that the user named."""
     named = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Settings)}
+    named["changes"] = arguments.changes and tuple(arguments.changes)
     return {name: value for name, value in named.items() if value is not None}
 
 

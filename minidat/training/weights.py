@@ -26,8 +26,9 @@ HEAD, RELEASED_HEAD = ("head.weight", "head.bias"), ("cls_head.weight", "cls_hea
 
 @dataclass(frozen=True)
 class Weights:
-    """named: as the user names them. arrays: by our names, or by the released ones where `released`. model: the name of
-    `zoo.MODELS` that they belong to; None where that cannot be told. classes: the head's, where their names are known."""
+    """named: as the user names them. arrays: by our names, or by the released ones where `released`. model, changes: the name
+    of `zoo.MODELS` that they belong to, None where that cannot be told, and what was changed in it. classes: the head's,
+    where their names are known."""
 
     named: str
     path: Path
@@ -35,6 +36,7 @@ class Weights:
     model: str | None
     classes: tuple[str, ...] | None
     released: bool
+    changes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -110,7 +112,8 @@ def read_weights(named: str, key: str | None = None) -> Weights:
     if meta.get("kind") == "run":
         state, prefix = RunState.from_meta(path, meta), f"{PARAMETERS}/"
         own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-        return Weights(named, path, own, state.settings.model, state.classes, released=False)
+        settings = state.settings
+        return Weights(named, path, own, settings.model, state.classes, released=False, changes=settings.changes)
     model, classes = meta.get("model"), meta.get("classes")
     return Weights(named, path, arrays, model, None if classes is None else tuple(classes), released=False)
 

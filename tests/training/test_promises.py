@@ -412,6 +412,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path, monkeypatch, change):
 
 OTHER = {
     "model": "dat_cifar",
+    "changes": ("stages.expansion=2",),
     "epochs": 3,
     "batch": 5,
     "lr": 2e-3,
@@ -427,8 +428,9 @@ OTHER = {
     "validation": 0.2,
     "micro": 3,
 }
-ELSEWHERE = {"data", "data_dir", "precision", "test_size"}
-"""What these runs cannot change: another data set needs files, precision a GPU, and the test set changes no parameter."""
+ELSEWHERE = {"data", "data_dir", "precision", "test_size", "weights", "weights_digest"}
+"""What these runs cannot change: another data set needs files, precision a GPU, and the test set changes no parameter. Weights
+to start from are in test_weights.py."""
 
 
 @pytest.fixture(scope="module")
