@@ -222,7 +222,13 @@ def _check_precision(settings: Settings, device: str) -> None:
 
 def _model(settings: Settings, training: Dataset) -> Pyramid:
     """The network that settings name, new. Raises TrainingError where its images are not the data's."""
-    model = create(settings.model, classes=len(training.classes), drop_path=settings.drop_path, seed=settings.seed)
+    model = create(
+        settings.model,
+        classes=len(training.classes),
+        drop_path=settings.drop_path,
+        changes=settings.changes,
+        seed=settings.seed,
+    )
     if model.config.image != training.image_size:
         raise TrainingError(
             f"model {settings.model} takes images of {model.config.image} pixels, "
