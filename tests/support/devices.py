@@ -14,6 +14,7 @@ NAMES = ("cpu", "stand-in", "gpu")
 
 EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
     "ops/test_adjoint.py",
+    "ops/test_dense_oracles.py",
     "ops/test_gradients.py",
     "ops/test_kinks.py",
     "ops/test_three_versions.py",
