@@ -73,6 +73,19 @@ def add(commands: Any) -> None:
         "then theirs, and the head is a fresh one where the classes are others",
     )
     add_key(command)
+    flag(
+        "--freeze",
+        metavar="N|PARTS",
+        help="do not train the first N stages and the layers before them (0: the stem alone), or the parts of these names, such "
+        "as stem,stages.0",
+    )
+    flag(
+        "--layer-decay",
+        type=float,
+        metavar="FACTOR",
+        help="learning rate of each block as a share of that of the next one, so that old layers move less; the head has the "
+        f"whole rate (default: {default.layer_decay:g}; 0.75 is common)",
+    )
     flag("--epochs", type=int, help=f"passes over the data (default: {default.epochs}; {per_data})")
     flag("--batch", type=int, help=f"images a step (default: {default.batch})")
     flag("--lr", type=float, help=f"highest learning rate (default: {default.lr}; 0.001 for CIFAR)")

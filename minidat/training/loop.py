@@ -14,7 +14,7 @@ from typing import Any
 from minidat.data import Dataset
 from minidat.fast.cuda import cublas
 from minidat.models import Pyramid, create
-from minidat.training import checkpoint, log, state
+from minidat.training import checkpoint, finetune, log, state
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.environment import changes, environment
 from minidat.training.errors import Interrupted, TrainingError
@@ -74,7 +74,7 @@ class Run:
         if weights is not None:
             self.notes.append(weights.put_into(self.model, self.training.classes))
         self.model.to(device=device)
-        self.optimiser = AdamW(Arena(self.model.parameters()), weight_decay=settings.weight_decay)
+        self.optimiser = AdamW(self._arena(), weight_decay=settings.weight_decay)
         self.schedule = _schedule(settings, self.steps_per_epoch)
         self.environment = environment(device, self.threads)
         self.step = self.tested = 0  # steps taken, and how many when images were tested last
@@ -127,6 +127,21 @@ class Run:
             run._restore(path, arrays, saved)
             undo.pop_all()
         return run
+
+    def _arena(self) -> Arena:
+        """All parameters. Those that are frozen require no gradient from here on, so that where the network begins with them
+        a backward pass ends before it reaches them."""
+        s, parameters = self.settings, self.model.parameters()
+        if s.freeze is None and s.layer_decay == 1:
+            return Arena(parameters)
+        blocks = [len(stage.blocks) for stage in self.model.stages]
+        rates = finetune.rates(parameters, blocks, freeze=s.freeze, layer_decay=s.layer_decay)
+        for name, tensor in parameters.items():
+            tensor.requires_grad = rates[name] > 0
+        frozen = sum(tensor.data.size for tensor in parameters.values() if not tensor.requires_grad)
+        if frozen:
+            self.notes.append(f"frozen: {frozen:,} of {sum(t.data.size for t in parameters.values()):,} parameters")
+        return Arena(parameters, rates)
 
     @property
     def arena(self) -> Arena:

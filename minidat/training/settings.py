@@ -12,6 +12,7 @@ from minidat.data.augment import RECIPES
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import zoo
 from minidat.training import schema
+from minidat.training.finetune import FREEZE
 
 MOST_IMAGES = 100_000_000  # an epoch's order lies in memory
 
@@ -26,6 +27,7 @@ class Settings:
     GPU takes the whole batch, and draws the noise of as many micro-batches. precision: of products on a GPU, see
     `cublas.precision`. weights: what the network's weights started from, as the user named it, and weights_digest, which
     weights these were (None: drawn from the seed). Both are kept for the record: a run goes on from its checkpoint alone.
+    freeze, layer_decay: what does not move, and how much slower each layer is than the next; see `finetune.rates`.
 
     Raises ValueError, naming the setting and what it may be.
     """
@@ -52,6 +54,8 @@ class Settings:
     validation: float = 0.0
     weights: str | None = None
     weights_digest: str | None = None
+    freeze: str | None = None
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         schema.check(self)
@@ -73,6 +77,12 @@ class Settings:
         for name in ("warmup", "minimum_lr", "weight_decay", "clip", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
+        if self.freeze is not None and not FREEZE.fullmatch(self.freeze):
+            raise ValueError(
+                f"freeze is {self.freeze!r}; it must be a number of stages, such as 2, or names of parts, such as stem,stages.0"
+            )
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}; it must be positive")
         if self.minimum_lr > self.lr:

@@ -428,6 +428,8 @@ OTHER = {
     "train_size": 15,
     "validation": 0.2,
     "micro": 3,
+    "freeze": "1",
+    "layer_decay": 0.5,
 }
 ELSEWHERE = {"data", "data_dir", "precision", "test_size", "weights", "weights_digest"}
 """What these runs cannot change: another data set needs files, precision a GPU, and the test set changes no parameter. Weights

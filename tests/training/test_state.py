@@ -69,6 +69,10 @@ def test_names_are_text(name):
         ({"validation": 1.0}, "validation is 1.0; it must be at least 0 and below 1"),
         ({"drop_path": 1.0}, "drop_path is 1.0; it must be at least 0 and below 1"),
         ({"minimum_lr": 1.0}, "minimum_lr is 1.0; it must not be above lr"),
+        ({"layer_decay": 0.0}, "layer_decay is 0.0; it must be above 0 and at most 1"),
+        ({"layer_decay": 1.5}, "layer_decay is 1.5; it must be above 0 and at most 1"),
+        ({"freeze": "-1"}, "freeze is '-1'; it must be a number of stages, such as 2, or names of parts"),
+        ({"freeze": "stem,"}, "freeze is 'stem,'; it must be a number of stages"),
         ({"warmup": 2.0}, "warmup is 2.0 epochs; it must be shorter than the run"),
     ],
 )
