@@ -29,6 +29,7 @@ from minidat.fast.cuda import cublas
 from minidat.released import official
 from minidat.training import top_k
 from minidat.training.evaluation import evaluate
+from minidat.training.included import included, is_included
 from minidat.training.parallel import Workers, thread_count
 from minidat.training.settings import Settings
 from minidat.training.tasks import task_of
@@ -54,7 +55,8 @@ def add(commands: Any) -> None:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="weights with the released names to test instead: a file of PyTorch or safetensors",
+        help="weights with the released names to test instead, a file of PyTorch or safetensors; or included weights, "
+        f"{', '.join(included())}, on the data that they were trained for",
     )
     add_model(command)
     add_head_rows(command)
@@ -86,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.run_folder is None) == (arguments.weights is None):
         raise ValueError("eval: name either a RUN, or --weights FILE and --data-dir DIR")
     install_compiled(arguments)
+    if arguments.weights is not None and is_included(arguments.weights):
+        arguments.run_folder, arguments.weights = arguments.weights, None  # they know their data
     return _run(arguments) if arguments.weights is None else _weights(arguments)
 
 
@@ -112,8 +116,9 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"{trained.path}: the network's outputs are not finite (loss {loss}), so they mean nothing; its weights are damaged"
         )
+    named = arguments.run_folder if is_included(arguments.run_folder) else trained.path
     print(
-        f"{printable(str(trained.path))}: {settings.model} on {settings.data}, step {trained.state.step:,}\n"
+        f"{printable(str(named))}: {settings.model} on {settings.data}, step {trained.state.step:,}\n"
         f"test accuracy {_share(result.correct, result.count)}, loss {loss:.4f}{_other_images(settings, size)}"
     )
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from minidat.data.images import FORMATS, MEAN, PROTOCOLS, STD, SUFFIXES
 from minidat.metrics.top_k import check_finite
 from minidat.models import Pyramid
 from minidat.released import official
+from minidat.training.included import FIRST, included
 
 PICTURE_STAGES = 2  # the last ones with deformable blocks
 ENDING = "-points.png"  # of the pictures' names
@@ -49,9 +51,9 @@ def add(commands: Any) -> None:
     flag(
         "--weights",
         type=Path,
-        required=True,
-        metavar="FILE",
-        help="weights with the released names (a file of PyTorch or safetensors), or the folder of a run of `minidat train`",
+        metavar="FILE|RUN",
+        help="weights with the released names (a file of PyTorch or safetensors), the folder of a run of `minidat train`, or "
+        f"included weights: {', '.join(included())} (default: {FIRST})",
     )
     add_model(command)
     add_head_rows(command)
@@ -156,7 +158,7 @@ def _picture(images: Sequence[Path], out: Path) -> Path:
 
 def _classifier(arguments: argparse.Namespace) -> _Classifier:
     """The network of a run or of released weights, with its way to take images."""
-    path, protocol = arguments.weights, arguments.protocol
+    path, protocol = arguments.weights or Path(FIRST), arguments.protocol
     if is_run(path):
         for flag, value in (
             ("--model", arguments.model),
@@ -166,6 +168,9 @@ def _classifier(arguments: argparse.Namespace) -> _Classifier:
             if value is not None:
                 raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
         trained = load_run(path)
+        if arguments.weights is None:
+            names = textwrap.fill(", ".join(trained.state.classes), 78, initial_indent="  ", subsequent_indent="  ")
+            print(f"no --weights: {FIRST}, a small network that comes with minidat, knows only\n{names}")
         model, (mean, std), names = trained.model, trained.colours, trained.state.classes
     else:
         rows = head_rows(arguments.head_rows)
