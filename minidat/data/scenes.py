@@ -1,7 +1,7 @@
 """`scenes`: one to four of the shapes among clutter, drawn on the fly, with boxes, masks and the class of every pixel.
 
-Objects keep their distance: two centres are at least the sum of the radii apart, so that outlines meet at their tips at most. Where
-they do, the later object hides the earlier one, whose mask and box are of what is seen.
+Objects keep their distance: two centres are at least the sum of the radii apart, so that outlines meet at their tips at most.
+Where they do, the later object hides the earlier one, whose mask and box are of what is seen.
 """
 
 from __future__ import annotations
