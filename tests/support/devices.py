@@ -47,6 +47,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "fast/numba/": "loops for the CPU",
     "data/": "files and pictures",
     "training/": "files, threads, restarts and formulas; device/ has the steps and runs of a device, beside the CPU's",
+    "experiments/": "runs on one thread of the CPU, tables and pictures of them",
     "analysis/": "pictures, tables and counts, made from arrays that were brought back",
     "chapters/": "notebooks, which are worked through in NumPy",
     "test_cli": "text",
