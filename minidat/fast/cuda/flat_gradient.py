@@ -91,7 +91,8 @@ class FlatGradient:
         self._begun: dict[Ids, _Sum] = {}  # in this pass
         self._watched: list[tuple[int, Ids, list[Array]]] = []  # in the first pass
         self._sums: dict[Ids, _Sum] | None = None  # known after the first pass
-        self._all_sums = self._tiles = None
+        self._all_sums: Array = None
+        self._tiles: Array = None
 
     @contextmanager
     def filling(self) -> Generator[None]:
