@@ -18,6 +18,7 @@ from minidat import ops
 from minidat.autograd import Tensor, array_module, asnumpy, gradients
 from minidat.data import Dataset, augment
 from minidat.data.dataset import OnDevice
+from minidat.fast.cuda.flat_gradient import FlatGradient
 from minidat.models import Pyramid
 from minidat.training.graph import Graphed
 from minidat.training.noise import Noise
@@ -119,6 +120,7 @@ class DeviceStep(AbstractContextManager):
         self.images = xp.zeros((settings.batch, side, side, 3), np.float32)
         self.targets = xp.zeros((settings.batch, len(dataset.classes)), np.float32)
         self.grad = xp.zeros_like(arena.data)
+        self.flat = FlatGradient([leaf.data for leaf in self.leaves], arena.slices, self.grad)
         self.sums = xp.zeros(2, np.float64)  # of losses, of right answers
         self.last = xp.zeros(2, np.float64)  # loss and norm, of the last step or the first that failed
         self.count = 0
@@ -159,7 +161,9 @@ class DeviceStep(AbstractContextManager):
         self.noise.rewind()
         logits = self.model(Tensor(self.images), rng=self.noise)  # ty: ignore[invalid-argument-type]
         loss = ops.cross_entropy(logits, self.targets, smoothing=self.settings.smoothing)
-        self.optimiser.arena.flatten(gradients(loss, self.leaves), self.grad)
+        with self.flat.filling():
+            found = gradients(loss, self.leaves)
+        self.flat.gather(found)
         self.fused.step(self.grad)
         self.sums += batch_sums(loss.data, logits.data, self.targets)
         failed_before = (state[1] >= 0) & (state[1] < state[2])
