@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,21 @@ from minidat.cli.flags import (
 )
 from minidat.cli.terminal import Terminal, duration, plural, printable
 from minidat.cli.weights import is_run, load_run
-from minidat.data import imagenet, load
+from minidat.data import imagenet
+from minidat.data.decoders import Decoders
 from minidat.data.imagenet import ImageFolder
 from minidat.fast.cuda import cublas
 from minidat.metrics import top_k
 from minidat.released import official
 from minidat.training.evaluation import evaluate
+from minidat.training.feed import default_readers
 from minidat.training.parallel import Workers, thread_count
 from minidat.training.settings import Settings
+from minidat.training.splits import load_split
 
 BATCH = 64  # images of 224 pixels that are decoded and tested at a time
 MICRO = 4  # of these, what a CPU thread takes at a time
-OF_WEIGHTS = ("model", "head_rows", "data", "protocol", "batch", "key", "skip_damaged")
+OF_WEIGHTS = ("model", "head_rows", "data", "protocol", "batch", "key")
 """Flags that only weights without a run need."""
 
 
@@ -95,12 +99,16 @@ def _run(arguments: argparse.Namespace) -> int:
     trained = load_run(arguments.run_folder)
     settings = trained.state.settings
     size = settings.test_size if arguments.test_size is None else _size(arguments.test_size)
-    dataset = load(
-        settings.data, "test", data_dir=arguments.data_dir or settings.data_dir, seed=settings.seed, size=size
+    place = {"data_dir": arguments.data_dir or settings.data_dir, "test_size": size}
+    skip = settings.skip_damaged or bool(arguments.skip_damaged)
+    decoders = Decoders(default_readers(arguments.device))
+    dataset = load_split(
+        replace(settings, **place, skip_damaged=skip), "test", classes=trained.state.classes, decoders=decoders
     )
     trained.model.to(device=arguments.device)
     progress = Progress()
     with (
+        decoders,
         Workers.on(arguments.device, arguments.threads, settings.micro) as workers,
         cublas.precision(settings.precision),
     ):

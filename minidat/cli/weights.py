@@ -8,7 +8,9 @@ from pathlib import Path
 import safetensors
 
 from minidat.cli.runs import checkpoint_in
+from minidat.data import OF_FILES
 from minidat.data.cifar import CIFAR
+from minidat.data.pictures import Pictures
 from minidat.data.shapes import Shapes
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint
@@ -27,7 +29,8 @@ class TrainedRun:
     @property
     def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The mean and the standard deviation by which the run's data set is normalised."""
-        data = CIFAR.get(self.state.settings.data, Shapes)
+        name = self.state.settings.data
+        data = Pictures if name in OF_FILES else CIFAR.get(name, Shapes)
         return data.mean, data.std
 
 

@@ -1,7 +1,9 @@
 """Training. To read: `step.py` is one step of it, `sitting.py` the loop around it, `loop.py` the run that is started and resumed.
 
-A step       step, parallel (threads and micro-batches), graph, noise, upload (all three for a GPU), randomness, order, optim
-A run        loop, sitting, settings, splits (what is trained, chosen and tested on), evaluation, reporter, stop, clock, errors
+A step       step, feed (its images), parallel (threads and micro-batches), graph, noise, upload (all three for a GPU),
+             randomness, order, optim
+A run        loop, sitting, settings, splits (what is trained, chosen and tested on), evaluation, reporter, reading_report,
+             stop, clock, errors
 On disk      folder, lock, log, checkpoint (the file), state (what is in it), schema (its types), fingerprint, environment
 A process    memory
 """

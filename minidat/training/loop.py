@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from minidat.data import Dataset
+from minidat.data.augment import RECIPES
+from minidat.data.decoders import Decoders
+from minidat.data.pictures import Pictures
 from minidat.fast.cuda import cublas
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint, log, state
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.environment import changes, environment
 from minidat.training.errors import Interrupted, TrainingError
+from minidat.training.feed import Feed, ReadAhead, default_readers
 from minidat.training.fingerprint import fingerprint, old_fingerprint
 from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_settings
 from minidat.training.lock import Lock
@@ -39,7 +43,8 @@ class Run:
     """One training run in a folder. `Run.start` makes a new one, `Run.resume` continues one; `train` brings it to its end.
 
     threads: of the CPU (all cores by default); part of what makes a result repeatable to the bit. device: "cpu" or "gpu".
-    graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same.
+    graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same. readers: processes that
+    read image files ahead, 0 for none; the results are the same.
 
     step of total: how far the run is. best: the best accuracy so far, on `validation` images where they are held out, else on
     the test set. test_accuracy: of that epoch on the test set, once the run is complete; None where nothing was held out.
@@ -53,11 +58,13 @@ class Run:
         device: str = "cpu",
         threads: int | None = None,
         graph: bool = True,
+        readers: int | None = None,
     ):
         _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
         self.threads = thread_count(device, threads)
-        splits = load_splits(settings)
+        self.decoders = Decoders(default_readers(device) if readers is None else readers)
+        splits = load_splits(settings, self.decoders)
         self.training, self.validation, self.testing = splits.training, splits.validation, splits.testing
         self.whole = splits.whole
         self.order = Order(settings.seed, len(self.training), settings.batch)
@@ -130,7 +137,8 @@ class Run:
         while self.notes:
             reporter.note(self.notes.pop(0))
         workers = Workers.on(self.device, self.threads, self.settings.micro)
-        with self.lock, self.stop, cublas.precision(self.settings.precision), workers, self._step(reporter) as step:
+        precision = cublas.precision(self.settings.precision)
+        with self.lock, self.stop, precision, self.decoders, workers, self._step(reporter) as step:
             Sitting(self, step, workers, reporter).work()
 
     def save(self, name: str) -> None:
@@ -166,7 +174,15 @@ class Run:
             threads=self.threads,
             graph=self.graph,
             note=lambda text: reporter.note(text),
+            feed=self._feed(),
         )
+
+    def _feed(self) -> Feed | None:
+        """What reads image files ahead of the steps."""
+        if not isinstance(self.training, Pictures):
+            return None
+        order = Order(self.settings.seed, len(self.training), self.settings.batch)  # its own: it is ahead
+        return ReadAhead(self.training, RECIPES[self.settings.recipe], self.settings.seed, order, self.total)
 
     def _restore(self, path: Path, arrays: dict[str, Any], saved: RunState) -> None:
         """Take over a checkpoint, and drop what the log says of later steps."""

@@ -24,7 +24,7 @@ class Settings:
     `RECIPES`. train_size, test_size: use only so many images (None: all). validation: share of the training images that is
     held out, to choose the best epoch (0: it is chosen on the test images). micro: images that a thread takes at a time; a
     GPU takes the whole batch, and draws the noise of as many micro-batches. precision: of products on a GPU, see
-    `cublas.precision`.
+    `cublas.precision`. skip_damaged: go on without image files that cannot be read.
 
     Raises ValueError, naming the setting and what it may be.
     """
@@ -49,6 +49,7 @@ class Settings:
     micro: int = 32
     precision: str = "fp32"
     validation: float = 0.0
+    skip_damaged: bool = False
 
     def __post_init__(self) -> None:
         schema.check(self)
@@ -100,5 +101,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "shapes": {},
     "cifar10": {"model": "dat_cifar", "epochs": 10, "lr": 1e-3, "recipe": "light", "validation": 0.1},
     "cifar100": {"model": "dat_cifar", "epochs": 20, "lr": 1e-3, "recipe": "light", "validation": 0.1},
+    "folder": {"model": "dat_tiny", "epochs": 30, "lr": 5e-4, "warmup": 2.0, "smoothing": 0.1, "recipe": "crops"},
+    "imagenet": {
+        "model": "dat_tiny",
+        "epochs": 300,
+        "lr": 5e-4,
+        "warmup": 20.0,
+        "smoothing": 0.1,
+        "recipe": "imagenet",
+    },
 }
 """What differs from `Settings` for each data set, where the user does not say."""

@@ -19,7 +19,9 @@ from minidat.autograd import Tensor, array_module, asnumpy, gradients
 from minidat.autograd.backend import to_device
 from minidat.data import Dataset, augment
 from minidat.data.dataset import OnDevice
+from minidat.data.pictures import Pictures
 from minidat.models import Pyramid
+from minidat.training.feed import Feed
 from minidat.training.graph import Graphed
 from minidat.training.noise import Noise
 from minidat.training.optim import AdamW, Schedule, clip_by_norm
@@ -50,8 +52,10 @@ class HostStep(AbstractContextManager):
         *,
         device: str = "cpu",
         threads: int = 1,
+        feed: Feed | None = None,
     ):
         self.settings, self.dataset, self.device = settings, dataset, device
+        self.feed = Feed(dataset) if feed is None else feed
         self.optimiser, self.schedule = optimiser, schedule
         self.workers = Workers(threads, settings.micro)
         self.gradient = BatchGradient(model, optimiser.arena, self.workers)
@@ -68,7 +72,7 @@ class HostStep(AbstractContextManager):
         """Take the step that follows `step` steps, on the images at `indices`. Raises NotFinite."""
         s, data = self.settings, self.dataset
         recipe, rng = augment.RECIPES[s.recipe], generator(s.seed, AUGMENT, step)
-        images, labels = data.batch(indices)  # uint8 (B, H, W, 3), (B,)
+        images, labels = self.feed.batch(step, indices)  # uint8 (B, H, W, 3), (B,)
         images, targets = augment.augment(
             images, labels, recipe, rng, classes=len(data.classes), mean=data.mean, std=data.std
         )  # float32 (B, H, W, 3), (B, K)
@@ -97,7 +101,7 @@ class DeviceStep(AbstractContextManager):
     """Training steps on a GPU, from inside `with`. The optimiser must have its kernels (`AdamW.fused`).
 
     Images lie on the device, and everything from the gather of a batch to the update of the parameters happens there. The
-    host sends the random numbers, one copy a step.
+    host sends the random numbers, one copy a step; where images are read from files, `feed`, it sends the batch with them.
 
     graph: launch the step as a CUDA graph where it can be captured. note: is told where it cannot. From the first gradient
     that is not finite on, nothing is updated, and `read` raises.
@@ -106,17 +110,18 @@ class DeviceStep(AbstractContextManager):
     def __init__(
         self,
         settings: Settings,
-        dataset: OnDevice,
+        dataset: OnDevice | Pictures,
         model: Pyramid,
         optimiser: AdamW,
         schedule: Schedule,
         *,
         graph: bool,
         note: Callable[[str], None],
+        feed: Feed | None = None,
     ):
         if optimiser.fused is None:
             raise ValueError("DeviceStep: the optimiser has no kernels; its arrays are not on a GPU")
-        self.settings, self.dataset, self.model = settings, dataset, model
+        self.settings, self.dataset, self.model, self.feed = settings, dataset, model, feed
         self.optimiser, self.fused, self.schedule = optimiser, optimiser.fused, schedule
         self.leaves = list(model.parameters().values())
         arena, side = optimiser.arena, dataset.image_size
@@ -146,10 +151,11 @@ class DeviceStep(AbstractContextManager):
         draws = augment.draw(self.images.shape, recipe, generator(s.seed, AUGMENT, step))
         noise = self.noise.draw(s.batch, s.micro, lambda start: generator(s.seed, NOISE, step, start))
         scalars = self.optimiser.scalars(self.schedule(step), s.max_norm)
-        sent = upload(self.xp, [indices, noise, scalars, *draws.arrays.values()])
-        (indices_there, noise_there, scalars_there), arrays = sent[:3], dict(zip(draws.arrays, sent[3:], strict=True))
-        images, labels = data.batch(indices_there)
-        draws = draws._replace(arrays=arrays)
+        pictures = [indices] if self.feed is None else self.feed.batch(step, indices)
+        sent = upload(self.xp, [noise, scalars, *draws.arrays.values(), *pictures])
+        (noise_there, scalars_there), rest = sent[:2], sent[2:]
+        draws = draws._replace(arrays=dict(zip(draws.arrays, rest)))
+        images, labels = data.batch(*rest[-1:]) if self.feed is None else rest[-2:]
         images, targets = augment.apply(
             images, labels, recipe, draws, classes=len(data.classes), mean=data.mean, std=data.std
         )
@@ -197,9 +203,11 @@ def step_for(
     threads: int,
     graph: bool,
     note: Callable[[str], Any],
+    feed: Feed | None = None,
 ) -> HostStep | DeviceStep:
-    """The step for where the parameters are: `DeviceStep` where the optimiser has kernels for them, else `HostStep`."""
+    """The step for where the parameters are: `DeviceStep` where the optimiser has kernels for them, else `HostStep`. feed: reads
+    the batches of `Pictures`."""
     if optimiser.fused is None:
-        return HostStep(settings, dataset, model, optimiser, schedule, device=device, threads=threads)
-    there = OnDevice(dataset, device)
-    return DeviceStep(settings, there, model, optimiser, schedule, graph=graph, note=note)
+        return HostStep(settings, dataset, model, optimiser, schedule, device=device, threads=threads, feed=feed)
+    there = dataset if isinstance(dataset, Pictures) else OnDevice(dataset, device)
+    return DeviceStep(settings, there, model, optimiser, schedule, graph=graph, note=note, feed=feed)

@@ -427,8 +427,9 @@ OTHER = {
     "validation": 0.2,
     "micro": 3,
 }
-ELSEWHERE = {"data", "data_dir", "precision", "test_size"}
-"""What these runs cannot change: another data set needs files, precision a GPU, and the test set changes no parameter."""
+ELSEWHERE = {"data", "data_dir", "precision", "skip_damaged", "test_size"}
+"""What these runs cannot change: another data set needs files (see test_feed.py), precision a GPU, and the test set changes no
+parameter."""
 
 
 @pytest.fixture(scope="module")

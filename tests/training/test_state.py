@@ -93,7 +93,7 @@ def test_a_setting_of_a_newer_version_is_refused():
 
 def test_cifar_holds_out_a_tenth_to_choose_the_best_epoch_and_shapes_nothing():
     assert {name: Settings(**values).validation for name, values in DEFAULTS.items()} == {
-        "shapes": 0.0, "cifar10": 0.1, "cifar100": 0.1
+        "shapes": 0.0, "cifar10": 0.1, "cifar100": 0.1, "folder": 0.0, "imagenet": 0.0
     }  # fmt: skip
 
 
