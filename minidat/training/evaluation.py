@@ -1,4 +1,4 @@
-"""Loss and accuracy of a model on images that it is not trained on."""
+"""A test of a network on images that it is not trained on."""
 
 from __future__ import annotations
 
@@ -7,53 +7,46 @@ from typing import Any
 
 import numpy as np
 
-from minidat import ops
-from minidat.autograd.backend import array_module, asnumpy, to_device
+from minidat import nn
 from minidat.data import Dataset
-from minidat.data.augment import normalise, one_hot
 from minidat.data.dataset import OnDevice
 from minidat.data.pictures import Pictures
-from minidat.models import Pyramid
-from minidat.training.parallel import BatchResult, Workers, batch_sums, predict
+from minidat.training.parallel import Workers
+from minidat.training.tasks import Task
 
-BATCH = 500  # images, of small ones
-BATCH_PIXELS = 64 * 224 * 224  # of all images of a batch
+BATCH_PIXELS = 64 * 224 * 224  # of all images of a batch that is tested
 
 
 def evaluate(
-    model: Pyramid,
+    model: nn.Module,
     dataset: Dataset | OnDevice,
     workers: Workers,
     device: str,
-    progress: Callable[[int, int], None] | None = None,
-) -> BatchResult:
-    """Sums of loss and right answers over a data set, every image once and not augmented. The result counts the images: fewer
-    than the data set has, where damaged ones are skipped.
+    progress: Callable[[int, int], None] | None,
+    task: Task,
+) -> Any:
+    """What the task's test finds over a data set, every image once and not augmented: of classification a `BatchResult`, which
+    counts fewer images than the data set has where damaged ones are skipped.
 
-    progress: is told (images done, images in all) after every batch. On a GPU the sums are read once, at the end, and
-    `progress` counts what was enqueued."""
-    sums, count, total = [], 0, len(dataset)
-    for images, labels, _ in batches(dataset):  # uint8 (B, H, W, 3), (B,)
-        x = normalise(to_device(images, device), dataset.mean, dataset.std)  # float32 (B, H, W, 3)
-        targets = one_hot(to_device(labels, device), len(dataset.classes))  # (B, K)
-        logits = predict(model, x, workers)  # (B, K)
-        sums.append(batch_sums(ops.cross_entropy.raw(logits, targets)[0], logits, targets))
-        count += len(labels)
+    progress: is told (images done, images in all) after every batch. On a GPU it counts what was enqueued."""
+    test, count = task.test(model, dataset, workers, device), len(dataset)
+    for batch, indices in batches(dataset, task.test_batch):
+        test.add(batch)
         if progress is not None:
-            progress(count, total)
-    found = asnumpy(array_module(sums[0]).concatenate(sums)).reshape(-1, 2)
-    return BatchResult(sum(found[:, 0].tolist()), int(found[:, 1].sum()), count)
+            progress(int(indices[-1]) + 1, count)
+    return test.result()
 
 
-def batches(dataset: Dataset | OnDevice) -> Iterator[tuple[Any, Any, np.ndarray]]:
-    """All images (B, S, S, 3) of a data set in order, their labels and their indices, int64 (B,), in bounded batches."""
-    size = max(1, min(BATCH, BATCH_PIXELS // dataset.image_size**2))
+def batches(dataset: Dataset | OnDevice, most: int) -> Iterator[tuple[Any, np.ndarray]]:
+    """What `dataset.batch` gives of all images in order, and their indices, int64 (B,); B ≤ `most`, and fewer of image files that
+    become large. Damaged files are left out where they are skipped."""
     if isinstance(dataset, Pictures):
-        yield from dataset.in_order(size)
+        for images, labels, indices in dataset.in_order(max(1, min(most, BATCH_PIXELS // dataset.image_size**2))):
+            yield (images, labels), indices
         return
-    for start in range(0, len(dataset), size):
-        indices = np.arange(start, min(start + size, len(dataset)))
-        yield *dataset.batch(indices), indices
+    for start in range(0, len(dataset), most):
+        indices = np.arange(start, min(start + most, len(dataset)))
+        yield dataset.batch(indices), indices
 
 
 def placed(dataset: Dataset, device: str) -> Dataset | OnDevice:

@@ -7,7 +7,7 @@ from the epoch, augmentation from the step, drop path from the step and the micr
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_res
 from minidat.training.lock import Lock
 from minidat.training.optim import AdamW, Arena, Schedule
 from minidat.training.order import Order
-from minidat.training.parallel import NOTHING, BatchResult, Workers, thread_count
+from minidat.training.parallel import Workers, thread_count
 from minidat.training.reporter import Reporter
 from minidat.training.settings import Settings
 from minidat.training.sitting import Sitting
@@ -35,6 +35,7 @@ from minidat.training.splits import load_splits
 from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, step_for
 from minidat.training.stop import StopSignal
+from minidat.training.tasks import task_of
 
 __all__ = ["BEST", "LAST", "LOG", "Interrupted", "Reporter", "Run", "TrainingError"]
 
@@ -46,8 +47,9 @@ class Run:
     graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same. readers: processes that
     read image files ahead, 0 for none; the results are the same.
 
-    step of total: how far the run is. best: the best accuracy so far, on `validation` images where they are held out, else on
-    the test set. test_accuracy: of that epoch on the test set, once the run is complete; None where nothing was held out.
+    step of total: how far the run is. best: the best score so far (`task.score`, such as the accuracy), on `validation` images
+    where they are held out, else on the test set. test_accuracy: the score of that epoch on the test set, once the run is
+    complete; None where nothing was held out.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Run:
         _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
         self.threads = thread_count(device, threads)
+        self.task = task_of(settings)
         self.decoders = Decoders(default_readers(device) if readers is None else readers)
         splits = load_splits(settings, self.decoders)
         self.training, self.validation, self.testing = splits.training, splits.validation, splits.testing
@@ -77,7 +80,7 @@ class Run:
         self.environment = environment(device, self.threads)
         self.step = self.tested = 0  # steps taken, and how many when images were tested last
         self.best, self.test_accuracy = -1.0, None
-        self.sums = NOTHING  # over the steps since the last line of the log
+        self.sums = self.task.nothing  # over the steps since the last line of the log
         self.seconds = 0.0  # of all sittings
         self.stop, self.lock = StopSignal(), Lock(folder)
         self.data = ""  # the training images' fingerprint
@@ -151,7 +154,7 @@ class Run:
             adamw_t=self.optimiser.t,
             best=self.best,
             seconds=self.seconds,
-            meter=(self.sums.loss, self.sums.correct, self.sums.count),
+            meter=astuple(self.sums),
             tested=self.tested,
             test_accuracy=self.test_accuracy,
             environment=self.environment,
@@ -175,6 +178,7 @@ class Run:
             graph=self.graph,
             note=lambda text: reporter.note(text),
             feed=self._feed(),
+            task=self.task,
         )
 
     def _feed(self) -> Feed | None:
@@ -193,7 +197,7 @@ class Run:
             raise CheckpointError(path, f"it has taken {saved.step} steps; its run has {self.total}")
         state.restore(self.optimiser, arrays, saved.adamw_t, path, self.device)
         self.step = self.saved_step = saved.step
-        self.best, self.seconds, self.sums = saved.best, saved.seconds, BatchResult(*saved.meter)
+        self.best, self.seconds, self.sums = saved.best, saved.seconds, saved.sums
         ends = saved.step // self.steps_per_epoch * self.steps_per_epoch
         self.tested = ends if saved.tested is None else saved.tested
         grown = self.settings.epochs != saved.settings.epochs

@@ -10,8 +10,8 @@ from PIL import Image
 from minidat.data import load_pictures
 from minidat.data.dataset import DataError
 from minidat.data.folder import HELD_OUT, read_folder, spread
-from minidat.data.images import Transform
 from minidat.data.imagenet import class_names
+from minidat.data.images import Transform
 from minidat.data.reading import Reader
 
 READER = Reader(Transform(16, "whole"), upright=True)

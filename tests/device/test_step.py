@@ -155,8 +155,7 @@ def test_a_run_agrees_with_the_cpu_and_goes_on_there(graph, device, tmp_path):
 
 
 @pytest.mark.usefixtures("device", "kernels")
-@pytest.mark.parametrize("graph", [True, False])
-def test_a_run_on_image_files_agrees_with_the_cpu(graph, tmp_path):
+def test_a_run_on_image_files_agrees_with_the_cpu(tmp_path):
     """Batches are read by the host and sent, one copy a step; the test images are not on the device either."""
     for i in range(24):
         folder = tmp_path / "pictures" / f"class {i % 4}"
@@ -166,7 +165,7 @@ def test_a_run_on_image_files_agrees_with_the_cpu(graph, tmp_path):
     settings = replace(SMALL, data="folder", data_dir=str(tmp_path / "pictures"), recipe="imagenet", train_size=None)
     settings = replace(settings, test_size=None)
     here, seen_here = trained(tmp_path / "here", settings, threads=1, readers=0)
-    there, seen_there = trained(tmp_path / "there", settings, device="gpu", graph=graph, readers=0)
+    there, seen_there = trained(tmp_path / "there", settings, device="gpu", readers=0)
     for watcher in (seen_here, seen_there):
         assert all(record.pop("waiting", 0) >= 0 for record in watcher.records)
     assert_close(seen_there, seen_here)
