@@ -16,7 +16,7 @@ from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
 from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Interrupted, Run, TrainingError
-from minidat.training.settings import DEFAULTS, Settings
+from minidat.training.settings import DEFAULTS, Settings, defaults
 
 RUNS = Path("runs")
 FLAGS = {"model": "MODEL", "changes": "--set"}  # of settings that the command line names in another way
@@ -75,14 +75,33 @@ def add(commands: Any) -> None:
     per_data = "; ".join(f"{d}: {v['epochs']}" for d, v in DEFAULTS.items() if "epochs" in v)
     flag("--epochs", type=int, help=f"passes over the data (default: {default.epochs}; {per_data})")
     flag("--batch", type=int, help=f"images a step (default: {default.batch})")
+    flag(
+        "--accumulate",
+        type=int,
+        metavar="N",
+        help=f"cut each batch into N parts that pass one after the other, where it needs too much memory "
+        f"(default: {default.accumulate})",
+    )
     flag("--lr", type=float, help=f"highest learning rate (default: {default.lr}; 0.001 for CIFAR)")
     flag("--minimum-lr", type=float, help=f"learning rate at the end of the cosine (default: {default.minimum_lr})")
+    flag("--warmup-lr", type=float, help=f"learning rate of the first step (default: {default.warmup_lr:g})")
     flag("--warmup", type=float, help=f"epochs of linear warm-up (default: {default.warmup})")
     flag("--weight-decay", type=float, help=f"AdamW's weight decay (default: {default.weight_decay})")
     flag("--clip", type=float, help=f"largest norm of the gradient, 0 for no clipping (default: {default.clip})")
     flag("--smoothing", type=float, help=f"label smoothing (default: {default.smoothing})")
     flag("--drop-path", type=float, help="drop path rate of the last block (default: the network's own)")
-    flag("--recipe", choices=RECIPES, help=f"augmentation (default: {default.recipe}; light for CIFAR)")
+    flag(
+        "--recipe",
+        choices=RECIPES,
+        help=f"augmentation (default: {default.recipe}; light for CIFAR, crops for folder); imagenet is the released code's, and "
+        "sets rates, warm-up, clipping and smoothing as it does, in proportion to the batch",
+    )
+    flag(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help="test and keep a moving average of the weights, such as 0.9999 (default: none)",
+    )
     flag("--seed", type=int, help=f"of weights, data order and noise (default: {default.seed})")
     flag("--train-size", type=int, help="train on so many images (default: all)")
     flag("--test-size", type=int, help="test on so many images (default: all)")
@@ -131,7 +150,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _start(arguments: argparse.Namespace) -> Run:
     """A new run."""
-    settings = Settings(**DEFAULTS[arguments.data or Settings.data] | _given(arguments))
+    given = _given(arguments)
+    settings = Settings(**defaults(given) | given)
     if arguments.download:
         _download(settings)
     folder = arguments.out or RUNS / f"{settings.model}-{settings.data}"

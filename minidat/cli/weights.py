@@ -15,7 +15,7 @@ from minidat.data.shapes import Shapes
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint
 from minidat.training.folder import BEST, LAST
-from minidat.training.state import RunState
+from minidat.training.state import RunState, tested
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ def load_run(named: Path) -> TrainedRun:
     arrays, meta = checkpoint.load(path)
     state = RunState.from_meta(path, meta)
     model = create(state.settings.model, classes=len(state.classes), changes=state.settings.changes)
-    prefix = "parameters/"
-    weights = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    weights = tested(arrays)
     expected = {name: t.shape for name, t in model.parameters().items()}
     checkpoint.check_names(expected, {name: array.shape for name, array in weights.items()}, path)
     model.load(weights)

@@ -18,6 +18,7 @@ from minidat.data.pictures import Pictures
 from minidat.fast.cuda import cublas
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint, log, state
+from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.environment import changes, environment
 from minidat.training.errors import Interrupted, TrainingError
@@ -76,6 +77,7 @@ class Run:
         self.model = _model(settings, self.training)
         self.model.to(device=device)
         self.optimiser = AdamW(Arena(self.model.parameters()), weight_decay=settings.weight_decay)
+        self.average = Average(self.arena, settings.ema) if settings.ema else None
         self.schedule = _schedule(settings, self.steps_per_epoch)
         self.environment = environment(device, self.threads)
         self.step = self.tested = 0  # steps taken, and how many when images were tested last
@@ -134,6 +136,10 @@ class Run:
         tested = self.validation is None or self.test_accuracy is not None
         return self.step >= self.total and self.tested == self.step and tested
 
+    def as_tested(self) -> contextlib.AbstractContextManager[None]:
+        """Inside `with`, the network has the parameters that are tested: the average where there is one."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted, after saving, when the user asks to stop, and TrainingError, which says what
         is lost, when the loss or the gradient is not finite or a file cannot be written."""
@@ -160,7 +166,7 @@ class Run:
             environment=self.environment,
         ).to_meta()
         try:
-            checkpoint.save(self.folder / name, state.arrays_of(self.optimiser), meta)
+            checkpoint.save(self.folder / name, state.arrays_of(self.optimiser, self.average), meta)
         except OSError as error:
             raise self.cannot_write(error) from error
         if name == LAST:
@@ -178,6 +184,7 @@ class Run:
             graph=self.graph,
             note=lambda text: reporter.note(text),
             feed=self._feed(),
+            average=self.average,
             task=self.task,
         )
 
@@ -195,7 +202,7 @@ class Run:
             raise TrainingError(f"{path}: the run was on {saved.data}, the data here is {self.data}")
         if saved.step > self.total:
             raise CheckpointError(path, f"it has taken {saved.step} steps; its run has {self.total}")
-        state.restore(self.optimiser, arrays, saved.adamw_t, path, self.device)
+        state.restore(self.optimiser, self.average, arrays, saved.adamw_t, path, self.device)
         self.step = self.saved_step = saved.step
         self.best, self.seconds, self.sums = saved.best, saved.seconds, saved.sums
         ends = saved.step // self.steps_per_epoch * self.steps_per_epoch
@@ -256,7 +263,7 @@ def _model(settings: Settings, training: Dataset) -> Pyramid:
 def _schedule(settings: Settings, steps_per_epoch: int) -> Schedule:
     """The learning rate at each step, of settings that count epochs."""
     total, warmup = settings.epochs * steps_per_epoch, round(settings.warmup * steps_per_epoch)
-    return Schedule(settings.lr, total, warmup, minimum=settings.minimum_lr)
+    return Schedule(settings.lr, total, warmup, settings.warmup_lr, settings.minimum_lr)
 
 
 def _longer(settings: Settings, epochs: int, folder: Path) -> Settings:

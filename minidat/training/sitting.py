@@ -103,7 +103,8 @@ class Sitting:
         """Test the model, and keep it where it is the best so far."""
         run = self.run
         kind = "test" if run.validation is None else "validation"
-        record = self._record(kind, self._evaluate(self.scored), run.step // run.steps_per_epoch)
+        with run.as_tested():
+            record = self._record(kind, self._evaluate(self.scored), run.step // run.steps_per_epoch)
         self._write(record)
         run.tested = run.step
         if record[run.task.score] > run.best:
@@ -121,7 +122,7 @@ class Sitting:
         chosen = RunState.from_meta(path, meta).step // run.steps_per_epoch
         last = flat.copy()
         try:
-            state.restore_parameters(run.arena, arrays, path, run.device)
+            state.restore_parameters(run.arena, arrays, path, run.device, run.average is not None)
             result = self._evaluate(self._placed(run.testing))
         finally:
             flat[...] = last

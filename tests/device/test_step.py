@@ -173,6 +173,18 @@ def test_a_run_on_image_files_agrees_with_the_cpu(tmp_path):
 
 
 @pytest.mark.usefixtures("device", "kernels")
+def test_parts_of_a_batch_and_the_average_agree_with_the_cpu(graphs, tmp_path):
+    settings = replace(SMALL, epochs=1, train_size=20, accumulate=2, ema=0.9, micro=2)
+    here, seen_here = trained(tmp_path / "here", settings, threads=1)
+    there, seen_there = trained(tmp_path / "there", settings, device="gpu")
+    assert len(graphs) == 2 and None not in graphs  # a part, and the update
+    assert_close(seen_there, seen_here)
+    assert not np.array_equal(here.average.flat, here.arena.data)
+    np.testing.assert_allclose(asnumpy(there.average.flat), here.average.flat, atol=1e-3)
+    np.testing.assert_allclose(asnumpy(there.arena.data), here.arena.data, atol=1e-3)
+
+
+@pytest.mark.usefixtures("device", "kernels")
 def test_held_out_images_and_the_test_of_the_best_epoch_agree_with_the_cpu(tmp_path):
     """The best epoch's parameters are put where the graph has them, and the last ones come back."""
     settings = replace(SMALL, validation=0.25)
