@@ -176,7 +176,7 @@ def _resume(arguments: argparse.Namespace) -> Run:
                 f"leave out {FLAGS.get(name) or '--' + name.replace('_', '-')} {shown(value)}, or start a new run"
             )
     if arguments.download:
-        _download(settings if data_dir is None else dataclasses.replace(settings, data_dir=data_dir))
+        _download(settings if data_dir is None else replace(settings, data_dir=data_dir))
     epochs = None if epochs == settings.epochs else epochs
     return Run.resume(folder, data_dir=data_dir, epochs=epochs, **_place(arguments))
 
