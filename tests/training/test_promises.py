@@ -430,10 +430,13 @@ OTHER = {
     "micro": 3,
     "freeze": "1",
     "layer_decay": 0.5,
+    "loops": "numba",
+    "warmup_lr": 5e-4,
+    "ema": 0.9,
 }
-ELSEWHERE = {"data", "data_dir", "precision", "test_size", "weights", "weights_digest"}
-"""What these runs cannot change: another data set needs files, precision a GPU, and the test set changes no parameter. Weights
-to start from are in test_weights.py."""
+ELSEWHERE = {"accumulate", "data", "data_dir", "precision", "skip_damaged", "test_size", "weights", "weights_digest"}
+"""What these runs cannot change: parts of a batch have the same gradient (see test_average.py), another data set needs files
+(see test_feed.py), precision a GPU, the test set changes no parameter, and weights to start from are in test_weights.py."""
 
 
 @pytest.fixture(scope="module")
