@@ -15,8 +15,9 @@ from minidat.analysis.keys import Place, Read
 from minidat.analysis.points import map_to_image, overshoot, show_image
 from minidat.analysis.style import DPI, GREY, INK, save
 
-EDGE, SIDE, GAP, HEAD, FOOT = 0.25, 4.0, 0.12, 1.0, 0.95  # inches: around all, a panel, between panels, above, below
+EDGE, SIDE, GAP, HEAD, FOOT = 0.25, 4.0, 0.12, 0.85, 0.95  # inches: around all, a panel, between panels, above, below
 ORANGE = "#e8710a"
+MOST = 30  # circles of a stage
 AREA = 0.012  # of the largest circle, in parts of the panel's area
 CAPTION = (
     "A circle is a key that the deformable blocks of a stage read, its area how much of the answer is mixed from it: attention "
@@ -31,14 +32,14 @@ def keys_figure(
     out: Path,
     *,
     title: str,
-    keep: int = 30,
+    keep: int | None = None,
     query: tuple[float, float] | None = None,
 ) -> None:
     """One image as the network saw it, and a panel for each stage with deformable blocks, side by side, as a PNG.
 
-    image: uint8 (H, W, 3). seen, scores: of `keys.look` and `keys.important_keys`. keep: how many keys of a stage are circles;
-    the others are grey dots. query: (row, col) in pixels of the image, drawn as a star. Raises ValueError for an image of
-    another kind, and where there is no deformable block.
+    image: uint8 (H, W, 3). seen, scores: of `keys.look` and `keys.important_keys`. keep: how many keys of a stage are circles
+    (None: a third of them, at most `MOST`); the others are grey dots. query: (row, col) in pixels of the image, drawn as a star.
+    Raises ValueError for an image of another kind, and where there is no deformable block.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"keys_figure: image must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
@@ -73,9 +74,10 @@ def keys_figure(
             write(start + step, HEAD + tall + 0.26, lines, fontsize=8, color=GREY, linespacing=1.35)
             continue
         points, found = keys[stage]
-        _circles(axes, points, found, keep, SIDE / (1 + 2 * rim))
+        circles = min(MOST, -(-len(found) // 3)) if keep is None else min(keep, len(found))
+        _circles(axes, points, found, circles, SIDE / (1 + 2 * rim))
         write(start + step, HEAD + tall + 0.04, f"Stage {stage + 1}", fontsize=11, fontweight="bold")
-        write(start + step, HEAD + tall + 0.28, _describe(scores, stage, found, keep), fontsize=8.5, color=GREY)
+        write(start + step, HEAD + tall + 0.28, _describe(scores, stage, found, circles), fontsize=8.5, color=GREY)
     save(figure, out)
 
 
@@ -89,18 +91,17 @@ def _keys(
     return np.concatenate(points), found / max(found.sum(), 1e-30)
 
 
-def _circles(axes: Axes, points: np.ndarray, scores: np.ndarray, keep: int, inches: float) -> None:
-    strong = np.argsort(-scores, kind="stable")[:keep]
+def _circles(axes: Axes, points: np.ndarray, scores: np.ndarray, circles: int, inches: float) -> None:
+    strong = np.argsort(-scores, kind="stable")[:circles]
     rest = np.delete(points, strong, axis=0)
-    axes.plot(rest[:, 1], rest[:, 0], "o", ms=1.2, color=GREY, alpha=0.5, mew=0)
+    axes.plot(rest[:, 1], rest[:, 0], "o", ms=2.2, color=GREY, mec="white", mew=0.3)
     area = AREA * (72 * inches) ** 2 * scores[strong] / scores[strong[0]]  # square points
     places = points[strong]
     axes.scatter(places[:, 1], places[:, 0], s=area, color=ORANGE, alpha=0.75, lw=0.8, edgecolor="white")
 
 
-def _describe(scores: Mapping[Place, np.ndarray], stage: int, found: np.ndarray, keep: int) -> str:
+def _describe(scores: Mapping[Place, np.ndarray], stage: int, found: np.ndarray, circles: int) -> str:
     blocks = sum(place[0] == stage for place in scores)
-    count, shown = len(found), min(keep, len(found))
-    share = np.sort(found)[::-1][:shown].sum()
+    share = np.sort(found)[::-1][:circles].sum()
     kind = f"{blocks} deformable blocks" if blocks > 1 else "1 deformable block"
-    return f"{shown} of {count:,} keys, {share:.0%} of the importance; {kind}"
+    return f"{circles} of {len(found):,} keys, {share:.0%} of the importance; {kind}"

@@ -50,7 +50,7 @@ def add(pictures: Any) -> None:
                 metavar="ROW,COL",
                 help="for this pixel of the photograph alone (default: for the whole answer)",
             )
-            flag("--keep", type=int, default=30, help="keys of a stage that are drawn as circles")
+            flag("--keep", type=int, help="keys of a stage that are drawn as circles (default: a third, at most 30)")
         flag("--out", type=Path, default=Path(f"{name}.png"), help="the picture, a PNG, in this folder")
         add_device(picture)
         picture.set_defaults(run=run, draw=draw)
@@ -106,7 +106,7 @@ def _keys(arguments: argparse.Namespace, subject: _Subject) -> None:
     from minidat.analysis.keys import important_keys, look
     from minidat.analysis.keys_figure import keys_figure  # matplotlib takes a moment to import
 
-    if arguments.keep < 1:
+    if arguments.keep is not None and arguments.keep < 1:
         raise ValueError(f"--keep is {arguments.keep}; it must be at least 1")
     size = subject.pixels.shape[:2]
     query = None if arguments.query is None else _place(arguments.query, subject.photograph.size, size[0])
