@@ -21,9 +21,10 @@ def main(run: str, name: str) -> None:
     arrays, meta = checkpoint.load(Path(run) / BEST)
     last = RunState.from_meta(Path(run) / LAST, checkpoint.load(Path(run) / LAST)[1])
     state = RunState.from_meta(Path(run) / BEST, meta)
+    loops = "numba" if "numba" in (state.environment or {}).get("loops", "") else state.settings.loops
     state = replace(
         state,
-        settings=replace(state.settings, data_dir=None),  # a folder of that machine
+        settings=replace(state.settings, data_dir=None, loops=loops),  # not a folder of that machine
         best=last.best,  # the best epoch's own checkpoint is written before it is tested on the test set
         test_accuracy=last.test_accuracy,
     )
