@@ -15,6 +15,7 @@ from minidat.data import Dataset
 from minidat.data.augment import RECIPES
 from minidat.data.decoders import Decoders
 from minidat.data.pictures import Pictures
+from minidat.fast import loops
 from minidat.fast.cuda import cublas
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint, log, state
@@ -65,6 +66,7 @@ class Run:
     ):
         _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
+        self._use_loops()
         self.threads = thread_count(device, threads)
         self.task = task_of(settings)
         self.decoders = Decoders(default_readers(device) if readers is None else readers)
@@ -143,6 +145,7 @@ class Run:
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted, after saving, when the user asks to stop, and TrainingError, which says what
         is lost, when the loss or the gradient is not finite or a file cannot be written."""
+        self._use_loops()
         while self.notes:
             reporter.note(self.notes.pop(0))
         workers = Workers.on(self.device, self.threads, self.settings.micro)
@@ -171,6 +174,10 @@ class Run:
             raise self.cannot_write(error) from error
         if name == LAST:
             self.saved_step = self.step
+
+    def _use_loops(self) -> None:
+        """Work with the settings' loops in this process, or with NumPy's where numba is missing now."""
+        loops.use(self.settings.loops if self.device == "cpu" else "numpy")
 
     def _step(self, reporter: Reporter) -> HostStep | DeviceStep:
         return step_for(

@@ -10,6 +10,7 @@ from typing import Any
 from minidat.data import DATASETS
 from minidat.data.augment import RECIPES
 from minidat.fast.cuda.cublas import PRECISIONS
+from minidat.fast.loops import LOOPS
 from minidat.models import zoo
 from minidat.training import schema
 
@@ -25,8 +26,8 @@ class Settings:
     `RECIPES`. train_size, test_size: use only so many images (None: all). validation: share of the training images that is
     held out, to choose the best epoch (0: it is chosen on the test images). micro: images that a thread takes at a time; a
     GPU takes the whole batch, and draws the noise of as many micro-batches. precision: of products on a GPU, see
-    `cublas.precision`. ema: decay of the moving average of the parameters that is tested in their place (0: none), see
-    `average.Average`. skip_damaged: go on without image files that cannot be read.
+    `cublas.precision`. loops: on the CPU, see `fast.loops`. ema: decay of the moving average of the parameters that is tested in
+    their place (0: none), see `average.Average`. skip_damaged: go on without image files that cannot be read.
 
     Raises ValueError, naming the setting and what it may be.
     """
@@ -55,10 +56,11 @@ class Settings:
     warmup_lr: float = 0.0
     accumulate: int = 1
     ema: float = 0.0
+    loops: str = "numpy"
 
     def __post_init__(self) -> None:
         schema.check(self)
-        choices = {"model": zoo.MODELS, "data": DATASETS, "recipe": RECIPES, "precision": PRECISIONS}
+        choices = {"model": zoo.MODELS, "data": DATASETS, "recipe": RECIPES, "precision": PRECISIONS, "loops": LOOPS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(known)}")

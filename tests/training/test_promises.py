@@ -430,6 +430,7 @@ OTHER = {
     "micro": 3,
     "warmup_lr": 5e-4,
     "ema": 0.9,
+    "loops": "numba",
 }
 ELSEWHERE = {"accumulate", "data", "data_dir", "precision", "skip_damaged", "test_size"}
 """What these runs cannot change: parts of a batch have the same gradient (see test_average.py), another data set needs files
