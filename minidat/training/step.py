@@ -19,6 +19,7 @@ from minidat.autograd import Tensor, array_module, asnumpy, gradients
 from minidat.data import Dataset, augment
 from minidat.data.dataset import OnDevice
 from minidat.data.pictures import Pictures
+from minidat.fast.cuda.flat_gradient import FlatGradient
 from minidat.models import Pyramid
 from minidat.training.average import Average
 from minidat.training.feed import Feed
@@ -149,6 +150,7 @@ class DeviceStep(AbstractContextManager):
         self.images = xp.zeros((part, side, side, 3), np.float32)
         self.targets = xp.zeros((part, len(dataset.classes)), np.float32)
         self.grad = xp.zeros_like(arena.data)
+        self.flat = FlatGradient([leaf.data for leaf in self.leaves], arena.slices, self.grad)
         self.loss = xp.zeros((), np.float64)  # of the batch, or of its parts so far
         self.sums = xp.zeros(2, np.float64)  # of losses, of right answers
         self.last = xp.zeros(2, np.float64)  # loss and norm, of the last step or the first that failed
@@ -207,8 +209,13 @@ class DeviceStep(AbstractContextManager):
         self.noise.rewind()
         logits = self.model(Tensor(self.images), rng=self.noise)  # ty: ignore[invalid-argument-type]
         loss = ops.cross_entropy(logits, self.targets, smoothing=self.settings.smoothing)
-        weight = xp.full_like(loss.data, 1 / parts)
-        self.optimiser.arena.flatten(gradients(loss, self.leaves, weight), self.grad, accumulate=parts > 1)
+        if parts == 1:
+            with self.flat.filling():
+                found = gradients(loss, self.leaves)
+            self.flat.gather(found)
+        else:
+            weight = xp.full_like(loss.data, 1 / parts)
+            self.optimiser.arena.flatten(gradients(loss, self.leaves, weight), self.grad, accumulate=True)
         self.loss += loss.data.astype(np.float64) / parts
         self.sums += batch_sums(loss.data, logits.data, self.targets)
 

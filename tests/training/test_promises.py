@@ -428,9 +428,9 @@ OTHER = {
     "train_size": 15,
     "validation": 0.2,
     "micro": 3,
+    "loops": "numba",
     "warmup_lr": 5e-4,
     "ema": 0.9,
-    "loops": "numba",
 }
 ELSEWHERE = {"accumulate", "data", "data_dir", "precision", "skip_damaged", "test_size"}
 """What these runs cannot change: parts of a batch have the same gradient (see test_average.py), another data set needs files
