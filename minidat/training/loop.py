@@ -88,7 +88,7 @@ class Run:
         self.seconds = 0.0  # of all sittings
         self.stop, self.lock = StopSignal(), Lock(folder)
         self.data = ""  # the training images' fingerprint
-        self.notes: list[str] = []  # said when training begins
+        self.notes = [note for data in (self.whole, self.testing) for note in getattr(data, "notes", ())]  # told first
         self.saved_step = 0  # of the last checkpoint
 
     @classmethod
