@@ -79,7 +79,7 @@ class Run:
         self.order = Order(settings.seed, len(self.training), settings.batch)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.total = settings.epochs * self.steps_per_epoch
-        self.notes: list[str] = []  # said when training begins
+        self.notes = [note for data in (self.whole, self.testing) for note in getattr(data, "notes", ())]  # told first
         self.model = _model(settings, self.training)
         if weights is not None:
             self.notes.append(weights.put_into(self.model, self.training.classes))
