@@ -172,7 +172,7 @@ EXERCISES = {
             },
         ),
         [
-            "`overlap.max(0)` and `overlap.argmax(0)` are each anchor's best IoU and whose it is. Rules 1 to 3 are two `np.where`.",
+            "`overlap.max(0)` is each anchor's best IoU, `overlap.argmax(0)` whose it is. Rules 1 to 3 are two `np.where`.",
             "Rule 4 is a loop over objects: `found[own == own.max()] = i`. All that tie, and only where the maximum is above 0.",
         ],
     ),

@@ -30,7 +30,7 @@ from minidat.metrics.average_precision import AveragePrecision, Found, curves, m
 from minidat.metrics.dense_tables import coco_table
 from minidat.ops.bilinear import g
 from minidat.ops.roi_align import bin_matrix, box_matrices
-from minidat.tutorial import COLOURS, check, figure, hint, passed, pixels, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, show_source
 
 np.set_printoptions(precision=3, suppress=True, linewidth=110)
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from minidat.autograd import Tensor
 from minidat import ops
+from minidat.autograd import Tensor
 
 
 def anchors(stride, side, ratios, height, width, centre=0.0, swap=False, root=True):
@@ -44,10 +44,8 @@ def decode(boxes, deltas, grow=np.exp, half=2.0, unit=True):
     for k in (0, 1):
         side = boxes[:, k + 2] - boxes[:, k]
         middle = boxes[:, k] + side / 2 + deltas[:, k] * (side if unit else 1)
-        found[:, k], found[:, k + 2] = (
-            middle - side * grow(deltas[:, k + 2]) / half,
-            middle + side * grow(deltas[:, k + 2]) / half,
-        )
+        own = side * grow(deltas[:, k + 2]) / half
+        found[:, k], found[:, k + 2] = middle - own, middle + own
     return found
 
 
