@@ -14,6 +14,7 @@
 # one number (AP). You need chapter 06, and chapter 02 for the losses. It takes about three hours with the exercises.
 
 # %%
+import json
 from itertools import product
 
 import numpy as np
@@ -30,7 +31,7 @@ from minidat.metrics.average_precision import AveragePrecision, Found, curves, m
 from minidat.metrics.dense_tables import coco_table
 from minidat.ops.bilinear import g
 from minidat.ops.roi_align import bin_matrix, box_matrices
-from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, show_source
+from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, show_source, stored
 
 np.set_printoptions(precision=3, suppress=True, linewidth=110)
 
@@ -54,9 +55,9 @@ def draw(axes, box, colour, **line):
     axes.plot([col0, col1, col1, col0, col0], [row0, row0, row1, row1, row0], color=colour, **line)
 
 
-picture, (left, right) = figure(6.6, 3.3, columns=2)
-for axes, name in ((left, "an image and its boxes"), (right, "a map of 8 × 8 and anchors of one pixel")):
-    axes.imshow(sample.image)
+picture, (left, right) = figure(5.2, 2.6, columns=2)
+for axes, name in ((left, "an image and its boxes"), (right, "8 × 8 pixels, nine anchors")):
+    axes.imshow(sample.image, interpolation="nearest")
     axes.set(title=name, xticks=[], yticks=[], xlim=(-0.5, 63.5), ylim=(63.5, -0.5))
 for box in sample.boxes:
     draw(left, box, "white", lw=2)
@@ -207,8 +208,8 @@ print(
 same("assign", assign(iou(sample.boxes, everywhere), 0.5, 0.4) if passed("20.3") else None, held)
 
 # %% tags=["hide-input"]
-picture, axes = figure(3.4, 3.4)
-axes.imshow(sample.image)
+picture, axes = figure(2.5, 2.5)
+axes.imshow(sample.image, interpolation="nearest")
 axes.set(xticks=[], yticks=[], xlim=(-0.5, 63.5), ylim=(63.5, -0.5))
 for i, box in enumerate(sample.boxes):
     for anchor in everywhere[held == i]:
@@ -278,7 +279,7 @@ same("as the package", back, decoded(everywhere[mine], deltas, (1, 1, 1, 1), (64
 
 # %% tags=["hide-input"]
 q = np.linspace(0.002, 0.995, 300)
-picture, (left, right) = figure(6.8, 2.7, columns=2)
+picture, (left, right) = figure(6.4, 2.4, columns=2)
 for gamma, colour, line in ((0, COLOURS[1], "--"), (2, COLOURS[0], "-")):
     left.plot(q, q**gamma * -np.log(1 - q), color=colour, ls=line, label=f"γ = {gamma}")
     right.plot(q, q**gamma * (gamma * (1 - q) * -np.log(1 - q) + q), color=colour, ls=line)
@@ -518,7 +519,7 @@ for name, options in ways.items():
     print(f"{name:<24} mean IoU {found.mean():.2f}, of {len(found)} objects; {(found >= 0.5).mean():.0%} reach 0.5")
 
 # %% tags=["hide-input"]
-picture, axes = figure(7, 2.2, columns=4)
+picture, axes = figure(6.4, 2, columns=4)
 shares = ops.adaptive_average_pool.raw(sample.masks[:1, ..., None] + 0.0, size=(16, 16))[0]
 for one, (name, boxes, half) in zip(
     axes,
@@ -536,14 +537,14 @@ for one, (name, boxes, half) in zip(
         shown = paste(read[..., 0], sample.boxes[:1], (64, 64))[0] + 0.0
     one.imshow(shown - 0.45 * sample.masks[0], cmap="Greys", vmin=-0.6, vmax=1.2)
     row0, col0, row1, col1 = sample.boxes[0]
-    one.set(title=name, xticks=[], yticks=[], xlim=(col0 - 5, col1 + 4), ylim=(row1 + 4, row0 - 5))
+    one.set(title=name, xticks=[], yticks=[], xlim=(col0 - 5, col1 + 4), ylim=(min(row1 + 4, 63.5), row0 - 5))
     draw(one, sample.boxes[0], COLOURS[1], lw=1.5)
 show(picture, alt="Four close-ups of one object in its box. The mask itself. As published: what was read and pasted back covers it nearly. Without the "
      "half pixel: it is shifted towards the upper left by half a pixel of the map, two pixels of the image, and cut at the box. With a "
      "rounded box: it is shifted and stretched.")  # fmt: skip
 
 # %% [markdown]
-# Half a pixel of the map is two pixels of the image. On COCO's large objects hardly anyone would see it. On objects of 10 to 20 pixels it is a
+# (Dark grey is met, black is too much, white is missed.) Half a pixel of the map is two pixels of the image. On COCO's large objects hardly anyone would see it. On objects of 10 to 20 pixels it is a
 # large part of the mask.
 #
 # ## From many boxes to few: non-maximum suppression
@@ -667,6 +668,43 @@ hint("20.9")
 show_source(match, curves)
 
 # %% [markdown]
+# ## Where the points went
+#
+# A small DAT with RetinaNet's head and a mask head was trained on such scenes (`chapters/results/20_points.py` has the commands). Here are three test images with
+# what it finds, and the points of the deformable block of its last stage. Its grid of references is 4 × 4 (grey), on a map of stride 16, and each group of channels (a colour)
+# has moved them in its own way.
+
+# %% tags=["hide-input"]
+went = json.loads(stored("20_points.json").read_text("utf-8"))["detection"]
+picture, axes = figure(6, 2.1, columns=3)
+last = went["blocks"]["stage 3"]
+for one, image, points in zip(axes, went["images"], last["points"]):
+    (shown,) = scenes.samples([image["index"]])
+    one.imshow(255 - (255 - shown.image) // 48 * 26, interpolation="nearest")  # paled, in few shades
+    for box, label in zip(image["boxes"], image["labels"]):
+        draw(one, box, "#1a1a1a", lw=1.8)
+        one.text(box[1], box[0] - 1.5, scenes.classes[label], color="#1a1a1a", fontsize=9)
+    start = np.array(last["references"])
+    for group, end in enumerate(np.array(points)):
+        colour = COLOURS[group % len(COLOURS)]
+        one.plot([start[:, 1], end[:, 1]], [start[:, 0], end[:, 0]], color=colour, lw=0.6)
+        one.plot(end[:, 1], end[:, 0], "o", color=colour, ms=3.5, mec="white", mew=0.5)
+    one.plot(start[:, 1], start[:, 0], "o", color="#8c8c8c", ms=3)
+    one.set(xticks=[], yticks=[], xlim=(-0.5, 63.5), ylim=(63.5, -0.5))
+show(picture, alt="Three paled images with the detected boxes and their names. From each of 4 by 4 grey references thin lines run to coloured points, one for "
+     "each group; the groups move in different directions, and few points lie on the objects.")  # fmt: skip
+print(f"after {went['steps']} steps; objects cover {last['objects']:.1%} of the pixels")
+for name, block in went["blocks"].items():
+    print(
+        f"{name}: points moved by {block['mean move']:.1f} pixels of the image; {block['references on objects']:.1%} of the references "
+        f"lie on objects, and {block['points on objects']:.1%} of the points"
+    )
+
+# %% [markdown]
+# If points sought objects, the last number would be well above the one before it. In the stored run it is not: the points move, but not *to* the objects. Remember who uses them. All queries share
+# them, and nine queries in ten are background; a key is useful also where it shows what is *beside* an object. The paper's pictures show the points with the highest attention of
+# large networks on photographs, which is another thing to look at (chapter 14).
+#
 # ## What the paper measured
 #
 # COCO, from the paper's tables: AP of boxes, and for the last two heads of masks, after 12 epochs ("1×") and 36 ("3×"). Parameters and
