@@ -76,7 +76,7 @@ def main() -> int:
             SIDES[device],
             rounds=arguments.rounds,
             threads=arguments.threads,
-            loops=arguments.compiled,
+            loops=arguments.loops,
             precision=arguments.precision,
             limit=arguments.limit,
         )
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=tuple(CASES), default="cpu")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of all")
-    parser.add_argument("--compiled", action="store_true", help="our side with compiled loops")
+    parser.add_argument("--loops", default="auto", help="our side's on the CPU, as of minidat train")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32", help="of products on a GPU")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one answer of a side")
     parser.add_argument("--case", action="append", help="only the cases whose name contains this (may be repeated)")

@@ -43,14 +43,14 @@ class Minidat:
         case: Case,
         device: str,
         threads: int,
-        loops: bool = False,
+        loops: str = "numpy",
         *,
         name: str = "minidat",
         precision: str = "fp32",
     ):
         from minidat.autograd import backend
         from minidat.data import augment
-        from minidat.fast import numba as compiled
+        from minidat.fast import loops as fast_loops
         from minidat.released import official
         from minidat.training import optim, parallel
         from minidat.training.settings import Settings
@@ -63,9 +63,8 @@ class Minidat:
         self.case, self.device, self.official = case, device, official
         self.augment, self.optim, self.parallel, self.backend = augment, optim, parallel, backend
         self.task = task_of(Settings())
-        self.loops, self.name, self.precision, self.graph = loops, name, precision, name == "minidat"
-        if loops:
-            compiled.install()
+        self.loops = fast_loops.use(loops if device == "cpu" else "numpy")
+        self.name, self.precision, self.graph = name, precision, name == "minidat"
         self.pools: list[Any] = []  # of memory on a GPU, beside CuPy's own
         self.told: list[str] = []
         shards = (
@@ -77,7 +76,7 @@ class Minidat:
 
     def about(self) -> str:
         if self.device == "cpu":
-            return f"NumPy {np.__version__}" + (f" and numba {version('numba')}" if self.loops else "")
+            return f"NumPy {np.__version__}" + (f" and numba {version('numba')}" if self.loops == "numba" else "")
         import cupy
 
         return f"CuPy {cupy.__version__} on CUDA {_cuda_version(cupy.cuda.runtime.runtimeGetVersion())}"
@@ -241,9 +240,9 @@ class Torch:
 
 
 def make(
-    side: str, case: Case, device: str, threads: int, loops: bool = False, precision: str = "fp32"
+    side: str, case: Case, device: str, threads: int, loops: str = "numpy", precision: str = "fp32"
 ) -> Minidat | Torch:
-    """A side by its name. loops: ours, compiled. precision: of products on a GPU."""
+    """A side by its name. loops: ours. precision: of products on a GPU."""
     if side in OURS:
         return Minidat(case, device, threads, loops, name=side, precision=precision)
     return Torch(case, device, threads, name=side, precision=precision)

@@ -58,7 +58,7 @@ class Found:
 class Side:
     """A process that computes one side of a case when told to."""
 
-    def __init__(self, side: str, case: Case, device: str, threads: int, loops: bool, precision: str):
+    def __init__(self, side: str, case: Case, device: str, threads: int, loops: str, precision: str):
         asked = {"side": side, "case": asdict(case), "device": device, "threads": threads, "loops": loops}
         limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         here = Path(__file__).resolve().parent
@@ -130,17 +130,17 @@ def measure(
     *,
     rounds: int,
     threads: int,
-    loops: bool = False,
+    loops: str = "numpy",
     precision: str = "fp32",
     limit: float = LIMIT,
 ) -> list[Found]:
-    """What each side showed. loops: ours are compiled. limit: seconds for one answer of a side."""
+    """What each side showed. loops: ours. limit: seconds for one answer of a side."""
     found = {name: Found(name) for name in sides}
     with tempfile.TemporaryDirectory() as folder:
         write_weights(case, Path(folder))
         for start in range(0, len(sides), case.together):
             group = sides[start : start + case.together]
-            processes = {n: Side(n, case, device, threads, loops and n == "minidat", precision) for n in group}
+            processes = {n: Side(n, case, device, threads, loops, precision) for n in group}
             with Together(processes, found, limit) as together:
                 together.prepare(folder)
                 together.check(differences(Path(folder), sides, precision), LARGEST[precision])

@@ -23,7 +23,7 @@ def run(options: dict[str, Any], found: Any) -> None:
             place.mkdir()
             write_weights(case, place)
             for side in options["sides"]:
-                process = Side(side, case, "gpu", options["threads"], False, "fp32")
+                process = Side(side, case, "gpu", options["threads"], "numpy", "fp32")
                 process.send(do="prepare", folder=str(place))
                 running.append((f"{case.name}, {NAMES[side]}", process))
         try:
