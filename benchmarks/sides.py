@@ -136,13 +136,18 @@ class Minidat:
         """As a run on a GPU takes a step: forward, backward and AdamW, in one CUDA graph or without, its scalars sent before."""
         from minidat import ops
         from minidat.autograd import Tensor, array_module, gradients
+        from minidat.fast.cuda.flat_gradient import FlatGradient
         from minidat.training.graph import Graphed
 
-        xp, leaves, grad = array_module(x), list(model.parameters().values()), optimiser.arena.data.copy()
+        xp, leaves = array_module(x), list(model.parameters().values())
+        grad = xp.zeros_like(optimiser.arena.data)
+        flat = FlatGradient([leaf.data for leaf in leaves], optimiser.arena.slices, grad)
 
         def compute() -> None:
             loss = ops.cross_entropy(model(Tensor(x)), targets)
-            optimiser.arena.flatten(gradients(loss, leaves), grad)
+            with flat.filling():
+                found = gradients(loss, leaves)
+            flat.gather(found)
             optimiser.fused.step(grad)
 
         work = compute

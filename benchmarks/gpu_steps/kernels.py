@@ -19,10 +19,11 @@ from minidat import ops
 from minidat.autograd import Tensor, gradients
 from minidat.autograd.backend import device_module
 from minidat.fast.cuda.compile import FOLDER
+from minidat.fast.cuda.flat_gradient import FlatGradient
 
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 SHOWN = 25  # kernels in the page; all are in the JSON
-PARTS = ("forward", "backward", "gradients into one array", "AdamW")
+PARTS = ("forward", "backward", "last sums and copies of gradients", "AdamW")
 
 
 def run(options: dict[str, Any], found: Any) -> None:
@@ -135,15 +136,17 @@ def by_part(case: Case, repeats: int, found: Any) -> None:
         targets = cupy.asarray(side.augment.one_hot(labels, model.config.classes))
         arena = side.optim.Arena(model.parameters())
         optimiser, grad = side.optim.AdamW(arena), cupy.zeros_like(arena.data)
+        flat = FlatGradient([leaf.data for leaf in leaves], arena.slices, grad)
         times: list[list[float]] = []
         for _ in range(repeats + 3):
             events = [cupy.cuda.Event() for _ in range(len(PARTS) + 1)]
             events[0].record()
             loss = ops.cross_entropy(model(x), targets)
             events[1].record()
-            found_gradients = gradients(loss, leaves)
+            with flat.filling():
+                given = gradients(loss, leaves)
             events[2].record()
-            arena.flatten(found_gradients, grad)
+            flat.gather(given)
             events[3].record()
             optimiser.fused.step(grad)
             events[4].record()

@@ -169,5 +169,5 @@ def trained(name: str, batch: int, steps: int, *, graph: bool) -> Trained:
                 start = time.perf_counter()
         result = step.read()
         seconds = (time.perf_counter() - start) / max(steps - WITHOUT, 1)
-        captured = graph and step.run.graph is not None
+        captured = graph and all(work.graph is not None for work in step.works)
         return Trained(asnumpy(optimiser.arena.data), result.loss / result.count, captured, notes, seconds)
