@@ -64,8 +64,8 @@ class Run:
         device: str = "cpu",
         threads: int | None = None,
         graph: bool = True,
-        weights: Weights | None = None,
         readers: int | None = None,
+        weights: Weights | None = None,
     ):
         _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
@@ -79,7 +79,7 @@ class Run:
         self.order = Order(settings.seed, len(self.training), settings.batch)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.total = settings.epochs * self.steps_per_epoch
-        self.notes: list[str] = []  # said when training begins
+        self.notes = [note for data in (self.whole, self.testing) for note in getattr(data, "notes", ())]  # told first
         self.model = _model(settings, self.training)
         if weights is not None:
             self.notes.append(weights.put_into(self.model, self.training.classes))

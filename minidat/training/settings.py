@@ -20,18 +20,22 @@ MOST_IMAGES = 100_000_000  # an epoch's order lies in memory
 
 @dataclass(frozen=True)
 class Settings:
-    """changes: of the model's configuration, "NAME=VALUE" each; see `models.changes`. epochs, warmup: passes over the data.
-    batch: images a step; accumulate: the parts that it is cut into, which pass one after the other. lr: the highest learning
-    rate; minimum_lr: the last one; warmup_lr: the first. clip: largest norm of the gradient (0: it is not clipped). smoothing:
-    of the labels. drop_path: the last block's rate (None: the model's own). recipe: a name of `RECIPES`. train_size, test_size:
-    use only so many images (None: all). validation: share of the training images that is held out, to choose the best epoch (0:
-    it is chosen on the test images). micro: images that a thread takes at a time; a GPU takes the whole batch, and draws the
-    noise of as many micro-batches. precision: of products on a GPU, see `cublas.precision`. loops: on the CPU, see
-    `fast.loops`. ema: decay of the moving average of the parameters that is tested in their place (0: none), see
-    `average.Average`. skip_damaged: go on without image files that cannot be read. weights: what the network's weights started
-    from, as the user named it, and weights_digest, which weights these were (None: drawn from the seed); both are kept for the
-    record, and a run goes on from its checkpoint alone. freeze, layer_decay: what does not move, and how much slower each layer
-    is than the next; see `finetune.rates`.
+    """What a run is told.
+
+    changes: of the model's configuration, "NAME=VALUE" each; see `models.changes`.
+    epochs, warmup: passes over the data.
+    batch: images a step; accumulate: the parts that it is cut into, which pass one after the other.
+    lr: the highest learning rate; minimum_lr: the last one; warmup_lr: the first.
+    clip: largest norm of the gradient (0: it is not clipped). smoothing: of the labels.
+    drop_path: the last block's rate (None: the model's own). recipe: a name of `RECIPES`.
+    train_size, test_size: use only so many images (None: all). skip_damaged: go on without image files that cannot be read.
+    validation: share of the training images that is held out, to choose the best epoch (0: it is chosen on the test images).
+    micro: images that a thread takes at a time; a GPU takes the whole batch, and draws the noise of as many micro-batches.
+    precision: of products on a GPU, see `cublas.precision`. loops: on the CPU, see `fast.loops`.
+    ema: decay of the moving average of the parameters that is tested in their place (0: none), see `average.Average`.
+    weights: what the network's weights started from, as the user named it, and weights_digest, which weights these were (None:
+    drawn from the seed). Both are kept for the record: a run goes on from its checkpoint alone.
+    freeze, layer_decay: what does not move, and how much slower each layer is than the next; see `finetune.rates`.
 
     Raises ValueError, naming the setting and what it may be.
     """
