@@ -78,8 +78,8 @@ def test_it_is_a_name_where_weights_are_taken(capsys):
     assert run("train", "--weights", FIRST, *short, "--out", "run") == 0
     assert f"starts from {FIRST}: a fresh head for 10 classes (it has 10)\n" in capsys.readouterr().out
     assert load_run(Path("run")).state.settings.weights_digest == read_weights(FIRST).digest
-    assert run("eval", "--weights", FIRST) == 1
-    assert "cifar-10" in capsys.readouterr().err  # it looks for the data that they were trained for
+    assert run("eval", "--weights", FIRST, "--data-dir", "nowhere") == 1
+    assert "nowhere" in capsys.readouterr().err  # it looks for the data that they were trained for
     assert run("info", FIRST, "--detail") == 1
 
 

@@ -138,7 +138,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"{trained.path}: the network's outputs are not finite (loss {loss}), so they mean nothing; its weights are damaged"
         )
-    named = arguments.run_folder if is_included(arguments.run_folder) else trained.path
+    included_weights = is_included(arguments.run_folder)  # their folder is the package's
+    named = arguments.run_folder if included_weights else trained.path
     print(
         f"{printable(str(named))}: {settings.model} on {settings.data}, step {trained.state.step:,}\n"
         f"test accuracy {_share(result.correct, result.count)}, loss {loss:.4f}{_other_images(settings, size)}"
@@ -146,7 +147,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for image in getattr(dataset, "damaged", ()):
         print(f"left out: {printable(image)}")
     if isinstance(task, Classification):
-        print_report(report, arguments.out or trained.path.parent)
+        print_report(report, arguments.out or (Path() if included_weights else trained.path.parent))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"export {arguments.run_folder}: {settings.model}: {error}") from error
     count = sum(t.data.size for t in model.parameters().values())
     print(f"{printable(str(out))}: {settings.model}, {plural(count, 'parameter')}, in the released layout")
-    print(f"classes, which the file does not name: {', '.join(map(printable, trained.state.classes))}")
+    names = f"classes, which the file does not name: {', '.join(map(printable, trained.state.classes))}"
+    print(textwrap.shorten(names, 79, placeholder=" …"))
     if model.config.convention == "paper":
         print(
             "The released code places points otherwise than this network, which follows\n"
