@@ -81,6 +81,14 @@ def test_boxes_of_the_second_stage_are_drawn_with_the_objects_own():
     assert other.labels.tolist() == [3] and len(other.which) == 0
 
 
+def test_two_objects_with_one_box_are_both_drawn():
+    box = np.array([[4, 4, 12, 14]] * 2, np.float32)
+    objects = Objects(box, np.array([0, 2]), (32, 64))
+    found = sampled(np.zeros((0, 4)), objects, 3, Assigner(0.5, 0.5, 0.5), rng())
+    np.testing.assert_array_equal(found.labels, [0, 2])
+    np.testing.assert_array_equal(found.which, [0, 1])
+
+
 @pytest.mark.parametrize("giou", [False, True], ids=["L1", "GIoU"])
 def test_losses_of_the_second_stage_are_divided_by_the_boxes_drawn(giou):
     head, objects, samples, logits, deltas = head_and_answers(giou)
@@ -166,3 +174,12 @@ def test_proposals_are_the_best_of_each_level_without_overlaps():
     at = answers[level][0].data[0].argmax()
     first = decoded(levels[level][at : at + 1], answers[level][1].data[0, at : at + 1], (1, 1, 1, 1), (30, 60))
     np.testing.assert_allclose(found[:1], first)  # the likeliest of all
+
+
+def test_boxes_that_end_outside_the_image_are_no_proposals():
+    rpn = RPN((8,), 4, RPNOptions(scale=2.0, ratios=(1.0,)), rng=rng(), multiple=8)
+    deltas = np.zeros((1, 2, 4))
+    deltas[0, 1, 0] = 9.0  # the second anchor is moved down, below the image
+    for size in ((1, 2), (2, 1)):
+        (found,) = rpn.proposals([(Tensor(np.ones((1, 2))), Tensor(deltas))], [size], [(16, 16)], False)
+        np.testing.assert_allclose(found, [[0, 0, 8, 8]])
