@@ -51,7 +51,7 @@ def test_each_is_small_and_has_its_card():
 def test_the_command_on_the_card_is_the_one_of_the_settings():
     """Flag by flag, so that who runs it gets the same run."""
     for name in included():
-        (line,) = re.findall(r"^    minidat (train .*(?:\\\n.*)*)", card(name), re.MULTILINE)
+        (line,) = re.findall(r"^    minidat (train [^\\\n]*(?:\\\n[^\\\n]*)*)", card(name), re.MULTILINE)
         words = line.replace("\\\n", " ").split()
         arguments = cli.parser().parse_args(words)
         settings = load_run(Path(name)).state.settings
