@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from minidat.metrics.by_class import ByClass
-from minidat.training import checkpoint
 from minidat.training.evaluation import evaluate
 from minidat.training.loop import Reporter, Run
 from minidat.training.parallel import Workers
@@ -65,16 +64,20 @@ class Accuracies(Reporter):
 
 
 def trained(folder, out, *, old, recipe):
-    """One run. old: begin with the weights of chapter 14, but for the head."""
+    """One run. old: begin with the weights of chapter 14; the head is a fresh one."""
+    weights = str(HERE / "14_shapes.safetensors") if old else None
     settings = Settings(
-        data="folder", data_dir=str(folder), epochs=10, batch=16, micro=16, lr=1e-3, warmup=1.0, recipe=recipe
+        data="folder",
+        data_dir=str(folder),
+        weights=weights,
+        epochs=10,
+        batch=16,
+        micro=16,
+        lr=1e-3,
+        warmup=1.0,
+        recipe=recipe,
     )
     run, accuracies = Run.start(settings, out, threads=1, readers=1), Accuracies()
-    if old:
-        arrays, _ = checkpoint.load(HERE / "14_shapes.safetensors")
-        for name, tensor in run.model.parameters().items():
-            if not name.startswith("head"):
-                tensor.data[...] = arrays[name]
     run.train(accuracies)
     report = ByClass(run.testing.classes)
     with Workers(1, 32) as workers:

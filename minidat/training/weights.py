@@ -19,7 +19,7 @@ from minidat.training import checkpoint
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.errors import TrainingError
 from minidat.training.folder import BEST, LAST
-from minidat.training.state import PARAMETERS, RunState
+from minidat.training.state import RunState, tested
 
 HEAD, RELEASED_HEAD = ("head.weight", "head.bias"), ("cls_head.weight", "cls_head.bias")
 
@@ -110,10 +110,11 @@ def read_weights(named: str, key: str | None = None) -> Weights:
         raise TrainingError(f"--weights {named} is no file of PyTorch; leave out --key")
     arrays, meta = checkpoint.load(path)
     if meta.get("kind") == "run":
-        state, prefix = RunState.from_meta(path, meta), f"{PARAMETERS}/"
-        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        state = RunState.from_meta(path, meta)
         settings = state.settings
-        return Weights(named, path, own, settings.model, state.classes, released=False, changes=settings.changes)
+        return Weights(
+            named, path, tested(arrays), settings.model, state.classes, released=False, changes=settings.changes
+        )
     model, classes = meta.get("model"), meta.get("classes")
     return Weights(named, path, arrays, model, None if classes is None else tuple(classes), released=False)
 
