@@ -57,7 +57,7 @@ print("the first files:", *train.files[:4])
 images, labels = train.batch(np.arange(8))  # (8, 32, 32, 3) uint8, (8,)
 
 # %% tags=["hide-input"]
-picture, grid = figure(6.4, 2.6, columns=8, rows=2)
+picture, grid = figure(6.4, 2.1, columns=8, rows=2)
 for i, (file, label) in enumerate(zip(train.files, labels)):
     if i < 8:
         with Image.open(train.root / file) as photograph:
@@ -133,8 +133,13 @@ else:
 # in its place, and train on: **fine-tuning**.
 #
 # We take the network of chapter 14, which names ten shapes (no heart, no house and no arrow is among them), and train it for ten
-# epochs on the signs; and beside it the same network from random weights. The numbers are stored; this makes them again, in a
-# few minutes:
+# epochs on the signs; and beside it the same network from random weights. On the command line that is
+#
+# ```
+# minidat train --data folder --data-dir signs --weights chapters/results/14_shapes.safetensors --recipe none --epochs 10 --batch 16
+# ```
+#
+# and the same without `--weights`. The numbers are stored; this makes them again, in a few minutes:
 #
 # ```
 # python chapters/results/19_signs.py
@@ -234,7 +239,8 @@ for name in ("fine-tuned", "fine-tuned, mirrored"):
     print(f"arrows {np.trace(counts[2:, 2:]) / 200:.0%}; taken for an arrow at all {counts[2:, 2:].sum() / 200:.0%}")
 
 # %% [markdown]
-# There it is. The second network knows an arrow when it sees one, and does not know which way it points. It *cannot* know: half of the
+# There it is. On hearts and houses nothing is lost. But the second network, which knows an arrow when it sees one, does not know which way
+# it points. It *cannot* know: half of the
 # arrows it learned from were mirrored, and a mirrored arrow to the left **is** an arrow to the right, with the wrong label.
 
 # %%
@@ -270,7 +276,7 @@ print("recipes that mirror:", *(name for name, recipe in RECIPES.items() if reci
 # picture, do they have something in common?
 
 # %% tags=["hide-input"]
-picture, grid = figure(6.4, 2.9, columns=6, rows=2)
+picture, grid = figure(6.4, 2.5, columns=6, rows=2)
 for axes, mistake in zip(grid.flat, runs["fine-tuned"]["mistakes"]):
     with Image.open(test.root / mistake["file"]) as photograph:
         axes.imshow(np.asarray(photograph))
@@ -283,9 +289,12 @@ show(
     "person; the network is surer than it should be.",
 )
 
+# %%
+place.cleanup()  # the folder of signs, which was a temporary one
+
 # %% [markdown]
-# All of them are easy for us. So it is not the pictures that are at fault, but how few the network has seen, and it says so with 90 per
-# cent and more: a probability of a network that learned its pictures by heart means little. (Label smoothing makes it more modest, more
+# All of them are easy for us. So the pictures are not at fault; the network has seen too few. And it is wrong with 95 per cent and more:
+# the probabilities of a network that knows its training pictures by heart mean little. (Label smoothing makes it more modest, more
 # pictures make it better.)
 #
 # Where did it look? `minidat predict` draws the points that the network's deformable blocks read, for any picture, as chapter 14
@@ -341,12 +350,13 @@ print(f"{balanced(lazy):.0%}" if passed("19.3") else "not there yet")
 # minidat train --data folder --data-dir PICTURES --device gpu        # dat_tiny, 224 × 224 pixels
 # ```
 #
-# On photographs start from weights that were trained on ImageNet. Released weights of DAT can be had, and `minidat train --help` says
-# how a run begins with them. Any other size is `--set image=96`, or what the network's stages divide.
+# On photographs start from weights that were trained on ImageNet: `--weights FILE` takes the released ones, as well as a run of your own.
+# `--freeze` keeps the first stages as they are, `--layer-decay` has them learn more slowly. Another size is `--set image=96`, or what
+# the network's stages divide.
 #
 # ## What differs from the paper and the released code
 #
-# * The paper trains on ImageNet alone; its code has no folder of other classes, and no fine-tuning but to larger images.
+# * The released code trains on ImageNet alone: it has no folder of other classes, and no fine-tuning but to larger images.
 # * Pictures of a folder are read upright and on white. ImageNet is read as the published accuracies were measured: EXIF and
 #   transparency are ignored.
 # * The pictures of this page are drawn. Photographs have more in common with ImageNet than our signs have with ten shapes, so there
