@@ -41,7 +41,7 @@ np.set_printoptions(precision=3, suppress=True)
 # signs/val/heart/IMG_0000.jpg …        100 of each kind, to be tested on
 # ```
 #
-# A folder is a class, and its name is the class's name. `chapters/results/19_signs.py` draws them. Below are two of each.
+# A folder is a class, and its name is the class's name. `chapters/results/19_signs.py` draws them. Below is one of each.
 
 # %%
 drawn = runpy.run_path(str(stored("19_signs.py")))
@@ -54,12 +54,12 @@ train = load_pictures("folder", "train", reader=reader, data_dir=signs)
 test = load_pictures("folder", "test", reader=reader, data_dir=signs)
 print(len(train), "pictures to learn from,", len(test), "to be tested on; classes", train.classes)
 print("the first files:", *train.files[:4])
-images, labels = train.batch(np.arange(8))  # (8, 32, 32, 3) uint8, (8,)
+images, labels = train.batch(np.arange(4))  # (4, 32, 32, 3) uint8, (4,)
 
 # %% tags=["hide-input"]
-picture, grid = figure(6.4, 2.1, columns=8, rows=2)
+picture, grid = figure(3.6, 2.1, columns=4, rows=2)
 for i, (file, label) in enumerate(zip(train.files, labels)):
-    if i < 8:
+    if i < 4:
         with Image.open(train.root / file) as photograph:
             grid[0, i].imshow(np.asarray(photograph))
         grid[1, i].imshow(images[i], interpolation="nearest")
@@ -70,7 +70,7 @@ grid[0, 0].text(-8, 24, "the file", fontsize=8, rotation=90, va="center", ha="ri
 grid[1, 0].text(-4, 16, "the network's", fontsize=8, rotation=90, va="center", ha="right")
 show(
     picture,
-    alt="Eight small photographs of signs, two hearts, two houses, two arrows to the left and two to the right, each in one colour on "
+    alt="Four small photographs of signs, a heart, a house, an arrow to the left and one to the right, each in one colour on "
     "a wall of another. Below each, the same picture as the network takes it: square, 32 by 32 pixels.",
 )
 
@@ -271,21 +271,21 @@ print("recipes that mirror:", *(name for name, recipe in RECIPES.items() if reci
 # %% [markdown]
 # ## The mistakes themselves
 #
-# Then look at the pictures. Below are the twelve mistakes of which the first fine-tuned network was surest; `minidat eval` draws such a
+# Then look at the pictures. Below are the six mistakes of which the first fine-tuned network was surest; `minidat eval` draws such a
 # sheet too. A sheet of mistakes answers what no table can: are they hard for a person, is a label wrong, is something else in the
 # picture, do they have something in common?
 
 # %% tags=["hide-input"]
-picture, grid = figure(6.4, 2.5, columns=6, rows=2)
-for axes, mistake in zip(grid.flat, runs["fine-tuned"]["mistakes"]):
+picture, grid = figure(6.4, 1.3, columns=6)
+for axes, mistake in zip(grid, runs["fine-tuned"]["mistakes"]):
     with Image.open(test.root / mistake["file"]) as photograph:
         axes.imshow(np.asarray(photograph))
     axes.set_title(f"{classes[mistake['said']]} {mistake['sure']:.0%}\nis {mistake['file'].split('/')[0]}", fontsize=8)
-for axes in grid.flat:
+for axes in grid:
     axes.set_axis_off()
 show(
     picture,
-    alt="Twelve test pictures that the network got wrong, each with what it said, how sure it was, and what it is. All are clear to a "
+    alt="Six test pictures that the network got wrong, each with what it said, how sure it was, and what it is. All are clear to a "
     "person; the network is surer than it should be.",
 )
 
