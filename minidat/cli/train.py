@@ -207,6 +207,7 @@ def _resume(arguments: argparse.Namespace) -> Run:
     given = _given(arguments)
     epochs = given.pop("epochs", None)
     data_dir = given.pop("data_dir", None)  # the data may have moved
+    skip = given.pop("skip_damaged", False)  # an image file may have been found damaged
     for name, value in given.items():
         if value != getattr(settings, name):
             raise TrainingError(
@@ -216,7 +217,7 @@ def _resume(arguments: argparse.Namespace) -> Run:
     if arguments.download:
         _download(settings if data_dir is None else replace(settings, data_dir=data_dir))
     epochs = None if epochs == settings.epochs else epochs
-    return Run.resume(folder, data_dir=data_dir, epochs=epochs, **_place(arguments))
+    return Run.resume(folder, data_dir=data_dir, epochs=epochs, skip_damaged=skip, **_place(arguments))
 
 
 def _download(settings: Settings) -> None:

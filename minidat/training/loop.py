@@ -79,7 +79,8 @@ class Run:
         self.order = Order(settings.seed, len(self.training), settings.batch)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.total = settings.epochs * self.steps_per_epoch
-        self.notes = [note for data in (self.whole, self.testing) for note in getattr(data, "notes", ())]  # told first
+        notes = [note for data in (self.whole, self.testing) for note in getattr(data, "notes", ())]
+        self.notes = list(dict.fromkeys(notes))  # told first, each once
         self.model = _model(settings, self.training)
         if weights is not None:
             self.notes.append(weights.put_into(self.model, self.training.classes))
@@ -118,9 +119,18 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, path: Path, *, data_dir: str | None = None, epochs: int | None = None, **options: Any) -> Run:
+    def resume(
+        cls,
+        path: Path,
+        *,
+        data_dir: str | None = None,
+        epochs: int | None = None,
+        skip_damaged: bool = False,
+        **options: Any,
+    ) -> Run:
         """Continue the run of a folder, or of its last checkpoint. data_dir: the data is there now. epochs: train on until so
-        many are done, also where the run is complete; the learning rate follows the longer cosine from there on.
+        many are done, also where the run is complete; the learning rate follows the longer cosine from there on. skip_damaged:
+        from here on, go on without image files that cannot be read.
 
         Raises CheckpointError where the checkpoint is missing or damaged, TrainingError where the data is not the run's, the
         run is in use, or it has trained for `epochs` already."""
@@ -133,6 +143,7 @@ class Run:
             saved = RunState.from_meta(path, meta)
             settings = saved.settings if data_dir is None else replace(saved.settings, data_dir=data_dir)
             settings = settings if epochs is None else _longer(settings, epochs, path.parent)
+            settings = replace(settings, skip_damaged=settings.skip_damaged or skip_damaged)
             run = cls(settings, path.parent, **options)
             run.lock = lock
             run._restore(path, arrays, saved)
