@@ -36,7 +36,10 @@ class Console(Reporter):
         """What is trained, on what, where to; and where a resumed run stands."""
         run, s = self.run, self.run.settings
         parameters = sum(t.data.size for t in run.model.parameters().values())
-        where = f"gpu, {s.precision}" if run.device == "gpu" else f"cpu, {plural(run.threads, 'thread')}"
+        several = f"{run.ranks.count} ranks with " if run.ranks.count > 1 else ""
+        where = (
+            f"gpu, {several}{s.precision}" if run.device == "gpu" else f"cpu, {several}{plural(run.threads, 'thread')}"
+        )
         self.note(
             f"{s.model} ({plural(parameters, 'parameter')}) on {s.data} ({plural(len(run.training), 'image')}, "
             f"{len(run.training.classes)} classes)\n"

@@ -84,12 +84,12 @@ def check_compiled(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--compiled is for the CPU, and --device is {arguments.device}: leave one of them out")
 
 
-def install_compiled(arguments: argparse.Namespace) -> None:
+def install_compiled(arguments: argparse.Namespace, *, quiet: bool = False) -> None:
     """Enable the compiled loops where --compiled is given. Raises ValueError as `check_compiled`, CompiledError where numba is
     missing."""
     check_compiled(arguments)
     if arguments.compiled:
-        compiled.install(print)
+        compiled.install((lambda _: None) if quiet else print)
 
 
 def add_model(command: argparse.ArgumentParser) -> None:

@@ -9,13 +9,16 @@ from typing import Any
 
 from minidat.cli.console import Console
 from minidat.cli.flags import add_compiled, add_device, add_threads, install_compiled, new_command
+from minidat.cli.ranks import joined
 from minidat.cli.runs import checkpoint_in, run_folder, state_of
 from minidat.data import DATASETS, load
 from minidat.data.augment import RECIPES
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
+from minidat.training.distributed import Ranks
 from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Interrupted, Run, TrainingError
+from minidat.training.reporter import Silent
 from minidat.training.settings import DEFAULTS, Settings
 
 RUNS = Path("runs")
@@ -94,8 +97,19 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue to train, and report."""
-    install_compiled(arguments)
-    training = _resume(arguments) if arguments.resume else _start(arguments)
+    with joined(arguments.device) as ranks:
+        return _run(arguments, ranks)
+
+
+def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
+    """What this rank does."""
+    ranks.from_first(lambda: install_compiled(arguments))  # which leaves the loops on disk for the others
+    if not ranks.first:
+        install_compiled(arguments, quiet=True)
+    training = _resume(arguments, ranks) if arguments.resume else _start(arguments, ranks)
+    if not ranks.first:
+        training.train(Silent())
+        return 0
     console = Console(training)
     console.begin()
     try:
@@ -111,17 +125,35 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _start(arguments: argparse.Namespace) -> Run:
+def _start(arguments: argparse.Namespace, ranks: Ranks) -> Run:
     """A new run."""
-    settings = Settings(**DEFAULTS[arguments.data or Settings.data] | _given(arguments))
+    settings = ranks.together(lambda: Settings(**DEFAULTS[arguments.data or Settings.data] | _given(arguments)))
     if arguments.download:
-        load(settings.data, "train", data_dir=settings.data_dir, download=True)
+        _download(settings, settings.data_dir, ranks)
     folder = arguments.out or RUNS / f"{settings.model}-{settings.data}"
-    return Run.start(settings, folder, numbered=arguments.out is None, **_place(arguments))
+    return Run.start(settings, folder, numbered=arguments.out is None, ranks=ranks, **_place(arguments))
 
 
-def _resume(arguments: argparse.Namespace) -> Run:
-    """The run that --resume names. Raises TrainingError for a flag that asks for what the run does not have."""
+def _download(settings: Settings, data_dir: str | None, ranks: Ranks) -> None:
+    """The first rank downloads the data."""
+
+    def fetch() -> None:
+        load(settings.data, "train", data_dir=data_dir, download=True)
+
+    ranks.from_first(fetch)
+
+
+def _resume(arguments: argparse.Namespace, ranks: Ranks) -> Run:
+    """The run that --resume names."""
+    folder, data_dir, epochs, settings = ranks.from_first(lambda: _to_resume(arguments))
+    if arguments.download:
+        _download(settings, data_dir or settings.data_dir, ranks)
+    return Run.resume(folder, data_dir=data_dir, epochs=epochs, ranks=ranks, **_place(arguments))
+
+
+def _to_resume(arguments: argparse.Namespace) -> tuple[Path, str | None, int | None, Settings]:
+    """(the folder of the run that --resume names, --data-dir, --epochs where they are more, its settings). Raises TrainingError
+    for a flag that asks for what the run does not have."""
     folder = run_folder(arguments.resume)
     settings = state_of(checkpoint_in(folder, LAST, BEST)).settings
     if arguments.out is not None:
@@ -136,10 +168,7 @@ def _resume(arguments: argparse.Namespace) -> Run:
                 f"--resume {folder}: the run has {name.replace('_', '-')} {getattr(settings, name)} and keeps it; "
                 f"leave out {flag} {value}, or start a new run"
             )
-    if arguments.download:
-        load(settings.data, "train", data_dir=data_dir or settings.data_dir, download=True)
-    epochs = None if epochs == settings.epochs else epochs
-    return Run.resume(folder, data_dir=data_dir, epochs=epochs, **_place(arguments))
+    return folder, data_dir, None if epochs == settings.epochs else epochs, settings
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidat.autograd.backend import array_module
-from minidat.data.cropping import crop, draw_crops, draw_flips, flip
-from minidat.data.erasing import draw_erased, erase
+from minidat.data.cropping import crop, crops_of, draw_crops, draw_flips, flip, flips_of
+from minidat.data.erasing import draw_erased, erase, erased_of
 from minidat.data.mixing import Mix, draw_cutmix, draw_mixup, mix
 from minidat.data.pixels import normalise, one_hot
 from minidat.data.recipe import RECIPES, Recipe
+from minidat.data.share import Share
 
 __all__ = ["RECIPES", "Draws", "Recipe", "apply", "augment", "draw", "normalise", "one_hot"]
 
@@ -28,14 +29,18 @@ def augment(
     classes: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    share: Share | None = None,
 ) -> tuple[Any, Any]:
     """A training batch by a recipe: crop, flip, normalise, erase, then mixup or cutmix.
 
-    images: uint8 (B, H, W, 3). labels: integers (B,). Returns images float32 (B, H, W, 3) and targets
+    images: uint8 (B, H, W, 3). labels: integers (B,). share: which images of a larger batch they are, if not all; they
+    become what they would be in that batch. Returns images float32 (B, H, W, 3) and targets
     float32 (B, K), each row a distribution over the K = `classes` classes. Raises ValueError for labels
     outside 0..K-1.
     """
-    return apply(images, labels, recipe, draw(images.shape, recipe, rng), classes=classes, mean=mean, std=std)
+    share = Share.whole(len(images)) if share is None else share
+    draws = draw_share(share, images.shape, recipe, rng)
+    return apply(images, labels, recipe, draws, classes=classes, mean=mean, std=std)
 
 
 class Draws(NamedTuple):
@@ -43,6 +48,17 @@ class Draws(NamedTuple):
 
     arrays: dict[str, Any]
     mix: Mix | None
+
+    def of(self, positions: np.ndarray, shape: tuple[int, ...], recipe: Recipe) -> Draws:
+        """The choices for the images at `positions` (b,), ascending, as a batch of shape (b, H, W, C)."""
+        arrays = dict(self.arrays)
+        if "starts" in arrays:
+            arrays["starts"] = crops_of(arrays["starts"], positions, shape, recipe.crop)
+        if "flipped" in arrays:
+            arrays["flipped"] = flips_of(arrays["flipped"], positions)
+        if "erased" in arrays:
+            arrays["erased"], arrays["noise"] = erased_of(arrays["erased"], arrays["noise"], positions, shape)
+        return Draws(arrays, self.mix)
 
 
 def draw(shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator) -> Draws:
@@ -59,6 +75,12 @@ def draw(shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator) -> Dr
         share = recipe.switch_probability if recipe.mixup and recipe.cutmix else float(recipe.cutmix > 0)
         how = draw_cutmix(shape, rng, recipe.cutmix) if rng.random() < share else draw_mixup(rng, recipe.mixup)
     return Draws(arrays, how)
+
+
+def draw_share(share: Share, shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator) -> Draws:
+    """What `draw` draws for a whole batch, of the share's images (b, H, W, C) alone."""
+    draws = draw((share.batch, *shape[1:]), recipe, rng)
+    return draws if share.is_whole else draws.of(share.positions, shape, recipe)
 
 
 def apply(

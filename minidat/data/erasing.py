@@ -45,6 +45,17 @@ def draw_erased(
     return index, rng.standard_normal((len(index), channels), np.float32)
 
 
+def erased_of(
+    index: np.ndarray, noise: np.ndarray, positions: np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `draw_erased` drew for the images at `positions` (b,), ascending, with the pixels numbered in a batch of these
+    images (b, H, W, C) alone."""
+    pixels = shape[1] * shape[2]
+    image, pixel = np.divmod(index, pixels)
+    kept = np.isin(image, positions)
+    return np.searchsorted(positions, image[kept]) * pixels + pixel[kept], noise[kept]
+
+
 def _span(u: np.ndarray, length: np.ndarray, size: int) -> np.ndarray:
     """Which of `size` cells lie in a range of `length`, placed uniformly by u in [0, 1): bool (B, size)."""
     start = np.floor(u * (size - length + 1))[:, None]

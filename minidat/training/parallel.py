@@ -35,10 +35,10 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def thread_count(device: str, threads: int | None) -> int:
-    """The threads that work on a batch. On the CPU: `threads`, all cores where that is None. On a GPU: one. Raises ValueError
-    for `threads` outside 1 … 256."""
-    count = available_cores() if threads is None else threads
+def thread_count(device: str, threads: int | None, cores: int | None = None) -> int:
+    """The threads that work on a batch. On the CPU: `threads`; where that is None, `cores`, by default all. On a GPU: one.
+    Raises ValueError for `threads` outside 1 … 256."""
+    count = (cores or available_cores()) if threads is None else threads
     if not 1 <= count <= MOST_THREADS:
         raise ValueError(f"threads is {count}; it must be from 1 to {MOST_THREADS}")
     return 1 if device == "gpu" else count
@@ -62,26 +62,27 @@ NOTHING = BatchResult(0.0, 0, 0)
 class Workers(AbstractContextManager):
     """Threads that each take a shard of a batch. Inside `with`, BLAS runs on one thread a call where there are several.
 
-    micro: images in a micro-batch.
+    micro: images in a micro-batch. alone: no other process has a part in the work; else one thread's BLAS has one thread too.
     """
 
-    def __init__(self, threads: int, micro: int):
+    def __init__(self, threads: int, micro: int, *, alone: bool = True):
         if threads < 1 or micro < 1:
             raise ValueError(f"workers: threads {threads} and micro-batch {micro} must be at least 1")
-        self.threads, self.micro = threads, micro
+        self.threads, self.micro, self.alone = threads, micro, alone
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
-    def on(cls, device: str, threads: int | None, micro: int) -> Workers:
+    def on(cls, device: str, threads: int | None, micro: int, *, alone: bool = True) -> Workers:
         """The workers for a device. On the CPU: `threads` (all cores by default), which take micro-batches. On a GPU: one, which
         takes the whole batch."""
-        return cls(thread_count(device, threads), sys.maxsize if device == "gpu" else micro)
+        return cls(thread_count(device, threads), sys.maxsize if device == "gpu" else micro, alone=alone)
 
     def __enter__(self) -> Workers:
         keep_freed_memory()
-        if self.threads > 1:
+        if self.threads > 1 or not self.alone:
             self._stack.enter_context(threadpool_limits(1, "blas"))
+        if self.threads > 1:
             self._pool = self._stack.enter_context(ThreadPoolExecutor(self.threads))
         return self
 
@@ -108,11 +109,18 @@ class BatchGradient:
         self.buffers = [array_module(arena.data).zeros_like(arena.data) for _ in range(workers.threads)]
 
     def __call__(
-        self, images: Any, targets: Any, *, smoothing: float, generator: Callable[[int], np.random.Generator]
+        self,
+        images: Any,
+        targets: Any,
+        *,
+        smoothing: float,
+        generator: Callable[[int], Any],
+        whole: int | None = None,
     ) -> tuple[Any, BatchResult]:
         """(flat gradient, result) of images (B, H, W, 3) and targets (B, K), in the arena's dtype.
 
-        generator: start of a micro-batch → its random numbers, so that noise does not depend on the threads. The
+        generator: start of a micro-batch → its random numbers, so that noise does not depend on the threads. whole: images of
+        the batch that these are a part of, whose mean loss it is; the parts' gradients add up to that of the batch. The
         gradient is valid until the next call.
         """
         batch = len(images)
@@ -126,7 +134,7 @@ class BatchGradient:
                 loss = ops.cross_entropy(logits, targets[piece], smoothing=smoothing)
                 count = piece.stop - piece.start
                 total += _result(float(loss.data) * count, logits.data, targets[piece])
-                weight = array_module(loss.data).full_like(loss.data, count / batch)
+                weight = array_module(loss.data).full_like(loss.data, count / (whole or batch))
                 self.arena.flatten(gradients(loss, self.leaves, weight), grad, accumulate=True)
             return total
 

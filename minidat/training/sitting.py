@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from minidat.data import Dataset
-from minidat.data.dataset import OnDevice
+from minidat.data.dataset import OnDevice, Part
 from minidat.training import checkpoint, log, state
 from minidat.training.clock import Clock
+from minidat.training.distributed import everywhere
 from minidat.training.errors import Interrupted, TrainingError
 from minidat.training.evaluation import evaluate, placed
 from minidat.training.folder import BEST, LAST, LOG
@@ -31,7 +32,7 @@ class Sitting:
 
     def __init__(self, run: Run, step: HostStep | DeviceStep, workers: Workers, reporter: Reporter):
         self.run, self.step, self.workers, self.reporter = run, step, workers, reporter
-        self.scored = placed(run.testing if run.validation is None else run.validation, run.device)
+        self.scored = self._placed(run.testing if run.validation is None else run.validation)
         self.clock = Clock(run.seconds)
         self.saved_at = run.seconds
         step.restart(run.sums)
@@ -47,11 +48,11 @@ class Sitting:
                     self._test_best()
                 else:
                     self._advance()
-                if run.stop.asked and not run.complete:
+                if run.ranks.any(run.stop.asked) and not run.complete:
                     self._save_progress()
                     raise Interrupted
         except NotFinite as error:
-            raise self._not_finite(error) from error
+            raise everywhere(self._not_finite(error)) from error
 
     def _advance(self) -> None:
         """One step of the optimiser; then a line of the log, or a checkpoint, where it is due."""
@@ -60,7 +61,7 @@ class Sitting:
         run.step += 1
         if self._log_is_due():
             self._log_training()
-        elif self.clock.seconds - self.saved_at > SAVE_SECONDS:
+        elif run.ranks.send(self.clock.seconds - self.saved_at > SAVE_SECONDS):  # all read, or none
             self._save_progress()
 
     def _log_is_due(self) -> bool:
@@ -103,12 +104,12 @@ class Sitting:
         """Test the best epoch on the test set, once: it was chosen on other images."""
         run = self.run
         path, flat = run.folder / BEST, run.arena.data
-        arrays, meta = checkpoint.load(path)
+        arrays, meta = run.ranks.from_first(lambda: checkpoint.load(path))
         chosen = RunState.from_meta(path, meta).step // run.steps_per_epoch
         last = flat.copy()
         try:
             state.restore_parameters(run.arena, arrays, path, run.device)
-            result = self._evaluate(placed(run.testing, run.device))
+            result = self._evaluate(self._placed(run.testing))
         finally:
             flat[...] = last
         record = self._record("test", result, run.step // run.steps_per_epoch) | {"best_epoch": chosen}
@@ -117,15 +118,30 @@ class Sitting:
         self._save()
         self._tell(self.reporter.test, record)
 
-    def _evaluate(self, dataset: Dataset | OnDevice) -> BatchResult:
-        """Raises Interrupted when the user asks to stop: what was trained is saved by then."""
+    def _placed(self, dataset: Dataset) -> Dataset | OnDevice:
+        """This rank's part of a data set that is tested."""
+        ranks, count = self.run.ranks, len(dataset)
+        part = Part(dataset, count * ranks.rank // ranks.count, count * (ranks.rank + 1) // ranks.count)
+        return placed(dataset if ranks.count == 1 else part, self.run.device)
+
+    def _evaluate(self, part: Dataset | OnDevice) -> BatchResult:
+        """The result on the parts of all ranks. Raises Interrupted when the user asks to stop: what was trained is saved by
+        then."""
+        run = self.run
 
         def progress(done: int, total: int) -> None:
-            if self.run.stop.asked:
+            if run.stop.asked:
                 raise Interrupted
-            self.reporter.testing(done, total)
+            self.reporter.testing(done * run.ranks.count, total * run.ranks.count)
 
-        return evaluate(self.run.model, dataset, self.workers, self.run.device, progress)
+        result, stopped = NOTHING, False
+        try:
+            result = evaluate(run.model, part, self.workers, run.device, progress) if len(part) else NOTHING
+        except Interrupted:
+            stopped = True
+        if run.ranks.any(stopped):
+            raise Interrupted
+        return run.ranks.sum_of(result)
 
     def _record(self, kind: str, sums: BatchResult, epoch: float) -> dict[str, Any]:
         self.run.seconds = self.clock.seconds
@@ -139,7 +155,9 @@ class Sitting:
         }
 
     def _write(self, record: dict[str, Any]) -> None:
-        """Log a record. Where that fails, save what can be saved, and say what is lost."""
+        """Log a record; the first rank does. Where that fails, save what can be saved, and say what is lost."""
+        if not self.run.ranks.first:
+            return
         try:
             log.append(self.run.folder / LOG, record)
         except OSError as error:

@@ -19,7 +19,9 @@ from minidat.autograd import Tensor, array_module, asnumpy, gradients
 from minidat.autograd.backend import to_device
 from minidat.data import Dataset, augment
 from minidat.data.dataset import OnDevice
+from minidat.data.share import Share, SharedNoise
 from minidat.models import Pyramid
+from minidat.training.distributed import ALONE, Ranks
 from minidat.training.graph import Graphed
 from minidat.training.noise import Noise
 from minidat.training.optim import AdamW, Schedule, clip_by_norm
@@ -38,7 +40,8 @@ class NotFinite(ArithmeticError):
 
 
 class HostStep(AbstractContextManager):
-    """Training steps that the host waits for, from inside `with`. threads: of the CPU, which share a batch."""
+    """Training steps that the host waits for, from inside `with`. threads: of the CPU, which share a batch. ranks: processes
+    that share it before."""
 
     def __init__(
         self,
@@ -50,10 +53,15 @@ class HostStep(AbstractContextManager):
         *,
         device: str = "cpu",
         threads: int = 1,
+        ranks: Ranks = ALONE,
     ):
         self.settings, self.dataset, self.device = settings, dataset, device
-        self.optimiser, self.schedule = optimiser, schedule
-        self.workers = Workers(threads, settings.micro)
+        self.optimiser, self.schedule, self.ranks = optimiser, schedule, ranks
+        own = len(Share.of(settings.batch, ranks.rank, ranks.count).positions)
+        micro = (
+            settings.micro if ranks.count == 1 else min(settings.micro, -(-own // threads))
+        )  # something for each thread
+        self.workers = Workers(threads, micro, alone=ranks.count == 1)
         self.gradient = BatchGradient(model, optimiser.arena, self.workers)
         self.sums = NOTHING
 
@@ -67,22 +75,31 @@ class HostStep(AbstractContextManager):
     def advance(self, step: int, indices: np.ndarray) -> None:
         """Take the step that follows `step` steps, on the images at `indices`. Raises NotFinite."""
         s, data = self.settings, self.dataset
+        share = Share.of(len(indices), self.ranks.rank, self.ranks.count)
         recipe, rng = augment.RECIPES[s.recipe], generator(s.seed, AUGMENT, step)
-        images, labels = data.batch(indices)  # uint8 (B, H, W, 3), (B,)
+        images, labels = data.batch(indices[share.positions])  # uint8 (B, H, W, 3), (B,)
         images, targets = augment.augment(
-            images, labels, recipe, rng, classes=len(data.classes), mean=data.mean, std=data.std
+            images, labels, recipe, rng, classes=len(data.classes), mean=data.mean, std=data.std, share=share
         )  # float32 (B, H, W, 3), (B, K)
         grad, result = self.gradient(
             to_device(images, self.device),
             to_device(targets, self.device),
             smoothing=s.smoothing,
-            generator=lambda start: generator(s.seed, NOISE, step, start),
+            generator=lambda start: self._noise(share, step, start),
+            whole=share.batch,
         )
+        self.ranks.add(grad)
+        result = self.ranks.sum_of(result)
         norm = clip_by_norm(grad, s.max_norm)
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
             raise NotFinite(step + 1, result.loss / result.count, norm)
         self.optimiser.step(grad, self.schedule(step))
         self.sums += result
+
+    def _noise(self, share: Share, step: int, start: int) -> SharedNoise:
+        """Of this process's micro-batch that begins at `start` in its share."""
+        s, piece = self.settings, slice(start, start + self.workers.micro)
+        return share.noise(piece, s.micro, lambda first: generator(s.seed, NOISE, step, first))
 
     def read(self) -> BatchResult:
         """Sums over all steps since `restart`."""
@@ -113,22 +130,28 @@ class DeviceStep(AbstractContextManager):
         *,
         graph: bool,
         note: Callable[[str], None],
+        ranks: Ranks = ALONE,
     ):
         if optimiser.fused is None:
             raise ValueError("DeviceStep: the optimiser has no kernels; its arrays are not on a GPU")
         self.settings, self.dataset, self.model = settings, dataset, model
-        self.optimiser, self.fused, self.schedule = optimiser, optimiser.fused, schedule
+        self.optimiser, self.fused, self.schedule, self.ranks = optimiser, optimiser.fused, schedule, ranks
+        self.share = Share.of(settings.batch, ranks.rank, ranks.count)
         self.leaves = list(model.parameters().values())
         arena, side = optimiser.arena, dataset.image_size
         self.xp = xp = array_module(arena.data)
-        self.images = xp.zeros((settings.batch, side, side, 3), np.float32)
-        self.targets = xp.zeros((settings.batch, len(dataset.classes)), np.float32)
+        own = len(self.share.positions)
+        self.images = xp.zeros((own, side, side, 3), np.float32)
+        self.targets = xp.zeros((own, len(dataset.classes)), np.float32)
+        self.weight = xp.full((), own / settings.batch, np.float32)  # of this process's mean loss in the batch's
         self.grad = xp.zeros_like(arena.data)
+        self.now = xp.zeros(2, np.float64)  # the step's sum of losses and right answers
         self.sums = xp.zeros(2, np.float64)  # of losses, of right answers
         self.last = xp.zeros(2, np.float64)  # loss and norm, of the last step or the first that failed
         self.count = 0
         self.noise = Noise(model, self.images)
-        self.run = Graphed(self._compute, xp, note) if graph else self._compute
+        parts = [self._pass, self._update] if ranks.count > 1 else [self._compute]
+        self.parts = [Graphed(part, xp, note) if graph else part for part in parts]
         self.stream = xp.cuda.Stream(non_blocking=True)  # a capture needs a stream of its own
 
     def __enter__(self) -> DeviceStep:
@@ -143,10 +166,10 @@ class DeviceStep(AbstractContextManager):
     def advance(self, step: int, indices: np.ndarray) -> None:
         """Enqueue the step that follows `step` steps, on the images at `indices`."""
         s, data, recipe = self.settings, self.dataset, augment.RECIPES[self.settings.recipe]
-        draws = augment.draw(self.images.shape, recipe, generator(s.seed, AUGMENT, step))
-        noise = self.noise.draw(s.batch, s.micro, lambda start: generator(s.seed, NOISE, step, start))
+        draws = augment.draw_share(self.share, self.images.shape, recipe, generator(s.seed, AUGMENT, step))
+        noise = self.noise.draw(self.share, s.micro, lambda start: generator(s.seed, NOISE, step, start))
         scalars = self.optimiser.scalars(self.schedule(step), s.max_norm)
-        sent = upload(self.xp, [indices, noise, scalars, *draws.arrays.values()])
+        sent = upload(self.xp, [indices[self.share.positions], noise, scalars, *draws.arrays.values()])
         (indices_there, noise_there, scalars_there), arrays = sent[:3], dict(zip(draws.arrays, sent[3:], strict=True))
         images, labels = data.batch(indices_there)
         draws = draws._replace(arrays=arrays)
@@ -155,20 +178,37 @@ class DeviceStep(AbstractContextManager):
         )
         self.images[...], self.targets[...] = images, targets
         self.noise.flat[...], self.fused.scalars[...] = noise_there, scalars_there
-        self.run()
+        self._run()
         self.count += s.batch
+
+    def _run(self) -> None:
+        """The step on what was sent. The sum over ranks stands between two graphs, not in one: so a rank whose pass cannot be
+        captured still meets the others, and an error of NCCL is raised where it happens."""
+        self.parts[0]()
+        if self.ranks.count > 1:
+            self.ranks.add(self.grad, self.now)
+            self.parts[1]()
 
     def _compute(self) -> None:
         """Forward, backward and AdamW, between arrays whose addresses do not change."""
-        xp, state = self.xp, self.fused.state
+        self._pass()
+        self._update()
+
+    def _pass(self) -> None:
+        """Forward and backward: the gradient of this process's images, weighted for its sum with those of others."""
         self.noise.rewind()
         logits = self.model(Tensor(self.images), rng=self.noise)  # ty: ignore[invalid-argument-type]
         loss = ops.cross_entropy(logits, self.targets, smoothing=self.settings.smoothing)
-        self.optimiser.arena.flatten(gradients(loss, self.leaves), self.grad)
+        self.optimiser.arena.flatten(gradients(loss, self.leaves, self.weight), self.grad)
+        self.now[...] = batch_sums(loss.data, logits.data, self.targets)
+
+    def _update(self) -> None:
+        """AdamW, and the sums over steps, from the gradient and the sums of the whole batch."""
+        xp, state = self.xp, self.fused.state
         self.fused.step(self.grad)
-        self.sums += batch_sums(loss.data, logits.data, self.targets)
+        self.sums += self.now
         failed_before = (state[1] >= 0) & (state[1] < state[2])
-        now = xp.stack([loss.data.astype(np.float64), state[0]])
+        now = xp.stack([self.now[0] / self.settings.batch, state[0]])
         self.last[...] = xp.where(failed_before, self.last, now)
 
     def read(self) -> BatchResult:
@@ -197,9 +237,10 @@ def step_for(
     threads: int,
     graph: bool,
     note: Callable[[str], Any],
+    ranks: Ranks = ALONE,
 ) -> HostStep | DeviceStep:
     """The step for where the parameters are: `DeviceStep` where the optimiser has kernels for them, else `HostStep`."""
     if optimiser.fused is None:
-        return HostStep(settings, dataset, model, optimiser, schedule, device=device, threads=threads)
+        return HostStep(settings, dataset, model, optimiser, schedule, device=device, threads=threads, ranks=ranks)
     there = OnDevice(dataset, device)
-    return DeviceStep(settings, there, model, optimiser, schedule, graph=graph, note=note)
+    return DeviceStep(settings, there, model, optimiser, schedule, graph=graph, note=note, ranks=ranks)
