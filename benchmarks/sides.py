@@ -32,6 +32,8 @@ class Minidat:
         from minidat.models import create
         from minidat.released import official
         from minidat.training import optim, parallel
+        from minidat.training.settings import Settings
+        from minidat.training.tasks import task_of
 
         try:
             backend.device_module(device)
@@ -39,6 +41,7 @@ class Minidat:
             raise SystemExit(f"minidat bench: {error}") from error
         self.case, self.device, self.create, self.official = case, device, create, official
         self.augment, self.optim, self.parallel, self.backend = augment, optim, parallel, backend
+        self.task = task_of(Settings())
         self.loops = loops
         if loops:
             compiled.install()
@@ -89,10 +92,10 @@ class Minidat:
         """(what gives the gradient of each parameter, what takes one step of AdamW), on a batch that stays."""
         arena = self.optim.Arena(model.parameters())
         optimiser = self.optim.AdamW(arena)
-        gradient = self.parallel.BatchGradient(model, arena, self.workers)
+        gradient = self.parallel.BatchGradient(model, arena, self.workers, self.task.loss)
 
         def flat() -> Any:
-            return gradient(x, targets, smoothing=0.0, generator=np.random.default_rng)[0]
+            return gradient(x, targets, generator=np.random.default_rng)[0]
 
         def parts() -> list[Any]:
             return list(arena.views(flat()).values())

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from minidat.data.augment import normalise
-from minidat.models import MODELS
-from minidat.models.config import Config, StageConfig
 from minidat.training.loop import Reporter, Run
 from minidat.training.parallel import Workers, predict
 from minidat.training.settings import Settings
 
 RESULTS = Path(__file__).with_suffix(".json")
-VIT = Config(32, 4, 10, (StageConfig(48, 3, ("A",) * 4, expansion=2),), absolute=True)
+VIT = ("stages.dim=48", "stages.heads=3", "stages.mixers=AAAA", "stages.expansion=2")
 
 
 class Silent(Reporter):
@@ -23,8 +21,7 @@ class Silent(Reporter):
 
 
 def train(images: int, epochs: int) -> dict:
-    MODELS["vit_micro"] = lambda: VIT
-    settings = Settings(model="vit_micro", epochs=epochs, train_size=images, test_size=1_000, warmup=0.25)
+    settings = Settings(model="vit_cifar", changes=VIT, epochs=epochs, train_size=images, test_size=1_000, warmup=0.25)
     with tempfile.TemporaryDirectory() as folder:
         run = Run.start(settings, Path(folder), threads=1)
         run.train(Silent())

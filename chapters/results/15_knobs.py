@@ -7,25 +7,23 @@
 import json
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from minidat import data
 from minidat.data.augment import normalise
-from minidat.models import MODELS
 from minidat.training.loop import Reporter, Run
 from minidat.training.parallel import Workers, predict
 from minidat.training.settings import Settings
 
 RESULTS = Path(__file__).with_suffix(".json")
-KNOBS = {  # name → (what is changed in every stage, seed of weights and order)
-    "as it is": ({}, 0),
-    "as it is, other seed": ({}, 1),
-    "s = 16": ({"range_factor": 16.0}, 0),
-    "no offsets": ({"learned": False}, 0),
-    "no position bias": ({"position": "none"}, 0),
+KNOBS = {  # name → (changes of the network, seed of weights and order)
+    "as it is": ((), 0),
+    "as it is, other seed": ((), 1),
+    "s = 16": (("stages.range_factor=16",), 0),
+    "no offsets": (("stages.learned=false",), 0),
+    "no position bias": (("stages.position=none",), 0),
 }
 
 
@@ -36,10 +34,7 @@ class Silent(Reporter):
 def train(name: str) -> dict:
     """All runs see the same images; the seed is of the weights and of the order alone."""
     changes, seed = KNOBS[name]
-    base = MODELS["dat_micro"]()
-    stages = tuple(stage.changed(**changes) for stage in base.stages)
-    MODELS["knob"] = lambda: replace(base, stages=stages)
-    settings = Settings(model="knob", epochs=3, train_size=18_000, seed=seed)
+    settings = Settings(model="dat_micro", changes=changes, epochs=3, train_size=18_000, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         run = Run.start(settings, Path(folder), threads=1)
         run.training, run.testing = (

@@ -26,11 +26,12 @@ from minidat.cli.weights import is_run, load_run
 from minidat.data import imagenet, load
 from minidat.data.imagenet import ImageFolder
 from minidat.fast.cuda import cublas
-from minidat.metrics import top_k
 from minidat.released import official
+from minidat.training import top_k
 from minidat.training.evaluation import evaluate
 from minidat.training.parallel import Workers, thread_count
 from minidat.training.settings import Settings
+from minidat.training.tasks import task_of
 
 BATCH = 64  # images of 224 pixels that are decoded and tested at a time
 MICRO = 4  # of these, what a CPU thread takes at a time
@@ -104,7 +105,7 @@ def _run(arguments: argparse.Namespace) -> int:
         Workers.on(arguments.device, arguments.threads, settings.micro) as workers,
         cublas.precision(settings.precision),
     ):
-        result = evaluate(trained.model, dataset, workers, arguments.device, progress)
+        result = evaluate(trained.model, dataset, workers, arguments.device, progress, task_of(settings))
     progress.clear()
     loss = result.loss / result.count
     if not math.isfinite(loss):

@@ -64,6 +64,18 @@ def count_or_all(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, or all") from None
 
 
+def add_changes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        dest="changes",
+        action="extend",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="change the network: stages.2.range_factor=4 in the third stage, stages.heads=2 in all, stages.dim=24,48,96 in "
+        "each, stages=2 to keep two, patch=4; see docs/models.md",
+    )
+
+
 def add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", choices=DEVICES, default="cpu", help="where to compute; gpu needs CuPy")
 

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from minidat.cli.flags import meant, new_command
+from minidat.cli.flags import add_changes, meant, new_command
 from minidat.cli.runs import describe
 from minidat.models import MODELS, zoo
 
-OF_MODELS = ("against", "image", "classes", "detail", "convention")  # flags that a run has no use for
+OF_MODELS = ("against", "image", "classes", "detail", "convention", "changes")  # flags that a run has no use for
 
 
 def add(commands: Any) -> None:
@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
     )
     flag = command.add_argument
     flag("named", metavar="MODEL|RUN", help=f"{', '.join(MODELS)}; or a run's folder, or one of its checkpoints")
+    add_changes(command)
     flag(
         "--against",
         nargs="+",
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not Path(arguments.named).exists():
         close = meant(arguments.named, MODELS)
         raise ValueError(f"info: {arguments.named} is no model and no run; {close or 'models: ' + ', '.join(MODELS)}")
-    surplus = [f"--{name}" for name in OF_MODELS if getattr(arguments, name)]
+    surplus = [f"--{'set' if name == 'changes' else name}" for name in OF_MODELS if getattr(arguments, name)]
     if surplus:
         raise ValueError(f"info RUN tells the run's settings; leave out {', '.join(surplus)}")
     print(describe(Path(arguments.named)))
@@ -69,7 +70,10 @@ def _table(arguments: argparse.Namespace) -> str:
         raise ValueError(f"--classes is {arguments.classes}; it must be at least 1")
     convention = arguments.convention or "macs"
     names = dict.fromkeys([arguments.named, *arguments.against])  # each once, in this order
-    models = {name: skeleton(zoo.config(name, classes=arguments.classes)) for name in names}
+    changes = {arguments.named: arguments.changes or ()}  # the others stay as they are
+    models = {
+        name: skeleton(zoo.config(name, classes=arguments.classes, changes=changes.get(name, ()))) for name in names
+    }
     if arguments.against:
         return compare(models, convention, image=arguments.image)
     return table(models[arguments.named], convention, image=arguments.image, detail=arguments.detail)

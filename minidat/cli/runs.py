@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from minidat.cli.terminal import duration, plural, printable
 from minidat.training import checkpoint
@@ -82,7 +83,7 @@ def describe(named: Path) -> str:
         ),
         ("time spent", duration(state.seconds)),
         ("trained on", state.data),
-        *((name.replace("_", "-"), "not set" if value is None else str(value)) for name, value in settings.items()),
+        *((name.replace("_", "-"), shown(value)) for name, value in settings.items()),
     ]
     if state.test_accuracy is not None:
         rows.insert(2, ("test accuracy", f"{100 * state.test_accuracy:.2f} %, of the best epoch"))
@@ -90,6 +91,13 @@ def describe(named: Path) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {printable(text)}{' *' * (name in changed)}" for name, text in rows]
     return "\n".join([*lines, "", f"* differs from the default for {state.settings.data}"] if changed else lines)
+
+
+def shown(value: Any) -> str:
+    """A setting's value, as a user reads and writes it."""
+    if value is None or value == ():
+        return "not set"
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _chosen(settings: Settings) -> str:

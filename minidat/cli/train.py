@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from minidat.cli.console import Console
-from minidat.cli.flags import add_compiled, add_device, add_threads, install_compiled, new_command
+from minidat.cli.flags import add_changes, add_compiled, add_device, add_threads, install_compiled, new_command
 from minidat.cli.ranks import joined
-from minidat.cli.runs import checkpoint_in, run_folder, state_of
+from minidat.cli.runs import checkpoint_in, run_folder, shown, state_of
 from minidat.data import DATASETS, load
 from minidat.data.augment import RECIPES
 from minidat.fast.cuda.cublas import PRECISIONS
@@ -22,6 +22,7 @@ from minidat.training.reporter import Silent
 from minidat.training.settings import DEFAULTS, Settings
 
 RUNS = Path("runs")
+FLAGS = {"model": "MODEL", "changes": "--set"}  # of settings that the command line names in another way
 
 
 def add(commands: Any) -> None:
@@ -43,6 +44,7 @@ def add(commands: Any) -> None:
         choices=MODELS,
         help=f"{names} (default: {default.model}; dat_cifar for CIFAR)",
     )
+    add_changes(command)
     flag(
         "--data",
         choices=DATASETS,
@@ -163,10 +165,9 @@ def _to_resume(arguments: argparse.Namespace) -> tuple[Path, str | None, int | N
     data_dir = given.pop("data_dir", None)  # the data may have moved
     for name, value in given.items():
         if value != getattr(settings, name):
-            flag = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
             raise TrainingError(
-                f"--resume {folder}: the run has {name.replace('_', '-')} {getattr(settings, name)} and keeps it; "
-                f"leave out {flag} {value}, or start a new run"
+                f"--resume {folder}: the run has {name.replace('_', '-')} {shown(getattr(settings, name))} and keeps it; "
+                f"leave out {FLAGS.get(name) or '--' + name.replace('_', '-')} {shown(value)}, or start a new run"
             )
     return folder, data_dir, None if epochs == settings.epochs else epochs, settings
 
@@ -174,6 +175,7 @@ def _to_resume(arguments: argparse.Namespace) -> tuple[Path, str | None, int | N
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that the user named."""
     named = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Settings)}
+    named["changes"] = arguments.changes and tuple(arguments.changes)
     return {name: value for name, value in named.items() if value is not None}
 
 

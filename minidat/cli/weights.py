@@ -50,7 +50,7 @@ def load_run(named: Path) -> TrainedRun:
     path = checkpoint_in(named, BEST, LAST)
     arrays, meta = checkpoint.load(path)
     state = RunState.from_meta(path, meta)
-    model = create(state.settings.model, classes=len(state.classes))
+    model = create(state.settings.model, classes=len(state.classes), changes=state.settings.changes)
     prefix = "parameters/"
     weights = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     expected = {name: t.shape for name, t in model.parameters().items()}

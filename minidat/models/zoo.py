@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from minidat.models.changes import changed
 from minidat.models.config import Config, StageConfig
 from minidat.models.pyramid import Pyramid
 
@@ -141,15 +142,24 @@ MODELS: dict[str, Callable[[], Config]] = {
 """Models named …_cifar have as many parameters as `dat_cifar`, to within 5 %; their multiply-adds differ more."""
 
 
-def config(name: str, *, classes: int | None = None, drop_path: float | None = None) -> Config:
-    """The configuration of a name of `MODELS`, with another number of classes or drop path rate where given.
-    Raises ValueError for an unknown name."""
+def config(
+    name: str, *, classes: int | None = None, drop_path: float | None = None, changes: Sequence[str] = ()
+) -> Config:
+    """The configuration of a name of `MODELS`, with another number of classes or drop path rate where given, and with
+    `changes`, see `changed`. Raises ValueError for an unknown name or change."""
     if name not in MODELS:
         raise ValueError(f"model {name!r} is unknown; choose from {', '.join(MODELS)}")
-    changes = {"classes": classes, "drop_path": drop_path}
-    return replace(MODELS[name](), **{k: v for k, v in changes.items() if v is not None})
+    given = {"classes": classes, "drop_path": drop_path}
+    return replace(changed(MODELS[name](), changes), **{k: v for k, v in given.items() if v is not None})
 
 
-def create(name: str, *, classes: int | None = None, drop_path: float | None = None, seed: int = 0) -> Pyramid:
-    """A model of that name, float32 on the CPU, its weights drawn from `seed`."""
-    return Pyramid(config(name, classes=classes, drop_path=drop_path), np.random.default_rng(seed))
+def create(
+    name: str,
+    *,
+    classes: int | None = None,
+    drop_path: float | None = None,
+    changes: Sequence[str] = (),
+    seed: int = 0,
+) -> Pyramid:
+    """The model of `config(name, …)`, float32 on the CPU, its weights drawn from `seed`."""
+    return Pyramid(config(name, classes=classes, drop_path=drop_path, changes=changes), np.random.default_rng(seed))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_res
 from minidat.training.lock import Lock
 from minidat.training.optim import AdamW, Arena, Schedule
 from minidat.training.order import Order
-from minidat.training.parallel import NOTHING, BatchResult, Workers, thread_count
+from minidat.training.parallel import Workers, thread_count
 from minidat.training.reporter import Reporter
 from minidat.training.settings import Settings
 from minidat.training.sitting import Sitting
@@ -36,6 +36,7 @@ from minidat.training.splits import load_splits
 from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, step_for
 from minidat.training.stop import StopSignal
+from minidat.training.tasks import task_of
 
 __all__ = ["BEST", "LAST", "LOG", "Interrupted", "Reporter", "Run", "TrainingError"]
 
@@ -47,8 +48,9 @@ class Run:
     graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same.
     ranks: processes that train together, this one among them; each makes a Run, and the first one's writes.
 
-    step of total: how far the run is. best: the best accuracy so far, on `validation` images where they are held out, else on
-    the test set. test_accuracy: of that epoch on the test set, once the run is complete; None where nothing was held out.
+    step of total: how far the run is. best: the best score so far (`task.score`, such as the accuracy), on `validation` images
+    where they are held out, else on the test set. test_accuracy: the score of that epoch on the test set, once the run is
+    complete; None where nothing was held out.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Run:
         self.ranks = ranks
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
         self.threads = thread_count(device, threads, ranks.cores)
+        self.task = task_of(settings)
         splits = load_splits(settings)
         self.training, self.validation, self.testing = splits.training, splits.validation, splits.testing
         self.whole = splits.whole
@@ -79,7 +82,7 @@ class Run:
         self.environment = environment(device, self.threads, ranks.count)
         self.step = self.tested = 0  # steps taken, and how many when images were tested last
         self.best, self.test_accuracy = -1.0, None
-        self.sums = NOTHING  # over the steps since the last line of the log
+        self.sums = self.task.nothing  # over the steps since the last line of the log
         self.seconds = 0.0  # of all sittings
         self.stop, self.lock = StopSignal(), Lock(folder)
         self.data = ""  # the training images' fingerprint
@@ -189,7 +192,7 @@ class Run:
             adamw_t=self.optimiser.t,
             best=self.best,
             seconds=self.seconds,
-            meter=(self.sums.loss, self.sums.correct, self.sums.count),
+            meter=astuple(self.sums),
             tested=self.tested,
             test_accuracy=self.test_accuracy,
             environment=self.environment,
@@ -213,6 +216,7 @@ class Run:
             graph=self.graph,
             note=lambda text: reporter.note(text),
             ranks=self.ranks,
+            task=self.task,
         )
 
     def _restored(self, path: Path, arrays: dict[str, Any], saved: RunState) -> Run:
@@ -224,7 +228,7 @@ class Run:
             raise CheckpointError(path, f"it has taken {saved.step} steps; its run has {self.total}")
         state.restore(self.optimiser, arrays, saved.adamw_t, path, self.device)
         self.step = self.saved_step = saved.step
-        self.best, self.seconds, self.sums = saved.best, saved.seconds, BatchResult(*saved.meter)
+        self.best, self.seconds, self.sums = saved.best, saved.seconds, saved.sums
         ends = saved.step // self.steps_per_epoch * self.steps_per_epoch
         self.tested = ends if saved.tested is None else saved.tested
         grown = self.settings.epochs != saved.settings.epochs
@@ -283,7 +287,13 @@ def _check_precision(settings: Settings, device: str) -> None:
 
 def _model(settings: Settings, training: Dataset) -> Pyramid:
     """The network that settings name, new. Raises TrainingError where its images are not the data's."""
-    model = create(settings.model, classes=len(training.classes), drop_path=settings.drop_path, seed=settings.seed)
+    model = create(
+        settings.model,
+        classes=len(training.classes),
+        drop_path=settings.drop_path,
+        changes=settings.changes,
+        seed=settings.seed,
+    )
     if model.config.image != training.image_size:
         raise TrainingError(
             f"model {settings.model} takes images of {model.config.image} pixels, "

@@ -10,7 +10,7 @@ from typing import Any
 from minidat.data import DATASETS
 from minidat.data.augment import RECIPES
 from minidat.fast.cuda.cublas import PRECISIONS
-from minidat.models.zoo import MODELS
+from minidat.models import zoo
 from minidat.training import schema
 
 MOST_IMAGES = 100_000_000  # an epoch's order lies in memory
@@ -18,17 +18,19 @@ MOST_IMAGES = 100_000_000  # an epoch's order lies in memory
 
 @dataclass(frozen=True)
 class Settings:
-    """epochs, warmup: passes over the data. batch: images a step. lr: the highest learning rate; minimum_lr: the last one.
-    clip: largest norm of the gradient (0: it is not clipped). smoothing: of the labels. drop_path: the last block's rate
-    (None: the model's own). recipe: a name of `RECIPES`. train_size, test_size: use only so many images (None: all).
-    validation: share of the training images that is held out, to choose the best epoch (0: it is chosen on the test images).
-    micro: images that a thread takes at a time; a GPU takes the whole batch, and draws the noise of as many micro-batches.
-    precision: of products on a GPU, see `cublas.precision`.
+    """changes: of the model's configuration, "NAME=VALUE" each; see `models.changes`. epochs, warmup: passes over the data.
+    batch: images a step. lr: the highest learning rate; minimum_lr: the last one. clip: largest norm of the gradient (0: it is
+    not clipped). smoothing: of the labels. drop_path: the last block's rate (None: the model's own). recipe: a name of
+    `RECIPES`. train_size, test_size: use only so many images (None: all). validation: share of the training images that is
+    held out, to choose the best epoch (0: it is chosen on the test images). micro: images that a thread takes at a time; a
+    GPU takes the whole batch, and draws the noise of as many micro-batches. precision: of products on a GPU, see
+    `cublas.precision`.
 
     Raises ValueError, naming the setting and what it may be.
     """
 
     model: str = "dat_micro"
+    changes: tuple[str, ...] = ()
     data: str = "shapes"
     data_dir: str | None = None
     epochs: int = 2
@@ -50,10 +52,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         schema.check(self)
-        choices = {"model": MODELS, "data": DATASETS, "recipe": RECIPES, "precision": PRECISIONS}
+        choices = {"model": zoo.MODELS, "data": DATASETS, "recipe": RECIPES, "precision": PRECISIONS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(known)}")
+        zoo.config(self.model, changes=self.changes)  # raises ValueError for a change that cannot be made
         for name in ("epochs", "batch", "micro", "train_size", "test_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -10,11 +10,11 @@ from minidat.data import Dataset
 from minidat.data.dataset import OnDevice, Part
 from minidat.training import checkpoint, log, state
 from minidat.training.clock import Clock
-from minidat.training.distributed import everywhere
+from minidat.training.distributed import ALONE, everywhere
 from minidat.training.errors import Interrupted, TrainingError
 from minidat.training.evaluation import evaluate, placed
 from minidat.training.folder import BEST, LAST, LOG
-from minidat.training.parallel import NOTHING, BatchResult, Workers
+from minidat.training.parallel import Workers
 from minidat.training.reporter import Reporter
 from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, NotFinite
@@ -79,8 +79,8 @@ class Sitting:
             "images_per_second": round(self.clock.images_per_second(sums.count), 1),
         }
         self._write(record)
-        run.sums = NOTHING
-        self.step.restart(NOTHING)
+        run.sums = run.task.nothing
+        self.step.restart()
         if run.step % run.steps_per_epoch == 0:
             self._save()
         self._tell(self.reporter.train, record)
@@ -93,8 +93,8 @@ class Sitting:
         record = self._record(kind, self._evaluate(self.scored), run.step // run.steps_per_epoch)
         self._write(record)
         run.tested = run.step
-        if record["accuracy"] > run.best:
-            run.best = record["accuracy"]
+        if record[run.task.score] > run.best:
+            run.best = record[run.task.score]
             run.save(BEST)
         self._save()
         self._tell(self.reporter.test, record)
@@ -114,43 +114,46 @@ class Sitting:
             flat[...] = last
         record = self._record("test", result, run.step // run.steps_per_epoch) | {"best_epoch": chosen}
         self._write(record)
-        run.test_accuracy = record["accuracy"]
+        run.test_accuracy = record[run.task.score]
         self._save()
         self._tell(self.reporter.test, record)
 
     def _placed(self, dataset: Dataset) -> Dataset | OnDevice:
-        """This rank's part of a data set that is tested."""
-        ranks, count = self.run.ranks, len(dataset)
-        part = Part(dataset, count * ranks.rank // ranks.count, count * (ranks.rank + 1) // ranks.count)
-        return placed(dataset if ranks.count == 1 else part, self.run.device)
+        """A data set that is tested: this rank's part of it, where tests of parts add up."""
+        run, count = self.run, len(dataset)
+        if run.ranks.count > 1 and run.task.tests_add_up:
+            ends = [count * rank // run.ranks.count for rank in (run.ranks.rank, run.ranks.rank + 1)]
+            dataset = Part(dataset, *ends)
+        return placed(dataset, run.device) if run.task.fixed_shapes else dataset
 
-    def _evaluate(self, part: Dataset | OnDevice) -> BatchResult:
-        """The result on the parts of all ranks. Raises Interrupted when the user asks to stop: what was trained is saved by
+    def _evaluate(self, dataset: Dataset | OnDevice) -> Any:
+        """What the task's test finds, on all ranks. Raises Interrupted when the user asks to stop: what was trained is saved by
         then."""
         run = self.run
+        ranks = run.ranks if run.task.tests_add_up else ALONE
 
         def progress(done: int, total: int) -> None:
             if run.stop.asked:
                 raise Interrupted
-            self.reporter.testing(done * run.ranks.count, total * run.ranks.count)
+            self.reporter.testing(done * ranks.count, total * ranks.count)
 
-        result, stopped = NOTHING, False
+        result, stopped = run.task.nothing, False
         try:
-            result = evaluate(run.model, part, self.workers, run.device, progress) if len(part) else NOTHING
+            if len(dataset):
+                result = evaluate(run.model, dataset, self.workers, run.device, progress, run.task)
         except Interrupted:
             stopped = True
         if run.ranks.any(stopped):
             raise Interrupted
-        return run.ranks.sum_of(result)
+        return ranks.sum_of(result) if run.task.tests_add_up else result
 
-    def _record(self, kind: str, sums: BatchResult, epoch: float) -> dict[str, Any]:
+    def _record(self, kind: str, sums: Any, epoch: float) -> dict[str, Any]:
         self.run.seconds = self.clock.seconds
         return {
             "kind": kind,
             "step": self.run.step,
             "epoch": epoch,
-            "loss": sums.loss / sums.count,
-            "accuracy": sums.correct / sums.count,
+            **sums.record(),
             "seconds": round(self.run.seconds, 2),
         }
 

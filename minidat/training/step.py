@@ -16,10 +16,9 @@ import numpy as np
 
 from minidat import ops
 from minidat.autograd import Tensor, array_module, asnumpy, gradients
-from minidat.autograd.backend import to_device
 from minidat.data import Dataset, augment
 from minidat.data.dataset import OnDevice
-from minidat.data.share import Share, SharedNoise
+from minidat.data.share import Share
 from minidat.models import Pyramid
 from minidat.training.distributed import ALONE, Ranks
 from minidat.training.graph import Graphed
@@ -28,6 +27,7 @@ from minidat.training.optim import AdamW, Schedule, clip_by_norm
 from minidat.training.parallel import NOTHING, BatchGradient, BatchResult, Workers, batch_sums
 from minidat.training.randomness import AUGMENT, NOISE, generator
 from minidat.training.settings import Settings
+from minidat.training.tasks import Task, task_of
 from minidat.training.upload import upload
 
 
@@ -41,7 +41,7 @@ class NotFinite(ArithmeticError):
 
 class HostStep(AbstractContextManager):
     """Training steps that the host waits for, from inside `with`. threads: of the CPU, which share a batch. ranks: processes
-    that share it before."""
+    that share it before. task: the settings' own by default."""
 
     def __init__(
         self,
@@ -54,16 +54,17 @@ class HostStep(AbstractContextManager):
         device: str = "cpu",
         threads: int = 1,
         ranks: Ranks = ALONE,
+        task: Task | None = None,
     ):
         self.settings, self.dataset, self.device = settings, dataset, device
         self.optimiser, self.schedule, self.ranks = optimiser, schedule, ranks
+        self.task = task_of(settings) if task is None else task
         own = len(Share.of(settings.batch, ranks.rank, ranks.count).positions)
-        micro = (
-            settings.micro if ranks.count == 1 else min(settings.micro, -(-own // threads))
-        )  # something for each thread
+        least = -(-own // threads)  # so that each thread of several ranks has something to do
+        micro = settings.micro if ranks.count == 1 else min(settings.micro, least)
         self.workers = Workers(threads, micro, alone=ranks.count == 1)
-        self.gradient = BatchGradient(model, optimiser.arena, self.workers)
-        self.sums = NOTHING
+        self.gradient = BatchGradient(model, optimiser.arena, self.workers, self.task.loss)
+        self.sums = self.task.nothing
 
     def __enter__(self) -> HostStep:
         self.workers.__enter__()
@@ -74,19 +75,11 @@ class HostStep(AbstractContextManager):
 
     def advance(self, step: int, indices: np.ndarray) -> None:
         """Take the step that follows `step` steps, on the images at `indices`. Raises NotFinite."""
-        s, data = self.settings, self.dataset
-        share = Share.of(len(indices), self.ranks.rank, self.ranks.count)
-        recipe, rng = augment.RECIPES[s.recipe], generator(s.seed, AUGMENT, step)
-        images, labels = data.batch(indices[share.positions])  # uint8 (B, H, W, 3), (B,)
-        images, targets = augment.augment(
-            images, labels, recipe, rng, classes=len(data.classes), mean=data.mean, std=data.std, share=share
-        )  # float32 (B, H, W, 3), (B, K)
+        s, share = self.settings, Share.of(len(indices), self.ranks.rank, self.ranks.count)
+        batch, rng = self.dataset.batch(indices[share.positions]), generator(s.seed, AUGMENT, step)
+        inputs, targets = self.task.prepare(batch, self.dataset, rng, self.device, share)  # (b, H, W, 3), (b, K)
         grad, result = self.gradient(
-            to_device(images, self.device),
-            to_device(targets, self.device),
-            smoothing=s.smoothing,
-            generator=lambda start: self._noise(share, step, start),
-            whole=share.batch,
+            inputs, targets, generator=lambda start: self._noise(share, step, start), whole=share.batch
         )
         self.ranks.add(grad)
         result = self.ranks.sum_of(result)
@@ -96,18 +89,20 @@ class HostStep(AbstractContextManager):
         self.optimiser.step(grad, self.schedule(step))
         self.sums += result
 
-    def _noise(self, share: Share, step: int, start: int) -> SharedNoise:
-        """Of this process's micro-batch that begins at `start` in its share."""
+    def _noise(self, share: Share, step: int, start: int) -> Any:
+        """The random numbers of this process's micro-batch that begins at `start` in its share."""
         s, piece = self.settings, slice(start, start + self.workers.micro)
+        if share.is_whole:
+            return generator(s.seed, NOISE, step, start)
         return share.noise(piece, s.micro, lambda first: generator(s.seed, NOISE, step, first))
 
-    def read(self) -> BatchResult:
-        """Sums over all steps since `restart`."""
+    def read(self) -> Any:
+        """The task's sums over all steps since `restart`."""
         return self.sums
 
-    def restart(self, sums: BatchResult = NOTHING) -> None:
-        """Go on from these sums."""
-        self.sums = sums
+    def restart(self, sums: Any = None) -> None:
+        """Go on from these sums, or from none."""
+        self.sums = self.task.nothing if sums is None else sums
 
 
 class DeviceStep(AbstractContextManager):
@@ -220,8 +215,9 @@ class DeviceStep(AbstractContextManager):
             raise NotFinite(int(failed), last_loss, norm)
         return BatchResult(loss, int(correct), self.count)
 
-    def restart(self, sums: BatchResult = NOTHING) -> None:
-        """Go on from these sums."""
+    def restart(self, sums: BatchResult | None = None) -> None:
+        """Go on from these sums, or from none."""
+        sums = NOTHING if sums is None else sums
         self.sums[...] = self.xp.asarray(np.array([sums.loss, sums.correct]))
         self.count = sums.count
 
@@ -237,10 +233,14 @@ def step_for(
     threads: int,
     graph: bool,
     note: Callable[[str], Any],
+    task: Task,
     ranks: Ranks = ALONE,
 ) -> HostStep | DeviceStep:
-    """The step for where the parameters are: `DeviceStep` where the optimiser has kernels for them, else `HostStep`."""
-    if optimiser.fused is None:
-        return HostStep(settings, dataset, model, optimiser, schedule, device=device, threads=threads, ranks=ranks)
+    """The step for where the parameters are: `DeviceStep` where the optimiser has kernels for them and the task's batches all
+    have the same shapes, else `HostStep`."""
+    if optimiser.fused is None or not task.fixed_shapes:
+        return HostStep(
+            settings, dataset, model, optimiser, schedule, device=device, threads=threads, ranks=ranks, task=task
+        )
     there = OnDevice(dataset, device)
     return DeviceStep(settings, there, model, optimiser, schedule, graph=graph, note=note, ranks=ranks)
