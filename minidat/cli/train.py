@@ -15,9 +15,9 @@ from minidat.data import DATASETS, load
 from minidat.data.augment import RECIPES
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
-from minidat.training.distributed import Ranks
 from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Interrupted, Run, TrainingError
+from minidat.training.ranks import Ranks
 from minidat.training.reporter import Silent
 from minidat.training.settings import DEFAULTS, Settings
 

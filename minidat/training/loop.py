@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from minidat.training.distributed import ALONE, Ranks
 from minidat.training.environment import changes, environment
 from minidat.training.errors import Interrupted, TrainingError
 from minidat.training.fingerprint import fingerprint, old_fingerprint
-from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_settings
+from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_ranks, write_settings
 from minidat.training.lock import Lock
 from minidat.training.optim import AdamW, Arena, Schedule
 from minidat.training.order import Order
@@ -172,6 +173,9 @@ class Run:
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted, after saving, when the user asks to stop, and TrainingError, which says what
         is lost, when the loss or the gradient is not finite or a file cannot be written."""
+        processes = self.ranks.gather(f"{self.ranks}: process {os.getpid()}")
+        if self.ranks.count > 1 and self.ranks.first:
+            write_ranks(self.folder, processes)
         while self.notes:
             reporter.note(self.notes.pop(0))
         workers = Workers.on(self.device, self.threads, self.settings.micro, alone=self.ranks.count == 1)

@@ -10,11 +10,11 @@ from minidat.data import Dataset
 from minidat.data.dataset import OnDevice, Part
 from minidat.training import checkpoint, log, state
 from minidat.training.clock import Clock
-from minidat.training.distributed import ALONE, everywhere
 from minidat.training.errors import Interrupted, TrainingError
 from minidat.training.evaluation import evaluate, placed
 from minidat.training.folder import BEST, LAST, LOG
 from minidat.training.parallel import Workers
+from minidat.training.ranks import ALONE, everywhere
 from minidat.training.reporter import Reporter
 from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, NotFinite

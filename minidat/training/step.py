@@ -20,12 +20,12 @@ from minidat.data import Dataset, augment
 from minidat.data.dataset import OnDevice
 from minidat.data.share import Share
 from minidat.models import Pyramid
-from minidat.training.distributed import ALONE, Ranks
 from minidat.training.graph import Graphed
 from minidat.training.noise import Noise
 from minidat.training.optim import AdamW, Schedule, clip_by_norm
 from minidat.training.parallel import NOTHING, BatchGradient, BatchResult, Workers, batch_sums
 from minidat.training.randomness import AUGMENT, NOISE, generator
+from minidat.training.ranks import ALONE, Ranks
 from minidat.training.settings import Settings
 from minidat.training.tasks import Task, task_of
 from minidat.training.upload import upload
