@@ -37,9 +37,8 @@ class Console(Reporter):
         run, s = self.run, self.run.settings
         parameters = sum(t.data.size for t in run.model.parameters().values())
         several = f"{run.ranks.count} ranks with " if run.ranks.count > 1 else ""
-        where = (
-            f"gpu, {several}{s.precision}" if run.device == "gpu" else f"cpu, {several}{plural(run.threads, 'thread')}"
-        )
+        on_cpu = f"cpu, {several}{plural(run.threads, 'thread')}, {s.loops}"
+        where = f"gpu, {several}{s.precision}" if run.device == "gpu" else on_cpu
         self.note(
             f"{s.model} ({plural(parameters, 'parameter')}) on {s.data} ({plural(len(run.training), 'image')}, "
             f"{len(run.training.classes)} classes)\n"

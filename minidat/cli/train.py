@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from minidat.cli.console import Console
-from minidat.cli.flags import add_changes, add_compiled, add_device, add_threads, install_compiled, new_command
+from minidat.cli.flags import add_changes, add_device, add_loops, add_threads, new_command, use_loops
 from minidat.cli.ranks import joined
 from minidat.cli.runs import checkpoint_in, run_folder, shown, state_of
-from minidat.data import DATASETS, load
+from minidat.data import DATASETS, OF_FILES, load
 from minidat.data.augment import RECIPES
+from minidat.fast import loops
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
 from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Interrupted, Run, TrainingError
 from minidat.training.ranks import Ranks
 from minidat.training.reporter import Silent
-from minidat.training.settings import DEFAULTS, Settings
+from minidat.training.settings import DEFAULTS, Settings, defaults
 
 RUNS = Path("runs")
 FLAGS = {"model": "MODEL", "changes": "--set"}  # of settings that the command line names in another way
@@ -48,9 +49,25 @@ def add(commands: Any) -> None:
     flag(
         "--data",
         choices=DATASETS,
-        help=f"data set; shapes is drawn on the fly, without files (default: {default.data})",
+        help=f"data set; shapes is drawn on the fly, without files; folder is your own pictures (default: {default.data})",
     )
-    flag("--data-dir", help="folder with the CIFAR archive or its unpacked folder (default: data)")
+    flag(
+        "--data-dir",
+        help="folder with the data: for folder and imagenet DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg, or DIR/CLASS/*.jpg, "
+        "of which a fifth is tested on; for CIFAR the archive or its unpacked folder (default: data)",
+    )
+    flag(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that read image files ahead; the results are the same (default: one, or with a GPU one a core, up to 8)",
+    )
+    flag(
+        "--skip-damaged",
+        action="store_true",
+        default=None,
+        help="go on without image files that cannot be read, and name them",
+    )
     flag("--download", action="store_true", help="download the archive into --data-dir, unless it is there")
     flag("--out", type=Path, help="folder for log, curves and checkpoints (default: a new one under runs/)")
     flag(
@@ -62,14 +79,33 @@ def add(commands: Any) -> None:
     per_data = "; ".join(f"{d}: {v['epochs']}" for d, v in DEFAULTS.items() if "epochs" in v)
     flag("--epochs", type=int, help=f"passes over the data (default: {default.epochs}; {per_data})")
     flag("--batch", type=int, help=f"images a step (default: {default.batch})")
+    flag(
+        "--accumulate",
+        type=int,
+        metavar="N",
+        help=f"cut each batch into N parts that pass one after the other, where it needs too much memory "
+        f"(default: {default.accumulate})",
+    )
     flag("--lr", type=float, help=f"highest learning rate (default: {default.lr}; 0.001 for CIFAR)")
     flag("--minimum-lr", type=float, help=f"learning rate at the end of the cosine (default: {default.minimum_lr})")
+    flag("--warmup-lr", type=float, help=f"learning rate of the first step (default: {default.warmup_lr:g})")
     flag("--warmup", type=float, help=f"epochs of linear warm-up (default: {default.warmup})")
     flag("--weight-decay", type=float, help=f"AdamW's weight decay (default: {default.weight_decay})")
     flag("--clip", type=float, help=f"largest norm of the gradient, 0 for no clipping (default: {default.clip})")
     flag("--smoothing", type=float, help=f"label smoothing (default: {default.smoothing})")
     flag("--drop-path", type=float, help="drop path rate of the last block (default: the network's own)")
-    flag("--recipe", choices=RECIPES, help=f"augmentation (default: {default.recipe}; light for CIFAR)")
+    flag(
+        "--recipe",
+        choices=RECIPES,
+        help=f"augmentation (default: {default.recipe}; light for CIFAR, crops for folder); imagenet is the released code's, and "
+        "sets rates, warm-up, clipping and smoothing as it does, in proportion to the batch",
+    )
+    flag(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help="test and keep a moving average of the weights, such as 0.9999 (default: none)",
+    )
     flag("--seed", type=int, help=f"of weights, data order and noise (default: {default.seed})")
     flag("--train-size", type=int, help="train on so many images (default: all)")
     flag("--test-size", type=int, help="test on so many images (default: all)")
@@ -93,7 +129,7 @@ def add(commands: Any) -> None:
         help="on a GPU: launch every kernel by itself, not as one CUDA graph; slower, with the same results",
     )
     add_threads(command)
-    add_compiled(command)
+    add_loops(command, "auto")
     command.set_defaults(run=run)
 
 
@@ -105,9 +141,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     """What this rank does."""
-    ranks.from_first(lambda: install_compiled(arguments))  # which leaves the loops on disk for the others
-    if not ranks.first:
-        install_compiled(arguments, quiet=True)
     training = _resume(arguments, ranks) if arguments.resume else _start(arguments, ranks)
     if not ranks.first:
         training.train(Silent())
@@ -129,35 +162,33 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
 
 def _start(arguments: argparse.Namespace, ranks: Ranks) -> Run:
     """A new run."""
-    settings = ranks.together(lambda: Settings(**DEFAULTS[arguments.data or Settings.data] | _given(arguments)))
-    if arguments.download:
-        _download(settings, settings.data_dir, ranks)
+    settings = ranks.from_first(lambda: _settings(arguments))  # which leaves compiled loops on disk for the others
     folder = arguments.out or RUNS / f"{settings.model}-{settings.data}"
     return Run.start(settings, folder, numbered=arguments.out is None, ranks=ranks, **_place(arguments))
 
 
-def _download(settings: Settings, data_dir: str | None, ranks: Ranks) -> None:
-    """The first rank downloads the data."""
-
-    def fetch() -> None:
-        load(settings.data, "train", data_dir=data_dir, download=True)
-
-    ranks.from_first(fetch)
+def _settings(arguments: argparse.Namespace) -> Settings:
+    """Those of a new run, whose data is downloaded where it is asked for."""
+    given = _given(arguments)
+    settings = Settings(**defaults(given) | given)
+    settings = replace(settings, loops=use_loops(arguments, loops.DEFAULT, print))
+    if arguments.download:
+        _download(settings)
+    return settings
 
 
 def _resume(arguments: argparse.Namespace, ranks: Ranks) -> Run:
     """The run that --resume names."""
-    folder, data_dir, epochs, settings = ranks.from_first(lambda: _to_resume(arguments))
-    if arguments.download:
-        _download(settings, data_dir or settings.data_dir, ranks)
+    folder, data_dir, epochs = ranks.from_first(lambda: _to_resume(arguments))
     return Run.resume(folder, data_dir=data_dir, epochs=epochs, ranks=ranks, **_place(arguments))
 
 
-def _to_resume(arguments: argparse.Namespace) -> tuple[Path, str | None, int | None, Settings]:
-    """(the folder of the run that --resume names, --data-dir, --epochs where they are more, its settings). Raises TrainingError
-    for a flag that asks for what the run does not have."""
+def _to_resume(arguments: argparse.Namespace) -> tuple[Path, str | None, int | None]:
+    """(the folder of the run that --resume names, --data-dir, --epochs where they are more). Raises TrainingError for a flag that
+    asks for what the run does not have."""
     folder = run_folder(arguments.resume)
     settings = state_of(checkpoint_in(folder, LAST, BEST)).settings
+    use_loops(arguments, settings.loops, print)  # says that loops are compiled before that takes its time
     if arguments.out is not None:
         raise TrainingError(f"--resume continues a run in its folder, {folder}; leave out --out")
     given = _given(arguments)
@@ -169,16 +200,30 @@ def _to_resume(arguments: argparse.Namespace) -> tuple[Path, str | None, int | N
                 f"--resume {folder}: the run has {name.replace('_', '-')} {shown(getattr(settings, name))} and keeps it; "
                 f"leave out {FLAGS.get(name) or '--' + name.replace('_', '-')} {shown(value)}, or start a new run"
             )
-    return folder, data_dir, None if epochs == settings.epochs else epochs, settings
+    if arguments.download:
+        _download(settings if data_dir is None else replace(settings, data_dir=data_dir))
+    return folder, data_dir, None if epochs == settings.epochs else epochs
+
+
+def _download(settings: Settings) -> None:
+    if settings.data in OF_FILES:
+        raise ValueError(f"--download fetches CIFAR; for --data {settings.data} point --data-dir at the images")
+    load(settings.data, "train", data_dir=settings.data_dir, download=True)
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that the user named."""
-    named = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Settings)}
+    named = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
+    named["loops"] = None if arguments.loops == loops.AUTO else arguments.loops
     named["changes"] = arguments.changes and tuple(arguments.changes)
     return {name: value for name, value in named.items() if value is not None}
 
 
 def _place(arguments: argparse.Namespace) -> dict[str, Any]:
     """Where and how to compute, which is not a setting of the run."""
-    return {"device": arguments.device, "threads": arguments.threads, "graph": not arguments.no_graph}
+    return {
+        "device": arguments.device,
+        "threads": arguments.threads,
+        "graph": not arguments.no_graph,
+        "readers": arguments.workers,
+    }

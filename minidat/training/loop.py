@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from contextlib import nullcontext
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,25 @@ from typing import Any
 from minidat import __version__
 from minidat.autograd.backend import asnumpy
 from minidat.data import Dataset
+from minidat.data.augment import RECIPES
+from minidat.data.decoders import Decoders
+from minidat.data.pictures import Pictures
 from minidat.data.share import Share
+from minidat.fast import loops
 from minidat.fast.cuda import cublas
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint, log, state
+from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.distributed import ALONE, Ranks
 from minidat.training.environment import changes, environment
 from minidat.training.errors import Interrupted, TrainingError
+from minidat.training.feed import Feed, ReadAhead, default_readers
 from minidat.training.fingerprint import fingerprint, old_fingerprint
 from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_ranks, write_settings
 from minidat.training.lock import Lock
 from minidat.training.optim import AdamW, Arena, Schedule
-from minidat.training.order import Order
+from minidat.training.order import Order, RankOrder
 from minidat.training.parallel import Workers, thread_count
 from minidat.training.reporter import Reporter
 from minidat.training.settings import Settings
@@ -46,8 +53,9 @@ class Run:
     """One training run in a folder. `Run.start` makes a new one, `Run.resume` continues one; `train` brings it to its end.
 
     threads: of the CPU (all cores by default); part of what makes a result repeatable to the bit. device: "cpu" or "gpu".
-    graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same.
-    ranks: processes that train together, this one among them; each makes a Run, and the first one's writes.
+    graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same. readers: processes that
+    read image files ahead, 0 for none; the results are the same. ranks: processes that train together, this one among them; each
+    makes a Run, and the first one's writes.
 
     step of total: how far the run is. best: the best score so far (`task.score`, such as the accuracy), on `validation` images
     where they are held out, else on the test set. test_accuracy: the score of that epoch on the test set, once the run is
@@ -62,15 +70,18 @@ class Run:
         device: str = "cpu",
         threads: int | None = None,
         graph: bool = True,
+        readers: int | None = None,
         ranks: Ranks = ALONE,
     ):
         _check_precision(settings, device)
-        Share.of(settings.batch, ranks.rank, ranks.count)  # raises where the batch is too small
+        Share.of(settings.batch // settings.accumulate, ranks.rank, ranks.count)  # raises where that is too small
         self.ranks = ranks
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
+        self._use_loops()
         self.threads = thread_count(device, threads, ranks.cores)
         self.task = task_of(settings)
-        splits = load_splits(settings)
+        self.decoders = Decoders(default_readers(device, ranks.cores) if readers is None else readers)
+        splits = load_splits(settings, self.decoders)
         self.training, self.validation, self.testing = splits.training, splits.validation, splits.testing
         self.whole = splits.whole
         self.order = Order(settings.seed, len(self.training), settings.batch)
@@ -79,6 +90,7 @@ class Run:
         self.model = _model(settings, self.training)
         self.model.to(device=device)
         self.optimiser = AdamW(Arena(self.model.parameters()), weight_decay=settings.weight_decay)
+        self.average = Average(self.arena, settings.ema) if settings.ema else None
         self.schedule = _schedule(settings, self.steps_per_epoch)
         self.environment = environment(device, self.threads, ranks.count)
         self.step = self.tested = 0  # steps taken, and how many when images were tested last
@@ -170,17 +182,22 @@ class Run:
         tested = self.validation is None or self.test_accuracy is not None
         return self.step >= self.total and self.tested == self.step and tested
 
+    def as_tested(self) -> contextlib.AbstractContextManager[None]:
+        """Inside `with`, the network has the parameters that are tested: the average where there is one."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted, after saving, when the user asks to stop, and TrainingError, which says what
         is lost, when the loss or the gradient is not finite or a file cannot be written."""
+        self._use_loops()
         processes = self.ranks.gather(f"{self.ranks}: process {os.getpid()}")
         if self.ranks.count > 1 and self.ranks.first:
             write_ranks(self.folder, processes)
         while self.notes:
             reporter.note(self.notes.pop(0))
         workers = Workers.on(self.device, self.threads, self.settings.micro, alone=self.ranks.count == 1)
-        lock = self.lock if self.ranks.first else contextlib.nullcontext()
-        with lock, self.stop, cublas.precision(self.settings.precision), workers, self._step(reporter) as step:
+        precision, lock = cublas.precision(self.settings.precision), self.lock if self.ranks.first else nullcontext()
+        with lock, self.stop, precision, self.decoders, workers, self._step(reporter) as step:
             Sitting(self, step, workers, reporter).work()
 
     def save(self, name: str) -> None:
@@ -202,11 +219,15 @@ class Run:
             environment=self.environment,
         ).to_meta()
         try:
-            checkpoint.save(self.folder / name, state.arrays_of(self.optimiser), meta)
+            checkpoint.save(self.folder / name, state.arrays_of(self.optimiser, self.average), meta)
         except OSError as error:
             raise self.cannot_write(error) from error
         if name == LAST:
             self.saved_step = self.step
+
+    def _use_loops(self) -> None:
+        """Work with the settings' loops in this process, or with NumPy's where numba is missing now."""
+        loops.use(self.settings.loops if self.device == "cpu" else "numpy")
 
     def _step(self, reporter: Reporter) -> HostStep | DeviceStep:
         return step_for(
@@ -219,9 +240,20 @@ class Run:
             threads=self.threads,
             graph=self.graph,
             note=lambda text: reporter.note(text),
-            ranks=self.ranks,
+            feed=self._feed(),
+            average=self.average,
             task=self.task,
+            ranks=self.ranks,
         )
+
+    def _feed(self) -> Feed | None:
+        """What reads image files ahead of the steps."""
+        if not isinstance(self.training, Pictures):
+            return None
+        s = self.settings
+        order = Order(s.seed, len(self.training), s.batch)  # its own: it is ahead
+        own = RankOrder(order, s.accumulate, self.ranks.rank, self.ranks.count)
+        return ReadAhead(self.training, RECIPES[s.recipe], s.seed, own, self.total)
 
     def _restored(self, path: Path, arrays: dict[str, Any], saved: RunState) -> Run:
         """This run, where a checkpoint was written."""
@@ -230,7 +262,7 @@ class Run:
             raise TrainingError(f"{path}: the run was on {saved.data}, the data here is {self.data}")
         if saved.step > self.total:
             raise CheckpointError(path, f"it has taken {saved.step} steps; its run has {self.total}")
-        state.restore(self.optimiser, arrays, saved.adamw_t, path, self.device)
+        state.restore(self.optimiser, self.average, arrays, saved.adamw_t, path, self.device)
         self.step = self.saved_step = saved.step
         self.best, self.seconds, self.sums = saved.best, saved.seconds, saved.sums
         ends = saved.step // self.steps_per_epoch * self.steps_per_epoch
@@ -309,7 +341,7 @@ def _model(settings: Settings, training: Dataset) -> Pyramid:
 def _schedule(settings: Settings, steps_per_epoch: int) -> Schedule:
     """The learning rate at each step, of settings that count epochs."""
     total, warmup = settings.epochs * steps_per_epoch, round(settings.warmup * steps_per_epoch)
-    return Schedule(settings.lr, total, warmup, minimum=settings.minimum_lr)
+    return Schedule(settings.lr, total, warmup, settings.warmup_lr, settings.minimum_lr)
 
 
 def _longer(settings: Settings, epochs: int, folder: Path) -> Settings:

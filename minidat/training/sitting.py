@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from minidat.data import Dataset
-from minidat.data.dataset import OnDevice, Part
+from minidat.data import DataError, Dataset
+from minidat.data.dataset import OnDevice
 from minidat.training import checkpoint, log, state
 from minidat.training.clock import Clock
 from minidat.training.errors import Interrupted, TrainingError
@@ -15,7 +15,9 @@ from minidat.training.evaluation import evaluate, placed
 from minidat.training.folder import BEST, LAST, LOG
 from minidat.training.parallel import Workers
 from minidat.training.ranks import ALONE, everywhere
+from minidat.training.reading_report import ReadingReport
 from minidat.training.reporter import Reporter
+from minidat.training.splits import part
 from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, NotFinite
 
@@ -35,6 +37,7 @@ class Sitting:
         self.scored = self._placed(run.testing if run.validation is None else run.validation)
         self.clock = Clock(run.seconds)
         self.saved_at = run.seconds
+        self.reading = ReadingReport(step.feed, run.whole, run.testing)
         step.restart(run.sums)
 
     def work(self) -> None:
@@ -53,6 +56,10 @@ class Sitting:
                     raise Interrupted
         except NotFinite as error:
             raise everywhere(self._not_finite(error)) from error
+        except DataError:  # an image file cannot be read
+            with contextlib.suppress(NotFinite):
+                self._save_progress()
+            raise
 
     def _advance(self) -> None:
         """One step of the optimiser; then a line of the log, or a checkpoint, where it is due."""
@@ -78,19 +85,28 @@ class Sitting:
             "lr": run.schedule(run.step - 1),
             "images_per_second": round(self.clock.images_per_second(sums.count), 1),
         }
+        record |= self.reading.waiting(self.clock.lap)
         self._write(record)
         run.sums = run.task.nothing
         self.step.restart()
         if run.step % run.steps_per_epoch == 0:
             self._save()
         self._tell(self.reporter.train, record)
+        for line in self.reading.limit(record):
+            self.reporter.note(line)
+        self._tell_of_damaged()
         self.clock.new_lap()
+
+    def _tell_of_damaged(self) -> None:
+        for line in self.reading.damaged():
+            self.reporter.note(line)
 
     def _test_epoch(self) -> None:
         """Test the model, and keep it where it is the best so far."""
         run = self.run
         kind = "test" if run.validation is None else "validation"
-        record = self._record(kind, self._evaluate(self.scored), run.step // run.steps_per_epoch)
+        with run.as_tested():
+            record = self._record(kind, self._evaluate(self.scored), run.step // run.steps_per_epoch)
         self._write(record)
         run.tested = run.step
         if record[run.task.score] > run.best:
@@ -108,7 +124,7 @@ class Sitting:
         chosen = RunState.from_meta(path, meta).step // run.steps_per_epoch
         last = flat.copy()
         try:
-            state.restore_parameters(run.arena, arrays, path, run.device)
+            state.restore_parameters(run.arena, arrays, path, run.device, run.average is not None)
             result = self._evaluate(self._placed(run.testing))
         finally:
             flat[...] = last
@@ -123,7 +139,7 @@ class Sitting:
         run, count = self.run, len(dataset)
         if run.ranks.count > 1 and run.task.tests_add_up:
             ends = [count * rank // run.ranks.count for rank in (run.ranks.rank, run.ranks.rank + 1)]
-            dataset = Part(dataset, *ends)
+            dataset = part(dataset, *ends)
         return placed(dataset, run.device) if run.task.fixed_shapes else dataset
 
     def _evaluate(self, dataset: Dataset | OnDevice) -> Any:
@@ -145,6 +161,7 @@ class Sitting:
             stopped = True
         if run.ranks.any(stopped):
             raise Interrupted
+        self._tell_of_damaged()
         return ranks.sum_of(result) if run.task.tests_add_up else result
 
     def _record(self, kind: str, sums: Any, epoch: float) -> dict[str, Any]:

@@ -18,8 +18,12 @@ from minidat import ops
 from minidat.autograd import Tensor, array_module, asnumpy, gradients
 from minidat.data import Dataset, augment
 from minidat.data.dataset import OnDevice
+from minidat.data.pictures import Pictures
 from minidat.data.share import Share
+from minidat.fast.cuda.flat_gradient import FlatGradient
 from minidat.models import Pyramid
+from minidat.training.average import Average
+from minidat.training.feed import Feed
 from minidat.training.graph import Graphed
 from minidat.training.noise import Noise
 from minidat.training.optim import AdamW, Schedule, clip_by_norm
@@ -40,8 +44,8 @@ class NotFinite(ArithmeticError):
 
 
 class HostStep(AbstractContextManager):
-    """Training steps that the host waits for, from inside `with`. threads: of the CPU, which share a batch. ranks: processes
-    that share it before. task: the settings' own by default."""
+    """Training steps that the host waits for, from inside `with`. threads: of the CPU, which share a batch. task: the settings'
+    own by default. feed: gives the batches, by default the data set itself. ranks: processes that share each part of a batch."""
 
     def __init__(
         self,
@@ -53,18 +57,27 @@ class HostStep(AbstractContextManager):
         *,
         device: str = "cpu",
         threads: int = 1,
-        ranks: Ranks = ALONE,
         task: Task | None = None,
+        feed: Feed | None = None,
+        average: Average | None = None,
+        ranks: Ranks = ALONE,
     ):
-        self.settings, self.dataset, self.device = settings, dataset, device
+        self.settings, self.dataset, self.device, self.average = settings, dataset, device, average
+        self.feed = Feed(dataset) if feed is None else feed
         self.optimiser, self.schedule, self.ranks = optimiser, schedule, ranks
         self.task = task_of(settings) if task is None else task
-        own = len(Share.of(settings.batch, ranks.rank, ranks.count).positions)
-        least = -(-own // threads)  # so that each thread of several ranks has something to do
-        micro = settings.micro if ranks.count == 1 else min(settings.micro, least)
-        self.workers = Workers(threads, micro, alone=ranks.count == 1)
+        self.workers = self._workers(threads)
         self.gradient = BatchGradient(model, optimiser.arena, self.workers, self.task.loss)
         self.sums = self.task.nothing
+
+    def _workers(self, threads: int) -> Workers:
+        """Threads for this process's images. Where several ranks leave it few, micro-batches are so small that each thread has
+        one."""
+        s, ranks = self.settings, self.ranks
+        if ranks.count == 1:
+            return Workers(threads, s.micro)
+        own = len(Share.of(s.batch // s.accumulate, ranks.rank, ranks.count).positions)
+        return Workers(threads, min(s.micro, -(-own // threads)), alone=False)
 
     def __enter__(self) -> HostStep:
         self.workers.__enter__()
@@ -75,26 +88,46 @@ class HostStep(AbstractContextManager):
 
     def advance(self, step: int, indices: np.ndarray) -> None:
         """Take the step that follows `step` steps, on the images at `indices`. Raises NotFinite."""
-        s, share = self.settings, Share.of(len(indices), self.ranks.rank, self.ranks.count)
-        batch, rng = self.dataset.batch(indices[share.positions]), generator(s.seed, AUGMENT, step)
-        inputs, targets = self.task.prepare(batch, self.dataset, rng, self.device, share)  # (b, H, W, 3), (b, K)
-        grad, result = self.gradient(
-            inputs, targets, generator=lambda start: self._noise(share, step, start), whole=share.batch
-        )
+        grad, result = self._accumulated(step, indices)
         self.ranks.add(grad)
         result = self.ranks.sum_of(result)
-        norm = clip_by_norm(grad, s.max_norm)
+        norm = clip_by_norm(grad, self.settings.max_norm)
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
             raise NotFinite(step + 1, result.loss / result.count, norm)
         self.optimiser.step(grad, self.schedule(step))
+        if self.average is not None:
+            self.average.rate[...] = self.average.rate_at(self.optimiser.t)
+            self.average.step()
         self.sums += result
 
-    def _noise(self, share: Share, step: int, start: int) -> Any:
-        """The random numbers of this process's micro-batch that begins at `start` in its share."""
-        s, piece = self.settings, slice(start, start + self.workers.micro)
-        if share.is_whole:
-            return generator(s.seed, NOISE, step, start)
-        return share.noise(piece, s.micro, lambda first: generator(s.seed, NOISE, step, first))
+    def _accumulated(self, step: int, indices: np.ndarray) -> tuple[Any, Any]:
+        """(mean gradient, sums) over the parts of a batch, one after the other."""
+        parts = np.split(indices, self.settings.accumulate)
+        grad, sums = self._part(step, 0, parts[0])
+        if len(parts) == 1:
+            return grad, sums
+        total = grad.copy()
+        for k, part in enumerate(parts[1:], 1):
+            grad, more = self._part(step, k, part)
+            total += grad
+            sums += more
+        total *= 1 / len(parts)
+        return total, sums
+
+    def _part(self, step: int, k: int, indices: np.ndarray) -> tuple[Any, Any]:
+        """(mean gradient, sums) of part k of a batch, augmented by itself."""
+        s, first = self.settings, k * len(indices)
+        share = Share.of(len(indices), self.ranks.rank, self.ranks.count)
+        batch, rng = self.feed.batch(step, indices[share.positions]), generator(s.seed, AUGMENT, step, k)
+        images, targets = self.task.prepare(batch, self.dataset, rng, self.device, share)  # (b, H, W, 3), (b, K)
+
+        def of_micro_batch(start: int) -> Any:
+            if share.is_whole:
+                return generator(s.seed, NOISE, step, first + start)
+            piece = slice(start, start + self.workers.micro)
+            return share.noise(piece, s.micro, lambda start: generator(s.seed, NOISE, step, first + start))
+
+        return self.gradient(images, targets, generator=of_micro_batch, whole=share.batch)
 
     def read(self) -> Any:
         """The task's sums over all steps since `restart`."""
@@ -109,7 +142,7 @@ class DeviceStep(AbstractContextManager):
     """Training steps on a GPU, from inside `with`. The optimiser must have its kernels (`AdamW.fused`).
 
     Images lie on the device, and everything from the gather of a batch to the update of the parameters happens there. The
-    host sends the random numbers, one copy a step.
+    host sends the random numbers, one copy a step; where images are read from files, `feed`, it sends the batch with them.
 
     graph: launch the step as a CUDA graph where it can be captured. note: is told where it cannot. From the first gradient
     that is not finite on, nothing is updated, and `read` raises.
@@ -118,35 +151,39 @@ class DeviceStep(AbstractContextManager):
     def __init__(
         self,
         settings: Settings,
-        dataset: OnDevice,
+        dataset: OnDevice | Pictures,
         model: Pyramid,
         optimiser: AdamW,
         schedule: Schedule,
         *,
         graph: bool,
         note: Callable[[str], None],
+        feed: Feed | None = None,
+        average: Average | None = None,
         ranks: Ranks = ALONE,
     ):
         if optimiser.fused is None:
             raise ValueError("DeviceStep: the optimiser has no kernels; its arrays are not on a GPU")
-        self.settings, self.dataset, self.model = settings, dataset, model
+        self.settings, self.dataset, self.model, self.feed, self.average = settings, dataset, model, feed, average
         self.optimiser, self.fused, self.schedule, self.ranks = optimiser, optimiser.fused, schedule, ranks
-        self.share = Share.of(settings.batch, ranks.rank, ranks.count)
         self.leaves = list(model.parameters().values())
         arena, side = optimiser.arena, dataset.image_size
         self.xp = xp = array_module(arena.data)
-        own = len(self.share.positions)
+        self.share = Share.of(settings.batch // settings.accumulate, ranks.rank, ranks.count)
+        own = len(self.share.positions)  # images of a pass
         self.images = xp.zeros((own, side, side, 3), np.float32)
         self.targets = xp.zeros((own, len(dataset.classes)), np.float32)
-        self.weight = xp.full((), own / settings.batch, np.float32)  # of this process's mean loss in the batch's
+        self.weight = xp.full((), own / settings.batch, np.float32)  # of a pass's mean loss in the batch's
         self.grad = xp.zeros_like(arena.data)
-        self.now = xp.zeros(2, np.float64)  # the step's sum of losses and right answers
+        self.flat = FlatGradient([leaf.data for leaf in self.leaves], arena.slices, self.grad)
+        self.now = xp.zeros(2, np.float64)  # the batch's sum of losses and right answers, or those of its parts so far
         self.sums = xp.zeros(2, np.float64)  # of losses, of right answers
         self.last = xp.zeros(2, np.float64)  # loss and norm, of the last step or the first that failed
         self.count = 0
         self.noise = Noise(model, self.images)
-        parts = [self._pass, self._update] if ranks.count > 1 else [self._compute]
-        self.parts = [Graphed(part, xp, note) if graph else part for part in parts]
+        in_one = settings.accumulate == 1 and ranks.count == 1
+        works = [self._whole] if in_one else [self._backward, self._update]
+        self.works = [Graphed(work, xp, note) if graph else work for work in works]
         self.stream = xp.cuda.Stream(non_blocking=True)  # a capture needs a stream of its own
 
     def __enter__(self) -> DeviceStep:
@@ -160,51 +197,73 @@ class DeviceStep(AbstractContextManager):
 
     def advance(self, step: int, indices: np.ndarray) -> None:
         """Enqueue the step that follows `step` steps, on the images at `indices`."""
+        scalars = self.optimiser.scalars(self.schedule(step), self.settings.max_norm)
+        rate = np.zeros(1, np.float32) if self.average is None else self.average.rate_at(self.optimiser.t)
+        for k, part in enumerate(np.split(indices, self.settings.accumulate)):
+            self._send(step, k, part, scalars, rate)
+            self.works[0]()
+        self._add_up()
+        for work in self.works[1:]:
+            work()
+        self.count += self.settings.batch
+
+    def _send(self, step: int, k: int, indices: np.ndarray, scalars: np.ndarray, rate: np.ndarray) -> None:
+        """Put part k of a batch, augmented by itself, and all numbers of its pass where `works` find them."""
         s, data, recipe = self.settings, self.dataset, augment.RECIPES[self.settings.recipe]
-        draws = augment.draw_share(self.share, self.images.shape, recipe, generator(s.seed, AUGMENT, step))
-        noise = self.noise.draw(self.share, s.micro, lambda start: generator(s.seed, NOISE, step, start))
-        scalars = self.optimiser.scalars(self.schedule(step), s.max_norm)
-        sent = upload(self.xp, [indices[self.share.positions], noise, scalars, *draws.arrays.values()])
-        (indices_there, noise_there, scalars_there), arrays = sent[:3], dict(zip(draws.arrays, sent[3:], strict=True))
-        images, labels = data.batch(indices_there)
-        draws = draws._replace(arrays=arrays)
+        first, share, rng = k * len(indices), self.share, generator(s.seed, AUGMENT, step, k)
+        draws = augment.draw_share(share, self.images.shape, recipe, rng)
+        noise = self.noise.draw(share, s.micro, lambda start: generator(s.seed, NOISE, step, first + start))
+        indices = indices[share.positions]
+        pictures = [indices] if self.feed is None else self.feed.batch(step, indices)
+        sent = upload(self.xp, [noise, scalars, rate, *draws.arrays.values(), *pictures])
+        (noise_there, scalars_there, rate_there), rest = sent[:3], sent[3:]
+        draws = draws._replace(arrays=dict(zip(draws.arrays, rest)))
+        images, labels = data.batch(*rest[-1:]) if self.feed is None else rest[-2:]
         images, targets = augment.apply(
             images, labels, recipe, draws, classes=len(data.classes), mean=data.mean, std=data.std
         )
         self.images[...], self.targets[...] = images, targets
         self.noise.flat[...], self.fused.scalars[...] = noise_there, scalars_there
-        self._run()
-        self.count += s.batch
+        if self.average is not None:
+            self.average.rate[...] = rate_there
 
-    def _run(self) -> None:
-        """The step on what was sent. The sum over ranks stands between two graphs, not in one: so a rank whose pass cannot be
-        captured still meets the others, and an error of NCCL is raised where it happens."""
-        self.parts[0]()
+    def _add_up(self) -> None:
+        """Sum over ranks, between two graphs and not in one: a rank whose pass cannot be captured still meets the others, since
+        NCCL wants a collective captured on all ranks or on none."""
         if self.ranks.count > 1:
             self.ranks.add(self.grad, self.now)
-            self.parts[1]()
 
-    def _compute(self) -> None:
+    def _whole(self) -> None:
         """Forward, backward and AdamW, between arrays whose addresses do not change."""
-        self._pass()
+        self._backward()
         self._update()
 
-    def _pass(self) -> None:
-        """Forward and backward: the gradient of this process's images, weighted for its sum with those of others."""
+    def _backward(self) -> None:
+        """The gradient of one part of a batch, added to those of the parts before."""
         self.noise.rewind()
         logits = self.model(Tensor(self.images), rng=self.noise)  # ty: ignore[invalid-argument-type]
         loss = ops.cross_entropy(logits, self.targets, smoothing=self.settings.smoothing)
-        self.optimiser.arena.flatten(gradients(loss, self.leaves, self.weight), self.grad)
-        self.now[...] = batch_sums(loss.data, logits.data, self.targets)
+        if self.settings.accumulate == 1:
+            with self.flat.filling():
+                found = gradients(loss, self.leaves, self.weight)
+            self.flat.gather(found)
+        else:
+            self.optimiser.arena.flatten(gradients(loss, self.leaves, self.weight), self.grad, accumulate=True)
+        self.now += batch_sums(loss.data, logits.data, self.targets)
 
     def _update(self) -> None:
-        """AdamW, and the sums over steps, from the gradient and the sums of the whole batch."""
+        """AdamW, and the average; then the next batch begins."""
         xp, state = self.xp, self.fused.state
         self.fused.step(self.grad)
+        if self.average is not None:
+            self.average.step()
         self.sums += self.now
         failed_before = (state[1] >= 0) & (state[1] < state[2])
         now = xp.stack([self.now[0] / self.settings.batch, state[0]])
         self.last[...] = xp.where(failed_before, self.last, now)
+        self.now[...] = 0
+        if self.settings.accumulate > 1:
+            self.grad[...] = 0
 
     def read(self) -> BatchResult:
         """Wait for all enqueued steps; sums over them since `restart`. Nothing else of a step reads the device.
@@ -234,13 +293,15 @@ def step_for(
     graph: bool,
     note: Callable[[str], Any],
     task: Task,
+    feed: Feed | None = None,
+    average: Average | None = None,
     ranks: Ranks = ALONE,
 ) -> HostStep | DeviceStep:
     """The step for where the parameters are: `DeviceStep` where the optimiser has kernels for them and the task's batches all
-    have the same shapes, else `HostStep`."""
+    have the same shapes, else `HostStep`. feed: reads the batches of `Pictures`. average: of the parameters, kept up to date."""
+    options: dict[str, Any] = {"feed": feed, "average": average, "ranks": ranks}
     if optimiser.fused is None or not task.fixed_shapes:
-        return HostStep(
-            settings, dataset, model, optimiser, schedule, device=device, threads=threads, ranks=ranks, task=task
-        )
-    there = OnDevice(dataset, device)
-    return DeviceStep(settings, there, model, optimiser, schedule, graph=graph, note=note, ranks=ranks)
+        options |= {"device": device, "threads": threads, "task": task}
+        return HostStep(settings, dataset, model, optimiser, schedule, **options)
+    there = dataset if isinstance(dataset, Pictures) else OnDevice(dataset, device)
+    return DeviceStep(settings, there, model, optimiser, schedule, graph=graph, note=note, **options)
