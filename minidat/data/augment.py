@@ -11,7 +11,7 @@ import numpy as np
 
 from minidat.autograd.backend import array_module
 from minidat.data.cropping import crop, crops_of, draw_crops, draw_flips, flip, flips_of
-from minidat.data.erasing import draw_erased, erase, erased_of
+from minidat.data.erasing import draw_erased, erase
 from minidat.data.mixing import Mix, draw_cutmix, draw_mixup, mix
 from minidat.data.pixels import normalise, one_hot
 from minidat.data.recipe import RECIPES, Recipe
@@ -39,7 +39,7 @@ def augment(
     outside 0..K-1.
     """
     share = Share.whole(len(images)) if share is None else share
-    draws = draw_share(share, images.shape, recipe, rng)
+    draws = draw(images.shape, recipe, rng, share)
     return apply(images, labels, recipe, draws, classes=classes, mean=mean, std=std)
 
 
@@ -49,38 +49,23 @@ class Draws(NamedTuple):
     arrays: dict[str, Any]
     mix: Mix | None
 
-    def of(self, positions: np.ndarray, shape: tuple[int, ...], recipe: Recipe) -> Draws:
-        """The choices for the images at `positions` (b,), ascending, as a batch of shape (b, H, W, C)."""
-        arrays = dict(self.arrays)
-        if "starts" in arrays:
-            arrays["starts"] = crops_of(arrays["starts"], positions, shape, recipe.crop)
-        if "flipped" in arrays:
-            arrays["flipped"] = flips_of(arrays["flipped"], positions)
-        if "erased" in arrays:
-            arrays["erased"], arrays["noise"] = erased_of(arrays["erased"], arrays["noise"], positions, shape)
-        return Draws(arrays, self.mix)
 
-
-def draw(shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator) -> Draws:
-    """The random numbers of one batch of images (B, H, W, C)."""
+def draw(shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator, share: Share | None = None) -> Draws:
+    """The random numbers of images (B, H, W, C), a batch or a share of one. `rng` gives those of the whole batch."""
+    own = Share.whole(shape[0]) if share is None else share
+    whole, positions = (own.batch, *shape[1:]), own.positions
     arrays: dict[str, Any] = {}
     if recipe.crop:
-        arrays["starts"] = draw_crops(shape, rng, recipe.crop)
+        arrays["starts"] = crops_of(draw_crops(whole, rng, recipe.crop), positions, shape, recipe.crop)
     if recipe.flip:
-        arrays["flipped"] = draw_flips(shape, rng)
+        arrays["flipped"] = flips_of(draw_flips(whole, rng), positions)
     if recipe.erasing:
-        arrays["erased"], arrays["noise"] = draw_erased(shape, rng, recipe.erasing)
+        arrays["erased"], arrays["noise"] = draw_erased(whole, rng, recipe.erasing, positions=positions)
     how = None
     if (recipe.mixup or recipe.cutmix) and rng.random() < recipe.mix_probability:
-        share = recipe.switch_probability if recipe.mixup and recipe.cutmix else float(recipe.cutmix > 0)
-        how = draw_cutmix(shape, rng, recipe.cutmix) if rng.random() < share else draw_mixup(rng, recipe.mixup)
+        cut = recipe.switch_probability if recipe.mixup and recipe.cutmix else float(recipe.cutmix > 0)
+        how = draw_cutmix(shape, rng, recipe.cutmix) if rng.random() < cut else draw_mixup(rng, recipe.mixup)
     return Draws(arrays, how)
-
-
-def draw_share(share: Share, shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator) -> Draws:
-    """What `draw` draws for a whole batch, of the share's images (b, H, W, C) alone."""
-    draws = draw((share.batch, *shape[1:]), recipe, rng)
-    return draws if share.is_whole else draws.of(share.positions, shape, recipe)
 
 
 def apply(

@@ -211,7 +211,7 @@ class DeviceStep(AbstractContextManager):
         """Put part k of a batch, augmented by itself, and all numbers of its pass where `works` find them."""
         s, data, recipe = self.settings, self.dataset, augment.RECIPES[self.settings.recipe]
         first, share, rng = k * len(indices), self.share, generator(s.seed, AUGMENT, step, k)
-        draws = augment.draw_share(share, self.images.shape, recipe, rng)
+        draws = augment.draw(self.images.shape, recipe, rng, share)
         noise = self.noise.draw(share, s.micro, lambda start: generator(s.seed, NOISE, step, first + start))
         indices = indices[share.positions]
         pictures = [indices] if self.feed is None else self.feed.batch(step, indices)
