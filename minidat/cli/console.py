@@ -35,7 +35,7 @@ class Console(Reporter):
     def begin(self) -> None:
         """What is trained, on what, where to; and where a resumed run stands."""
         run, s = self.run, self.run.settings
-        parameters = sum(t.data.size for t in run.model.parameters().values())
+        parameters = run.arena.data.size
         several = f"{run.ranks.count} ranks with " if run.ranks.count > 1 else ""
         on_cpu = f"cpu, {several}{plural(run.threads, 'thread')}, {s.loops}"
         where = f"gpu, {several}{s.precision}" if run.device == "gpu" else on_cpu

@@ -24,7 +24,7 @@ from minidat.data.share import Share
 from minidat.fast import loops
 from minidat.fast.cuda import cublas
 from minidat.models import Pyramid, create
-from minidat.training import checkpoint, log, state
+from minidat.training import checkpoint, finetune, log, state
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.distributed import ALONE, Ranks
@@ -45,6 +45,7 @@ from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, step_for
 from minidat.training.stop import StopSignal
 from minidat.training.tasks import task_of
+from minidat.training.weights import Weights, read_weights
 
 __all__ = ["BEST", "LAST", "LOG", "Interrupted", "Reporter", "Run", "TrainingError"]
 
@@ -54,8 +55,8 @@ class Run:
 
     threads: of the CPU (all cores by default); part of what makes a result repeatable to the bit. device: "cpu" or "gpu".
     graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same. readers: processes that
-    read image files ahead, 0 for none; the results are the same. ranks: processes that train together, this one among them; each
-    makes a Run, and the first one's writes.
+    read image files ahead, 0 for none; the results are the same. weights: what the network starts from, in place of numbers
+    drawn from the seed. ranks: processes that train together, this one among them; each makes a Run, and the first one's writes.
 
     step of total: how far the run is. best: the best score so far (`task.score`, such as the accuracy), on `validation` images
     where they are held out, else on the test set. test_accuracy: the score of that epoch on the test set, once the run is
@@ -72,6 +73,7 @@ class Run:
         graph: bool = True,
         readers: int | None = None,
         ranks: Ranks = ALONE,
+        weights: Weights | None = None,
     ):
         _check_precision(settings, device)
         Share.of(settings.batch // settings.accumulate, ranks.rank, ranks.count)  # raises where that is too small
@@ -87,9 +89,12 @@ class Run:
         self.order = Order(settings.seed, len(self.training), settings.batch)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.total = settings.epochs * self.steps_per_epoch
+        self.notes = [note for data in (self.whole, self.testing) for note in getattr(data, "notes", ())]  # told first
         self.model = _model(settings, self.training)
+        if weights is not None:
+            self.notes.append(weights.put_into(self.model, self.training.classes))
         self.model.to(device=device)
-        self.optimiser = AdamW(Arena(self.model.parameters()), weight_decay=settings.weight_decay)
+        self.optimiser = AdamW(self._arena(), weight_decay=settings.weight_decay)
         self.average = Average(self.arena, settings.ema) if settings.ema else None
         self.schedule = _schedule(settings, self.steps_per_epoch)
         self.environment = environment(device, self.threads, ranks.count)
@@ -99,18 +104,30 @@ class Run:
         self.seconds = 0.0  # of all sittings
         self.stop, self.lock = StopSignal(), Lock(folder)
         self.data = ""  # the training images' fingerprint
-        self.notes: list[str] = []  # said when training begins
         self.saved_step = 0  # of the last checkpoint
 
     @classmethod
     def start(
-        cls, settings: Settings, folder: Path, *, numbered: bool = False, ranks: Ranks = ALONE, **options: Any
+        cls,
+        settings: Settings,
+        folder: Path,
+        *,
+        numbered: bool = False,
+        weights: Weights | None = None,
+        ranks: Ranks = ALONE,
+        **options: Any,
     ) -> Run:
         """A new run in a folder of its own, with its first checkpoint. numbered: in the first of FOLDER, FOLDER-2, … that does
-        not exist. Raises TrainingError where the folder holds a run already or is in use."""
+        not exist. weights: those that the settings name, where they are read already. Raises TrainingError where the folder
+        holds a run already or is in use, and as `read_weights` and `Weights.put_into`."""
         if not numbered:
             ranks.from_first(lambda: check_free(folder))
-        run = ranks.together(lambda: cls(settings, folder, ranks=ranks, **options)._identified())
+        named = settings.weights
+        if weights is None and named is not None:
+            weights = ranks.from_first(lambda: read_weights(named))
+        if weights is not None:
+            settings = replace(settings, weights=weights.named, weights_digest=weights.digest)
+        run = ranks.together(lambda: cls(settings, folder, ranks=ranks, weights=weights, **options)._identified())
         ranks.check_same(run._identity())
         run.folder = ranks.from_first(lambda: run._claim(numbered))
         return run
@@ -170,6 +187,21 @@ class Run:
             ranks.from_first(lambda: run._tidy(saved))
             undo.pop_all()
         return run
+
+    def _arena(self) -> Arena:
+        """All parameters. Those that are frozen require no gradient from here on, so that where the network begins with them
+        a backward pass ends before it reaches them."""
+        s, parameters = self.settings, self.model.parameters()
+        if s.freeze is None and s.layer_decay == 1:
+            return Arena(parameters)
+        blocks = [len(stage.blocks) for stage in self.model.stages]
+        rates = finetune.rates(parameters, blocks, freeze=s.freeze, layer_decay=s.layer_decay)
+        for name, tensor in parameters.items():
+            tensor.requires_grad = rates[name] > 0
+        frozen = sum(tensor.data.size for tensor in parameters.values() if not tensor.requires_grad)
+        if frozen:
+            self.notes.append(f"frozen: {frozen:,} of {sum(t.data.size for t in parameters.values()):,} parameters")
+        return Arena(parameters, rates)
 
     @property
     def arena(self) -> Arena:

@@ -166,7 +166,7 @@ class DeviceStep(AbstractContextManager):
             raise ValueError("DeviceStep: the optimiser has no kernels; its arrays are not on a GPU")
         self.settings, self.dataset, self.model, self.feed, self.average = settings, dataset, model, feed, average
         self.optimiser, self.fused, self.schedule, self.ranks = optimiser, optimiser.fused, schedule, ranks
-        self.leaves = list(model.parameters().values())
+        self.leaves = list(optimiser.arena.tensors)
         arena, side = optimiser.arena, dataset.image_size
         self.xp = xp = array_module(arena.data)
         self.share = Share.of(settings.batch // settings.accumulate, ranks.rank, ranks.count)
