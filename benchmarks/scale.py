@@ -1,7 +1,7 @@
 """Several ranks, measured on two and carried by a model to many: the numbers and the picture of docs/scale.md.
 
-    python benchmarks/scale.py              measures, some three minutes; needs mpi4py and two cores
-    python benchmarks/scale.py --model      no measuring: the table for GPUs alone
+    python benchmarks/scale.py              measures, draws, writes the page's tables: three minutes, with mpi4py and two cores
+    python benchmarks/scale.py --model      writes the table for GPUs alone, without measuring
 
 A sum of n bytes over R ranks in a ring takes 2 (R − 1) messages one after the other, each of n/R bytes on every link at once:
 
@@ -40,7 +40,7 @@ from minidat.training.settings import Settings
 from minidat.training.step import HostStep
 
 ROOT = Path(__file__).resolve().parents[1]
-NUMBERS, PICTURE = ROOT / "docs" / "scale.json", ROOT / "docs" / "scale.png"
+PAGE, NUMBERS, PICTURE = (ROOT / "docs" / f"scale.{kind}" for kind in ("md", "json", "png"))
 SIZES = [4**i for i in range(5, 13)]  # float32 numbers of a sum: 4 KB to 67 MB
 NETWORK, BATCH, STEPS, ROUNDS = "dat_cifar", 64, 4, 3
 CASES = [(1, 1, BATCH), (1, 1, BATCH // 2), (1, 2, BATCH), (2, 1, BATCH)]  # ranks, threads of each, images of a step
@@ -123,15 +123,15 @@ def gpu_step(ranks: int, batch: int, network: Network, on: Machines) -> Step:
     return Step(images, *sum_parts(ranks, network.size, on), 7 * network.size / on.memory)
 
 
-def table(batch: int = 4096, counts: tuple[int, ...] = (1, 8, 64, 1024)) -> list[str]:
-    """The Markdown of the table for GPUs."""
+def table(batch: int = 4096, counts: tuple[int, ...] = (8, 64, 1024)) -> list[str]:
+    """The Markdown of the table for GPUs. Linear is that many times the images a second of one."""
     network = Network.of("dat_tiny")
     lines = [
         "| between hosts | GPUs | images each | images | messages | bytes | update | step | images/s | of linear |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    one = gpu_step(1, batch, network, EIGHT_CARDS).total
     for on in (EIGHT_CARDS, ONE_CARD):
-        one = gpu_step(1, batch, network, on).total
         for ranks in counts:
             step = gpu_step(ranks, batch, network, on)
             times = (step.images, step.messages, step.size, step.update, step.total)
@@ -245,6 +245,15 @@ def report(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def write(name: str, lines: list[str]) -> None:
+    """Print lines of Markdown, and put them between the page's two marks of this name."""
+    text, (begin, end) = PAGE.read_text("utf-8"), (f"<!-- {name}: {mark} -->" for mark in ("begin", "end"))
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    content = "\n".join(lines)
+    print(content, "\n")
+    PAGE.write_text(f"{before}{begin}\n{content}\n{end}{after}", "utf-8")
+
+
 # The picture
 
 
@@ -275,7 +284,7 @@ def draw(found: dict[str, Any], out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure two ranks and carry them to many.")
-    parser.add_argument("--model", action="store_true", help="the table for GPUs alone")
+    parser.add_argument("--model", action="store_true", help="write the table for GPUs alone")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -289,8 +298,8 @@ def main() -> None:
         found = measure()
         NUMBERS.write_text(json.dumps(found, indent=1) + "\n")
         draw(found, PICTURE)
-        print("\n".join(report(found)), "\n")
-    print("\n".join(table()))
+        write("measured", report(found))
+    write("model", table())
 
 
 if __name__ == "__main__":

@@ -104,6 +104,9 @@ def test_a_mistake_is_told_once(mpiexec, tmp_path):
 
 
 def test_ctrl_c_saves_once_and_ends_all(mpiexec, tmp_path):
+    version = subprocess.run([mpiexec, "--version"], env=environment(), capture_output=True, text=True).stdout
+    if "HYDRA" not in version.upper():
+        pytest.skip("Open MPI's mpiexec kills its processes within a second")
     process = start(mpiexec, "--train-size", "2000", "--batch", "4", "--out", tmp_path / "run")
     deadline = time.monotonic() + 100
     while not (tmp_path / "run" / LOG).exists() and time.monotonic() < deadline:
