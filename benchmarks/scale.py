@@ -239,7 +239,8 @@ def report(found: dict[str, Any]) -> list[str]:
         f"| 2 ranks × 1 thread | {ranks['step']:.3f} | {one['step'] / ranks['step']:.2f} × |",
         f"| the same by the model | {predicted:.3f} | {one['step'] / predicted:.2f} × |",
         "",
-        f"{found['cores']} cores, medians of {ROUNDS} turns. α = {1e6 * model['alpha']:.1f} µs a message, 1/β = {1e-9 / model['beta']:.2f} GB/s; the sum of {NETWORK}'s "
+        f"{found['cores']} cores, medians of {ROUNDS} turns. "
+        f"α = {1e6 * model['alpha']:.1f} µs a message, 1/β = {1e-9 / model['beta']:.2f} GB/s; the sum of {NETWORK}'s "
         f"{ranks['bytes'] / 1e6:.1f} MB: {1e3 * sums:.2f} ms by the model, {1e3 * ranks['sum']:.2f} ms in a step, "
         "where a rank also waits for the other.",
     ]
