@@ -17,6 +17,7 @@ from minidat.fast import loops
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
 from minidat.training.folder import BEST, LAST
+from minidat.training.included import included, located
 from minidat.training.loop import Interrupted, Run, TrainingError
 from minidat.training.ranks import Ranks
 from minidat.training.reporter import Silent
@@ -81,8 +82,8 @@ def add(commands: Any) -> None:
     flag(
         "--weights",
         metavar="FILE|RUN",
-        help="start from these weights: the folder of a run, or a file with the released names (.pth, .safetensors); MODEL is "
-        "then theirs, and the head is a fresh one where the classes are others",
+        help="start from these weights: the folder of a run, or a file with the released names (.pth, .safetensors), or "
+        f"included weights, {', '.join(included())}; MODEL is then theirs, and the head a fresh one where the classes are others",
     )
     add_key(command)
     flag(
@@ -199,7 +200,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, Weights | None]:
     """Those of a new run, whose data is downloaded where it is asked for, and the weights that it starts from."""
     given, weights = _given(arguments), None
     if arguments.weights is not None:
-        checkpoint_in(Path(arguments.weights), BEST, LAST)  # of a folder of runs, it lists them
+        checkpoint_in(located(arguments.weights), BEST, LAST)  # of a folder of runs, it lists them
         weights = read_weights(arguments.weights, arguments.key)
         given |= _theirs(weights, given)
     settings = Settings(**defaults(given) | given)
