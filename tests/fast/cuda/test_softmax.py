@@ -60,9 +60,8 @@ def test_bias_and_mask_are_repeated_as_numpy_does(bias, mask, dtype, device):
     [((5, 7), 24, 1, False), ((4, 5, 7), 1, 4, False), ((3, 1, 5, 7), 4, 3, False), ((2, 1, 4, 5, 7), 1, 24, True)],
 )
 def test_only_a_term_repeated_between_its_axes_is_copied(shape, inner, count, copied, device):
-    array, scores = device.ones(shape), device.ones((2, 3, 4, 5, 7))
-    found = term(array, scores)
-    assert (found.inner, found.count) == (inner, count) and (found.array.size == scores.size) == copied
+    found = term(device.ones(shape), (2, 3, 4, 5, 7))
+    assert (found.inner, found.count) == (inner, count) and (found.array.size == 2 * 3 * 4 * 5 * 7) == copied
 
 
 def test_a_mask_may_be_of_another_dtype(device):
