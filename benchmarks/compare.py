@@ -68,7 +68,7 @@ def main() -> int:
         return 1
     for i, case in enumerate(wanted):
         try:
-            abouts, row = compare(case, device, arguments.rounds, arguments.threads, arguments.compiled)
+            abouts, row = compare(case, device, arguments.rounds, arguments.threads, arguments.loops)
         except EndedError as error:
             print(f"minidat bench: {error}", file=sys.stderr)
             return 1
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=tuple(CASES), default="cpu")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of all")
-    parser.add_argument("--compiled", action="store_true", help="our side with compiled loops")
+    parser.add_argument("--loops", default="auto", help="our side's, as of minidat train")
     parser.add_argument("--case", action="append", help="only the cases whose name contains this (may be repeated)")
     return parser
 
@@ -146,10 +146,10 @@ class Side:
             self.process.wait()
 
 
-def compare(case: Case, device: str, rounds: int, threads: int, loops: bool = False) -> tuple[list[str], str]:
-    """(what each side is, one row of the table). loops: ours are compiled."""
+def compare(case: Case, device: str, rounds: int, threads: int, loops: str = "numpy") -> tuple[list[str], str]:
+    """(what each side is, one row of the table). loops: ours."""
     names = SIDES[device]
-    sides = {name: Side(name, case, device, threads, loops and name == "minidat") for name in names}
+    sides = {name: Side(name, case, device, threads, loops) for name in names}
     try:
         with tempfile.TemporaryDirectory() as folder:  # minidat first: it writes the weights that the others read
             abouts = [side.ask(do="prepare", folder=folder)["about"] for side in sides.values()]

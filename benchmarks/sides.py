@@ -25,13 +25,15 @@ CONVENTION = {"dat_cifar": "paper", "dat_tiny": "v1"}
 class Minidat:
     """Our side. Imports happen in the constructor, arrays come into being in `prepare`."""
 
-    def __init__(self, case: Case, device: str, threads: int, loops: bool = False):
+    def __init__(self, case: Case, device: str, threads: int, loops: str = "numpy"):
         from minidat.autograd import backend
         from minidat.data import augment
-        from minidat.fast import numba as compiled
+        from minidat.fast import loops as fast_loops
         from minidat.models import create
         from minidat.released import official
         from minidat.training import optim, parallel
+        from minidat.training.settings import Settings
+        from minidat.training.tasks import task_of
 
         try:
             backend.device_module(device)
@@ -39,9 +41,8 @@ class Minidat:
             raise SystemExit(f"minidat bench: {error}") from error
         self.case, self.device, self.create, self.official = case, device, create, official
         self.augment, self.optim, self.parallel, self.backend = augment, optim, parallel, backend
-        self.loops = loops
-        if loops:
-            compiled.install()
+        self.task = task_of(Settings())
+        self.loops = fast_loops.use(loops if device == "cpu" else "numpy")
         self.pools: list[Any] = []  # of memory on a GPU, beside CuPy's own
         shards = (
             threads if device == "cpu" and case.batch >= threads else 1
@@ -52,7 +53,7 @@ class Minidat:
 
     def about(self) -> str:
         if self.device == "cpu":
-            return f"NumPy {np.__version__}" + (f" and numba {version('numba')}" if self.loops else "")
+            return f"NumPy {np.__version__}" + (f" and numba {version('numba')}" if self.loops == "numba" else "")
         import cupy
 
         return f"CuPy {cupy.__version__} on CUDA {_cuda_version(cupy.cuda.runtime.runtimeGetVersion())}"
@@ -89,10 +90,10 @@ class Minidat:
         """(what gives the gradient of each parameter, what takes one step of AdamW), on a batch that stays."""
         arena = self.optim.Arena(model.parameters())
         optimiser = self.optim.AdamW(arena)
-        gradient = self.parallel.BatchGradient(model, arena, self.workers)
+        gradient = self.parallel.BatchGradient(model, arena, self.workers, self.task.loss)
 
         def flat() -> Any:
-            return gradient(x, targets, smoothing=0.0, generator=np.random.default_rng)[0]
+            return gradient(x, targets, generator=np.random.default_rng)[0]
 
         def parts() -> list[Any]:
             return list(arena.views(flat()).values())
@@ -195,8 +196,8 @@ class Torch:
         return self.torch.compile(function, mode="reduce-overhead", dynamic=False) if self.compiled else function
 
 
-def make(side: str, case: Case, device: str, threads: int, loops: bool = False) -> Minidat | Torch:
-    """A side by its name. loops: ours, compiled."""
+def make(side: str, case: Case, device: str, threads: int, loops: str = "numpy") -> Minidat | Torch:
+    """A side by its name. loops: ours."""
     return (
         Minidat(case, device, threads, loops) if side == "minidat" else Torch(case, device, threads, side == "compiled")
     )

@@ -13,6 +13,8 @@ if (
 ):  # before NumPy is imported: one of several processes, each of which has one core
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+os.environ.setdefault("MINIDAT_LOOPS", "numpy")  # tests of loops ask for them; here and in processes that tests start
+
 import devices
 import numpy as np
 import pytest

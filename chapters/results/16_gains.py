@@ -33,6 +33,8 @@ from minidat.ops.sums import column_sum, row_dot, row_sum
 from minidat.training.memory import keep_freed_memory
 from minidat.training.optim import Arena
 from minidat.training.parallel import BatchGradient, Workers
+from minidat.training.settings import Settings
+from minidat.training.tasks.classification import Classification
 
 MICRO = 32  # images in a micro-batch, as in training
 TURNS = 15
@@ -337,11 +339,11 @@ def batch_step(count: int) -> Callable:
     model = create("dat_cifar")
     images, targets = normal(16, 32, 32, 3), np.eye(10, dtype=np.float32)[rng.integers(0, 10, 16)]
     arena, workers = Arena(model.parameters()), Workers(count, 8)
-    gradient = BatchGradient(model, arena, workers)
+    gradient = BatchGradient(model, arena, workers, Classification(Settings()).loss)
 
     def run():
         with workers:
-            gradient(images, targets, smoothing=0.0, generator=np.random.default_rng)
+            gradient(images, targets, generator=np.random.default_rng)
 
     return run
 

@@ -9,28 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from minidat.cli.flags import (
-    add_compiled,
     add_device,
     add_head_rows,
     add_key,
+    add_loops,
     add_model,
     add_protocol,
     add_threads,
     count_or_all,
     head_rows,
-    install_compiled,
     new_command,
+    use_loops,
 )
-from minidat.cli.terminal import Terminal, duration, plural, printable
+from minidat.cli.terminal import Terminal, duration, plural, printable, say
 from minidat.cli.weights import is_run, load_run
 from minidat.data import imagenet, load
 from minidat.data.imagenet import ImageFolder
+from minidat.fast import loops
 from minidat.fast.cuda import cublas
-from minidat.metrics import top_k
 from minidat.released import official
+from minidat.training import top_k
 from minidat.training.evaluation import evaluate
 from minidat.training.parallel import Workers, thread_count
 from minidat.training.settings import Settings
+from minidat.training.tasks import task_of
 
 BATCH = 64  # images of 224 pixels that are decoded and tested at a time
 MICRO = 4  # of these, what a CPU thread takes at a time
@@ -76,7 +78,7 @@ def add(commands: Any) -> None:
     )
     add_device(command)
     add_threads(command)
-    add_compiled(command)
+    add_loops(command, "the run's; auto for --weights")
     command.set_defaults(run=run)
 
 
@@ -84,7 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Test what was named."""
     if (arguments.run_folder is None) == (arguments.weights is None):
         raise ValueError("eval: name either a RUN, or --weights FILE and --data-dir DIR")
-    install_compiled(arguments)
     return _run(arguments) if arguments.weights is None else _weights(arguments)
 
 
@@ -94,6 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"eval RUN knows its model and its data; leave out {', '.join(surplus)}")
     trained = load_run(arguments.run_folder)
     settings = trained.state.settings
+    use_loops(arguments, settings.loops, say)
     size = settings.test_size if arguments.test_size is None else _size(arguments.test_size)
     dataset = load(
         settings.data, "test", data_dir=arguments.data_dir or settings.data_dir, seed=settings.seed, size=size
@@ -104,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         Workers.on(arguments.device, arguments.threads, settings.micro) as workers,
         cublas.precision(settings.precision),
     ):
-        result = evaluate(trained.model, dataset, workers, arguments.device, progress)
+        result = evaluate(trained.model, dataset, workers, arguments.device, progress, task_of(settings))
     progress.clear()
     loss = result.loss / result.count
     if not math.isfinite(loss):
@@ -141,6 +143,7 @@ def _weights(arguments: argparse.Namespace) -> int:
         raise ValueError(f"batch is {batch}; it must be at least 1")
     model = official.from_file(path, arguments.model, rows=head_rows(arguments.head_rows), key=arguments.key)
     transform = imagenet.transform_for(model.config, arguments.protocol or "released")
+    use_loops(arguments, loops.DEFAULT, say)
     size, skip = _size(arguments.test_size), bool(arguments.skip_damaged)
     folder = ImageFolder(arguments.data_dir, transform=transform, size=size, skip_damaged=skip)
     model.to(device=device)

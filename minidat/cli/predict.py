@@ -18,12 +18,13 @@ from minidat.autograd import Tensor, no_grad
 from minidat.autograd.backend import asnumpy, to_device
 from minidat.cli.flags import add_device, add_head_rows, add_key, add_model, head_rows, new_command
 from minidat.cli.photograph import Letterbox, read_photograph
-from minidat.cli.terminal import printable
+from minidat.cli.terminal import printable, say
 from minidat.cli.weights import is_run, load_run
 from minidat.data.augment import normalise
 from minidat.data.dataset import DataError
 from minidat.data.imagenet import class_names, transform_for
 from minidat.data.images import FORMATS, MEAN, PROTOCOLS, STD, SUFFIXES
+from minidat.fast import loops
 from minidat.metrics.top_k import check_finite
 from minidat.models import Pyramid
 from minidat.released import official
@@ -166,6 +167,8 @@ def _classifier(arguments: argparse.Namespace) -> _Classifier:
             if value is not None:
                 raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
         trained = load_run(path)
+        if arguments.device == "cpu":
+            loops.use(trained.state.settings.loops, say)
         model, (mean, std), names = trained.model, trained.colours, trained.state.classes
     else:
         rows = head_rows(arguments.head_rows)

@@ -1,19 +1,11 @@
-"""Top-1 and top-5 accuracy, of logits and of a network on a folder of images."""
+"""Top-1 and top-5 accuracy of logits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-
-from minidat.autograd.backend import asnumpy, to_device
-from minidat.data.augment import normalise
-from minidat.data.dataset import DataError
-from minidat.data.imagenet import ImageFolder
-from minidat.models import Pyramid
-from minidat.training.parallel import Workers, predict
 
 
 @dataclass(frozen=True)
@@ -34,27 +26,6 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
     first = np.argsort(-logits, axis=1, kind="stable")[:, :5] == labels[:, None]  # (B, 5) where the label is
     first &= ~np.isnan(logits).any(1, keepdims=True)
     return Accuracy(int(first[:, 0].sum()), int(first.sum()), len(labels))
-
-
-def evaluate(
-    model: Pyramid, folder: ImageFolder, workers: Workers, device: str, *, batch: int, threads: int
-) -> Iterator[Accuracy]:
-    """The accuracy so far after each batch; the last one is that of the whole folder. threads: that decode images.
-
-    Raises DataError where the folder and the model differ in the number of classes, or an image cannot be read,
-    ValueError where the network's outputs are not finite.
-    """
-    if len(folder.classes) != model.config.classes:
-        raise DataError(
-            f"imagenet: {folder.folder} has {len(folder.classes)} class folders, the model {model.config.classes} classes"
-        )
-    total = Accuracy(0, 0, 0)
-    for images, labels in folder.batches(batch, threads):
-        x: Any = to_device(normalise(images, folder.mean, folder.std), device)
-        logits = asnumpy(predict(model, x, workers))  # (B, K)
-        check_finite(logits, folder.files[total.count : total.count + len(labels)])
-        total += accuracy(logits, labels)
-        yield total
 
 
 def check_finite(logits: np.ndarray, images: Sequence[object]) -> None:

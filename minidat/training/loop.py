@@ -7,11 +7,12 @@ from the epoch, augmentation from the step, drop path from the step and the micr
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 from minidat.data import Dataset
+from minidat.fast import loops
 from minidat.fast.cuda import cublas
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint, log, state
@@ -23,7 +24,7 @@ from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_res
 from minidat.training.lock import Lock
 from minidat.training.optim import AdamW, Arena, Schedule
 from minidat.training.order import Order
-from minidat.training.parallel import NOTHING, BatchResult, Workers, thread_count
+from minidat.training.parallel import Workers, thread_count
 from minidat.training.reporter import Reporter
 from minidat.training.settings import Settings
 from minidat.training.sitting import Sitting
@@ -31,6 +32,7 @@ from minidat.training.splits import load_splits
 from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, step_for
 from minidat.training.stop import StopSignal
+from minidat.training.tasks import task_of
 
 __all__ = ["BEST", "LAST", "LOG", "Interrupted", "Reporter", "Run", "TrainingError"]
 
@@ -41,8 +43,9 @@ class Run:
     threads: of the CPU (all cores by default); part of what makes a result repeatable to the bit. device: "cpu" or "gpu".
     graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same.
 
-    step of total: how far the run is. best: the best accuracy so far, on `validation` images where they are held out, else on
-    the test set. test_accuracy: of that epoch on the test set, once the run is complete; None where nothing was held out.
+    step of total: how far the run is. best: the best score so far (`task.score`, such as the accuracy), on `validation` images
+    where they are held out, else on the test set. test_accuracy: the score of that epoch on the test set, once the run is
+    complete; None where nothing was held out.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class Run:
     ):
         _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
+        self._use_loops()
         self.threads = thread_count(device, threads)
+        self.task = task_of(settings)
         splits = load_splits(settings)
         self.training, self.validation, self.testing = splits.training, splits.validation, splits.testing
         self.whole = splits.whole
@@ -70,7 +75,7 @@ class Run:
         self.environment = environment(device, self.threads)
         self.step = self.tested = 0  # steps taken, and how many when images were tested last
         self.best, self.test_accuracy = -1.0, None
-        self.sums = NOTHING  # over the steps since the last line of the log
+        self.sums = self.task.nothing  # over the steps since the last line of the log
         self.seconds = 0.0  # of all sittings
         self.stop, self.lock = StopSignal(), Lock(folder)
         self.data = ""  # the training images' fingerprint
@@ -127,6 +132,7 @@ class Run:
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted, after saving, when the user asks to stop, and TrainingError, which says what
         is lost, when the loss or the gradient is not finite or a file cannot be written."""
+        self._use_loops()
         while self.notes:
             reporter.note(self.notes.pop(0))
         workers = Workers.on(self.device, self.threads, self.settings.micro)
@@ -143,7 +149,7 @@ class Run:
             adamw_t=self.optimiser.t,
             best=self.best,
             seconds=self.seconds,
-            meter=(self.sums.loss, self.sums.correct, self.sums.count),
+            meter=astuple(self.sums),
             tested=self.tested,
             test_accuracy=self.test_accuracy,
             environment=self.environment,
@@ -154,6 +160,10 @@ class Run:
             raise self.cannot_write(error) from error
         if name == LAST:
             self.saved_step = self.step
+
+    def _use_loops(self) -> None:
+        """Work with the settings' loops in this process, or with NumPy's where numba is missing now."""
+        loops.use(self.settings.loops if self.device == "cpu" else "numpy")
 
     def _step(self, reporter: Reporter) -> HostStep | DeviceStep:
         return step_for(
@@ -166,6 +176,7 @@ class Run:
             threads=self.threads,
             graph=self.graph,
             note=lambda text: reporter.note(text),
+            task=self.task,
         )
 
     def _restore(self, path: Path, arrays: dict[str, Any], saved: RunState) -> None:
@@ -177,7 +188,7 @@ class Run:
             raise CheckpointError(path, f"it has taken {saved.step} steps; its run has {self.total}")
         state.restore(self.optimiser, arrays, saved.adamw_t, path, self.device)
         self.step = self.saved_step = saved.step
-        self.best, self.seconds, self.sums = saved.best, saved.seconds, BatchResult(*saved.meter)
+        self.best, self.seconds, self.sums = saved.best, saved.seconds, saved.sums
         ends = saved.step // self.steps_per_epoch * self.steps_per_epoch
         self.tested = ends if saved.tested is None else saved.tested
         grown = self.settings.epochs != saved.settings.epochs

@@ -18,9 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from minidat import ops
+from minidat import nn
 from minidat.autograd import Tensor, array_module, gradients, no_grad
-from minidat.models import Pyramid
 from minidat.training.memory import keep_freed_memory
 from minidat.training.optim import Arena
 
@@ -54,6 +53,10 @@ class BatchResult:
 
     def __add__(self, other: BatchResult) -> BatchResult:
         return BatchResult(self.loss + other.loss, self.correct + other.correct, self.count + other.count)
+
+    def record(self) -> dict[str, float]:
+        """The means, as the log has them."""
+        return {"loss": self.loss / self.count, "accuracy": self.correct / self.count}
 
 
 NOTHING = BatchResult(0.0, 0, 0)
@@ -100,43 +103,41 @@ class Workers(AbstractContextManager):
 
 
 class BatchGradient:
-    """The gradient of the mean loss over a batch, into flat buffers laid out as `arena`."""
+    """The gradient of the mean loss over a batch, into flat buffers laid out as `arena`. loss: see `tasks.task.Loss`."""
 
-    def __init__(self, model: Pyramid, arena: Arena, workers: Workers):
-        self.model, self.arena, self.workers = model, arena, workers
+    def __init__(self, model: nn.Module, arena: Arena, workers: Workers, loss: Callable[..., tuple[Tensor, Any]]):
+        self.model, self.arena, self.workers, self.loss = model, arena, workers, loss
         self.leaves = list(model.parameters().values())
         self.buffers = [array_module(arena.data).zeros_like(arena.data) for _ in range(workers.threads)]
 
     def __call__(
-        self, images: Any, targets: Any, *, smoothing: float, generator: Callable[[int], np.random.Generator]
-    ) -> tuple[Any, BatchResult]:
-        """(flat gradient, result) of images (B, H, W, 3) and targets (B, K), in the arena's dtype.
+        self, inputs: Any, targets: Any, *, generator: Callable[[int], np.random.Generator]
+    ) -> tuple[Any, Any]:
+        """(flat gradient in the arena's dtype, sums) of inputs and targets of B images, arrays or lists.
 
         generator: start of a micro-batch → its random numbers, so that noise does not depend on the threads. The
         gradient is valid until the next call.
         """
-        batch = len(images)
+        batch = len(inputs)
 
-        def work(shard: int, pieces: list[slice]) -> BatchResult:
-            grad = self.buffers[shard]
+        def work(shard: int, pieces: list[slice]) -> list[Any]:
+            grad, sums = self.buffers[shard], []
             grad[...] = 0
-            total = NOTHING
             for piece in pieces:
-                logits = self.model(Tensor(images[piece]), rng=generator(piece.start))
-                loss = ops.cross_entropy(logits, targets[piece], smoothing=smoothing)
-                count = piece.stop - piece.start
-                total += _result(float(loss.data) * count, logits.data, targets[piece])
-                weight = array_module(loss.data).full_like(loss.data, count / batch)
+                loss, result = self.loss(self.model, inputs[piece], targets[piece], generator(piece.start))
+                sums.append(result)
+                weight = array_module(loss.data).full_like(loss.data, (piece.stop - piece.start) / batch)
                 self.arena.flatten(gradients(loss, self.leaves, weight), grad, accumulate=True)
-            return total
+            return sums
 
-        results = self.workers.map_shards(batch, work)
-        for other in self.buffers[1 : len(results)]:
+        shards = self.workers.map_shards(batch, work)
+        for other in self.buffers[1 : len(shards)]:
             self.buffers[0] += other
+        results = [sum(sums[1:], sums[0]) for sums in shards]
         return self.buffers[0], sum(results[1:], results[0])
 
 
-def predict(model: Pyramid, images: Any, workers: Workers) -> Any:
+def predict(model: nn.Module, images: Any, workers: Workers) -> Any:
     """Logits (B, K) of images (B, H, W, 3), without a tape."""
 
     def work(_: int, pieces: list[slice]) -> Any:
@@ -152,8 +153,3 @@ def batch_sums(loss: Any, logits: Any, targets: Any) -> Any:
     xp = array_module(logits)
     correct = (logits.argmax(1) == targets.argmax(1)).sum()
     return xp.stack([loss.astype(np.float64) * len(logits), correct.astype(np.float64)])
-
-
-def _result(loss: float, logits: Any, targets: Any) -> BatchResult:
-    correct = int((logits.argmax(1) == targets.argmax(1)).sum())
-    return BatchResult(loss, correct, len(logits))

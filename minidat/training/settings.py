@@ -10,6 +10,7 @@ from typing import Any
 from minidat.data import DATASETS
 from minidat.data.augment import RECIPES
 from minidat.fast.cuda.cublas import PRECISIONS
+from minidat.fast.loops import LOOPS
 from minidat.models import zoo
 from minidat.training import schema
 
@@ -24,7 +25,7 @@ class Settings:
     `RECIPES`. train_size, test_size: use only so many images (None: all). validation: share of the training images that is
     held out, to choose the best epoch (0: it is chosen on the test images). micro: images that a thread takes at a time; a
     GPU takes the whole batch, and draws the noise of as many micro-batches. precision: of products on a GPU, see
-    `cublas.precision`.
+    `cublas.precision`. loops: on the CPU, see `fast.loops`.
 
     Raises ValueError, naming the setting and what it may be.
     """
@@ -49,10 +50,11 @@ class Settings:
     micro: int = 32
     precision: str = "fp32"
     validation: float = 0.0
+    loops: str = "numpy"
 
     def __post_init__(self) -> None:
         schema.check(self)
-        choices = {"model": zoo.MODELS, "data": DATASETS, "recipe": RECIPES, "precision": PRECISIONS}
+        choices = {"model": zoo.MODELS, "data": DATASETS, "recipe": RECIPES, "precision": PRECISIONS, "loops": LOOPS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(known)}")

@@ -13,7 +13,7 @@ from minidat.training.clock import Clock
 from minidat.training.errors import Interrupted, TrainingError
 from minidat.training.evaluation import evaluate, placed
 from minidat.training.folder import BEST, LAST, LOG
-from minidat.training.parallel import NOTHING, BatchResult, Workers
+from minidat.training.parallel import Workers
 from minidat.training.reporter import Reporter
 from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, NotFinite
@@ -31,7 +31,7 @@ class Sitting:
 
     def __init__(self, run: Run, step: HostStep | DeviceStep, workers: Workers, reporter: Reporter):
         self.run, self.step, self.workers, self.reporter = run, step, workers, reporter
-        self.scored = placed(run.testing if run.validation is None else run.validation, run.device)
+        self.scored = self._placed(run.testing if run.validation is None else run.validation)
         self.clock = Clock(run.seconds)
         self.saved_at = run.seconds
         step.restart(run.sums)
@@ -78,8 +78,8 @@ class Sitting:
             "images_per_second": round(self.clock.images_per_second(sums.count), 1),
         }
         self._write(record)
-        run.sums = NOTHING
-        self.step.restart(NOTHING)
+        run.sums = run.task.nothing
+        self.step.restart()
         if run.step % run.steps_per_epoch == 0:
             self._save()
         self._tell(self.reporter.train, record)
@@ -92,8 +92,8 @@ class Sitting:
         record = self._record(kind, self._evaluate(self.scored), run.step // run.steps_per_epoch)
         self._write(record)
         run.tested = run.step
-        if record["accuracy"] > run.best:
-            run.best = record["accuracy"]
+        if record[run.task.score] > run.best:
+            run.best = record[run.task.score]
             run.save(BEST)
         self._save()
         self._tell(self.reporter.test, record)
@@ -108,33 +108,35 @@ class Sitting:
         last = flat.copy()
         try:
             state.restore_parameters(run.arena, arrays, path, run.device)
-            result = self._evaluate(placed(run.testing, run.device))
+            result = self._evaluate(self._placed(run.testing))
         finally:
             flat[...] = last
         record = self._record("test", result, run.step // run.steps_per_epoch) | {"best_epoch": chosen}
         self._write(record)
-        run.test_accuracy = record["accuracy"]
+        run.test_accuracy = record[run.task.score]
         self._save()
         self._tell(self.reporter.test, record)
 
-    def _evaluate(self, dataset: Dataset | OnDevice) -> BatchResult:
-        """Raises Interrupted when the user asks to stop: what was trained is saved by then."""
+    def _placed(self, dataset: Dataset) -> Dataset | OnDevice:
+        return placed(dataset, self.run.device) if self.run.task.fixed_shapes else dataset
+
+    def _evaluate(self, dataset: Dataset | OnDevice) -> Any:
+        """What the task's test finds. Raises Interrupted when the user asks to stop: what was trained is saved by then."""
 
         def progress(done: int, total: int) -> None:
             if self.run.stop.asked:
                 raise Interrupted
             self.reporter.testing(done, total)
 
-        return evaluate(self.run.model, dataset, self.workers, self.run.device, progress)
+        return evaluate(self.run.model, dataset, self.workers, self.run.device, progress, self.run.task)
 
-    def _record(self, kind: str, sums: BatchResult, epoch: float) -> dict[str, Any]:
+    def _record(self, kind: str, sums: Any, epoch: float) -> dict[str, Any]:
         self.run.seconds = self.clock.seconds
         return {
             "kind": kind,
             "step": self.run.step,
             "epoch": epoch,
-            "loss": sums.loss / sums.count,
-            "accuracy": sums.correct / sums.count,
+            **sums.record(),
             "seconds": round(self.run.seconds, 2),
         }
 

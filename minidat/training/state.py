@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any
+from types import GenericAlias
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from minidat.training import schema
 from minidat.training.checkpoint import CheckpointError, check_names
 from minidat.training.optim import AdamW, Arena
 from minidat.training.settings import Settings
+from minidat.training.tasks import task_of
 
 PARAMETERS, M, V = "parameters", "adamw.m", "adamw.v"  # prefixes of an array's name; the parameter's name follows
 
@@ -23,9 +25,10 @@ class RunState:
     """Where a run is, as JSON: beside its arrays everything that it goes on from.
 
     data: the training set's fingerprint. step: steps taken. adamw_t: of which AdamW counted so many. tested: the steps after
-    which images were last tested (None: written by a version that tested before it saved). best: accuracy of the best epoch,
-    −1 before the first. test_accuracy: of the best epoch on the test set, where it was chosen on validation images and the
-    run is complete. meter: sums of loss, right answers and images since the last line of the log. seconds: of all sittings.
+    which images were last tested (None: written by a version that tested before it saved). best: score (accuracy) of the best
+    epoch, −1 before the first. test_accuracy: of the best epoch on the test set, where it was chosen on validation images and
+    the run is complete. meter: the task's sums since the last line of the log, of classification the loss, right answers and
+    images. seconds: of all sittings.
     """
 
     settings: Settings
@@ -35,7 +38,7 @@ class RunState:
     adamw_t: int
     best: float
     seconds: float
-    meter: tuple[float, int, int]
+    meter: tuple[float, ...]
     tested: int | None = None
     test_accuracy: float | None = None
     environment: dict[str, str] | None = None
@@ -46,10 +49,17 @@ class RunState:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.tested is not None and self.tested > self.step:
             raise ValueError(f"tested is {self.tested}; it must not be above step, {self.step}")
-        if min(self.meter[1:]) < 0:
+        if min(astuple(self.sums)[1:]) < 0:
             raise ValueError(f"meter counts {self.meter[1:]}; they must not be negative")
         if not self.classes:
             raise ValueError("classes are none; a network has at least one")
+
+    @property
+    def sums(self) -> Any:
+        """`meter` as the task's sums. Raises ValueError where it is not of this task."""
+        kind = type(task_of(self.settings).nothing)
+        fields = GenericAlias(tuple, tuple(get_type_hints(kind).values()))  # such as tuple[float, int, int]
+        return kind(*schema.convert(fields, self.meter, "run.meter"))
 
     def to_meta(self) -> dict[str, Any]:
         """What `checkpoint.save` takes."""

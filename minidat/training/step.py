@@ -16,7 +16,6 @@ import numpy as np
 
 from minidat import ops
 from minidat.autograd import Tensor, array_module, asnumpy, gradients
-from minidat.autograd.backend import to_device
 from minidat.data import Dataset, augment
 from minidat.data.dataset import OnDevice
 from minidat.fast.cuda.flat_gradient import FlatGradient
@@ -27,6 +26,7 @@ from minidat.training.optim import AdamW, Schedule, clip_by_norm
 from minidat.training.parallel import NOTHING, BatchGradient, BatchResult, Workers, batch_sums
 from minidat.training.randomness import AUGMENT, NOISE, generator
 from minidat.training.settings import Settings
+from minidat.training.tasks import Task, task_of
 from minidat.training.upload import upload
 
 
@@ -39,7 +39,8 @@ class NotFinite(ArithmeticError):
 
 
 class HostStep(AbstractContextManager):
-    """Training steps that the host waits for, from inside `with`. threads: of the CPU, which share a batch."""
+    """Training steps that the host waits for, from inside `with`. threads: of the CPU, which share a batch. task: the settings'
+    own by default."""
 
     def __init__(
         self,
@@ -51,12 +52,14 @@ class HostStep(AbstractContextManager):
         *,
         device: str = "cpu",
         threads: int = 1,
+        task: Task | None = None,
     ):
         self.settings, self.dataset, self.device = settings, dataset, device
         self.optimiser, self.schedule = optimiser, schedule
+        self.task = task_of(settings) if task is None else task
         self.workers = Workers(threads, settings.micro)
-        self.gradient = BatchGradient(model, optimiser.arena, self.workers)
-        self.sums = NOTHING
+        self.gradient = BatchGradient(model, optimiser.arena, self.workers, self.task.loss)
+        self.sums = self.task.nothing
 
     def __enter__(self) -> HostStep:
         self.workers.__enter__()
@@ -67,31 +70,23 @@ class HostStep(AbstractContextManager):
 
     def advance(self, step: int, indices: np.ndarray) -> None:
         """Take the step that follows `step` steps, on the images at `indices`. Raises NotFinite."""
-        s, data = self.settings, self.dataset
-        recipe, rng = augment.RECIPES[s.recipe], generator(s.seed, AUGMENT, step)
-        images, labels = data.batch(indices)  # uint8 (B, H, W, 3), (B,)
-        images, targets = augment.augment(
-            images, labels, recipe, rng, classes=len(data.classes), mean=data.mean, std=data.std
-        )  # float32 (B, H, W, 3), (B, K)
-        grad, result = self.gradient(
-            to_device(images, self.device),
-            to_device(targets, self.device),
-            smoothing=s.smoothing,
-            generator=lambda start: generator(s.seed, NOISE, step, start),
-        )
+        s, batch = self.settings, self.dataset.batch(indices)
+        rng = generator(s.seed, AUGMENT, step)
+        images, targets = self.task.prepare(batch, self.dataset, rng, self.device)  # augmented: (B, H, W, 3), (B, K)
+        grad, result = self.gradient(images, targets, generator=lambda start: generator(s.seed, NOISE, step, start))
         norm = clip_by_norm(grad, s.max_norm)
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
             raise NotFinite(step + 1, result.loss / result.count, norm)
         self.optimiser.step(grad, self.schedule(step))
         self.sums += result
 
-    def read(self) -> BatchResult:
-        """Sums over all steps since `restart`."""
+    def read(self) -> Any:
+        """The task's sums over all steps since `restart`."""
         return self.sums
 
-    def restart(self, sums: BatchResult = NOTHING) -> None:
-        """Go on from these sums."""
-        self.sums = sums
+    def restart(self, sums: Any = None) -> None:
+        """Go on from these sums, or from none."""
+        self.sums = self.task.nothing if sums is None else sums
 
 
 class DeviceStep(AbstractContextManager):
@@ -184,8 +179,9 @@ class DeviceStep(AbstractContextManager):
             raise NotFinite(int(failed), last_loss, norm)
         return BatchResult(loss, int(correct), self.count)
 
-    def restart(self, sums: BatchResult = NOTHING) -> None:
-        """Go on from these sums."""
+    def restart(self, sums: BatchResult | None = None) -> None:
+        """Go on from these sums, or from none."""
+        sums = NOTHING if sums is None else sums
         self.sums[...] = self.xp.asarray(np.array([sums.loss, sums.correct]))
         self.count = sums.count
 
@@ -201,9 +197,11 @@ def step_for(
     threads: int,
     graph: bool,
     note: Callable[[str], Any],
+    task: Task,
 ) -> HostStep | DeviceStep:
-    """The step for where the parameters are: `DeviceStep` where the optimiser has kernels for them, else `HostStep`."""
-    if optimiser.fused is None:
-        return HostStep(settings, dataset, model, optimiser, schedule, device=device, threads=threads)
+    """The step for where the parameters are: `DeviceStep` where the optimiser has kernels for them and the task's batches all
+    have the same shapes, else `HostStep`."""
+    if optimiser.fused is None or not task.fixed_shapes:
+        return HostStep(settings, dataset, model, optimiser, schedule, device=device, threads=threads, task=task)
     there = OnDevice(dataset, device)
     return DeviceStep(settings, there, model, optimiser, schedule, graph=graph, note=note)

@@ -1,28 +1,8 @@
-"""Accuracy is counted right, of logits and of a network on a folder of images."""
+"""Accuracy is counted right, of logits."""
 
 import numpy as np
-import pytest
-from PIL import Image
 
-from minidat import Tensor, no_grad
-from minidat.data.dataset import DataError
-from minidat.data.imagenet import ImageFolder
-from minidat.data.images import MEAN, STD, Transform, read_image
-from minidat.metrics.top_k import Accuracy, accuracy, evaluate
-from minidat.models import create
-from minidat.training.parallel import Workers
-
-SMALL = Transform(32, "whole")
-
-
-def fill(root, members):
-    """A folder root/val with images that differ: class → number of images."""
-    for k, (name, count) in enumerate(members.items()):
-        (root / "val" / name).mkdir(parents=True)
-        for i in range(count):
-            pixels = np.random.default_rng([k, i]).integers(0, 256, (40 + i, 50 + k, 3), np.uint8)
-            Image.fromarray(pixels).save(root / "val" / name / f"{i:02d}.png")
-    return root
+from minidat.metrics.top_k import Accuracy, accuracy
 
 
 def test_accuracy_counts_ranks():
@@ -42,26 +22,3 @@ def test_a_network_that_says_nothing_is_not_right():
     assert accuracy(np.full((2, 7), np.nan), np.array([0, 5])) == Accuracy(0, 0, 2)
     one = np.array([[0.0, 1, np.nan], [0, 1, np.inf]])
     assert accuracy(one, np.array([1, 2])) == Accuracy(1, 1, 2)
-
-
-def test_evaluate_is_the_network_on_normalised_images(tmp_path):
-    folder = ImageFolder(fill(tmp_path, {f"n{i:02d}": 2 for i in range(7)}), transform=SMALL)
-    model = create("dat_micro", classes=7, seed=1)
-    model.head.weight.data *= 50  # so that answers differ
-    logits = []
-    for path in folder.files:
-        pixels = np.asarray(read_image(path).resize((32, 32), Image.Resampling.BICUBIC)) / 255
-        with no_grad():
-            logits.append(model(Tensor(((pixels - MEAN) / STD)[None].astype(np.float32))).data[0])
-    expected = accuracy(np.stack(logits), folder.labels)
-    assert 0 < expected.top5 < 14
-    with Workers(2, 2) as workers:
-        steps = list(evaluate(model, folder, workers, "cpu", batch=5, threads=2))
-    assert [step.count for step in steps] == [5, 10, 14]
-    assert steps[-1] == expected
-
-
-def test_a_folder_with_other_classes_than_the_model_s(tmp_path):
-    folder = ImageFolder(fill(tmp_path, {"n01": 1, "n02": 1}), transform=SMALL)
-    with Workers(1, 1) as workers, pytest.raises(DataError, match="val has 2 class folders, the model 10 classes"):
-        next(evaluate(create("dat_micro"), folder, workers, "cpu", batch=1, threads=1))

@@ -22,6 +22,7 @@ from minidat.training.loop import Interrupted, Reporter, Run, TrainingError
 from minidat.training.settings import Settings
 from minidat.training.step import HostStep
 from minidat.training.stop import StopSignal
+from minidat.training.tasks.classification import Classification
 
 SHORT = Settings(epochs=2, batch=4, train_size=14, test_size=5, micro=2, warmup=0.5)
 
@@ -425,7 +426,7 @@ def test_a_second_hangup_does_not_break_off_and_nohup_is_respected():
 
 def test_ctrl_c_during_a_test_does_not_wait_for_its_end(tmp_path, monkeypatch):
     """The epoch is saved, and is tested when the run goes on."""
-    monkeypatch.setattr("minidat.training.evaluation.BATCH", 1)
+    monkeypatch.setattr(Classification, "test_batch", 1)
     run, seen = start(tmp_path / "run"), []
 
     class Stopper(Quiet):

@@ -12,6 +12,8 @@ from minidat.data.augment import one_hot
 from minidat.models import create
 from minidat.training.optim import Arena
 from minidat.training.parallel import BatchGradient, Workers, predict
+from minidat.training.settings import Settings
+from minidat.training.tasks.classification import Classification
 
 
 @given(count=st.integers(1, 50), threads=st.integers(1, 4), micro=st.integers(1, 20))
@@ -51,9 +53,9 @@ def test_gradient_loss_and_answers_are_those_of_the_whole_batch(threads, micro):
     expected = gradients(loss, list(parameters.values()))
     arena = Arena(parameters)
     with Workers(threads, micro) as workers:
-        gradient = BatchGradient(model, arena, workers)
+        gradient = BatchGradient(model, arena, workers, Classification(Settings(smoothing=0.1)).loss)
         for _ in range(2):  # the buffers are reused
-            flat, result = gradient(images, targets, smoothing=0.1, generator=np.random.default_rng)
+            flat, result = gradient(images, targets, generator=np.random.default_rng)
         np.testing.assert_allclose(predict(model, images, workers), logits.data, atol=2e-6)
     for found, wanted in zip(arena.views(flat).values(), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-6 + 1e-5 * abs(wanted).max())
@@ -66,11 +68,11 @@ def test_a_smaller_batch_meets_no_leftovers_of_a_larger_one():
     model, (images, targets) = create("dat_micro"), batch(8)
     arena = Arena(model.parameters())
     with Workers(2, 4) as workers:
-        gradient = BatchGradient(model, arena, workers)
-        alone, _ = gradient(images[:3], targets[:3], smoothing=0.0, generator=np.random.default_rng)
+        gradient = BatchGradient(model, arena, workers, Classification(Settings()).loss)
+        alone, _ = gradient(images[:3], targets[:3], generator=np.random.default_rng)
         alone = alone.copy()
-        gradient(images, targets, smoothing=0.0, generator=np.random.default_rng)  # fills both threads' buffers
-        again, _ = gradient(images[:3], targets[:3], smoothing=0.0, generator=np.random.default_rng)
+        gradient(images, targets, generator=np.random.default_rng)  # fills both threads' buffers
+        again, _ = gradient(images[:3], targets[:3], generator=np.random.default_rng)
     np.testing.assert_array_equal(again, alone)
 
 
@@ -92,8 +94,8 @@ def test_noise_belongs_to_the_micro_batch_and_not_to_the_thread():
 
     def run(threads):
         with Workers(threads, 2) as workers:
-            gradient = BatchGradient(model, arena, workers)
-            flat, _ = gradient(images, targets, smoothing=0.0, generator=lambda start: np.random.default_rng(start))
+            gradient = BatchGradient(model, arena, workers, Classification(Settings()).loss)
+            flat, _ = gradient(images, targets, generator=lambda start: np.random.default_rng(start))
             return flat.copy()
 
     one, two = run(1), run(2)

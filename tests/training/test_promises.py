@@ -13,13 +13,14 @@ from minidat.data.dataset import InMemory
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
 from minidat.training import checkpoint, loop, sitting, splits, step
-from minidat.training.evaluation import BATCH, evaluate
+from minidat.training.evaluation import evaluate
 from minidat.training.fingerprint import fingerprint
 from minidat.training.loop import BEST, LAST, LOG, Interrupted, Reporter, Run
 from minidat.training.order import Order
 from minidat.training.parallel import BatchResult, Workers
 from minidat.training.settings import Settings
 from minidat.training.step import DeviceStep, HostStep
+from minidat.training.tasks.classification import BATCH, Classification
 
 SHORT = Settings(epochs=2, batch=4, train_size=14, test_size=5, micro=2, lr=1e-3, warmup=0.5)
 
@@ -155,7 +156,7 @@ def test_every_image_is_tested_once_with_the_last(count, monkeypatch):
 
     told = []
     with Workers(1, 64) as workers:
-        result = evaluate(model, dataset, workers, "cpu", lambda *pair: told.append(pair))
+        result = evaluate(model, dataset, workers, "cpu", lambda *pair: told.append(pair), Classification(Settings()))
     right, missed = -5 + math.log(math.exp(5) + 9), math.log(math.exp(5) + 9)
     assert result.count == count and result.correct == count - 1
     assert result.loss == pytest.approx((count - 1) * right + missed, rel=1e-5)
@@ -335,7 +336,7 @@ def test_held_out_images_choose_the_best_epoch_and_the_test_set_is_asked_once(tm
 def test_the_test_set_is_asked_with_the_best_weights_and_the_last_ones_come_back(tmp_path, monkeypatch):
     seen = []
 
-    def fake(model, dataset, workers, device, progress):
+    def fake(model, dataset, *_):
         seen.append((len(dataset), model.parameters()["head.weight"].data.copy()))
         return BatchResult(1.0, {4: [1, 3, 2][(len(seen) - 1) % 3], 5: 2}[len(dataset)], len(dataset))
 
@@ -412,6 +413,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path, monkeypatch, change):
 
 OTHER = {
     "model": "dat_cifar",
+    "changes": ("stages.1.range_factor=3",),
     "epochs": 3,
     "batch": 5,
     "lr": 2e-3,
@@ -426,6 +428,7 @@ OTHER = {
     "train_size": 15,
     "validation": 0.2,
     "micro": 3,
+    "loops": "numba",
 }
 ELSEWHERE = {"data", "data_dir", "precision", "test_size"}
 """What these runs cannot change: another data set needs files, precision a GPU, and the test set changes no parameter."""

@@ -1,0 +1,17 @@
+"""What a network is trained to do. A task prepares batches, has the loss and what is summed of it, and tests the network.
+
+task.py says what a task is; classification.py is one.
+"""
+
+from __future__ import annotations
+
+from minidat.training.settings import Settings
+from minidat.training.tasks.classification import Classification
+from minidat.training.tasks.task import Sums, Task, Test
+
+__all__ = ["Sums", "Task", "Test", "task_of"]
+
+
+def task_of(settings: Settings) -> Task:
+    """The task of a run with these settings."""
+    return Classification(settings)
