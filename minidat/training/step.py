@@ -19,11 +19,12 @@ from minidat.autograd import Tensor, array_module, asnumpy, gradients
 from minidat.data import Dataset, augment
 from minidat.data.dataset import OnDevice
 from minidat.fast.cuda.flat_gradient import FlatGradient
+from minidat.fast.cuda.tally import tally
 from minidat.models import Pyramid
 from minidat.training.graph import Graphed
 from minidat.training.noise import Noise
 from minidat.training.optim import AdamW, Schedule, clip_by_norm
-from minidat.training.parallel import NOTHING, BatchGradient, BatchResult, Workers, batch_sums
+from minidat.training.parallel import NOTHING, BatchGradient, BatchResult, Workers
 from minidat.training.randomness import AUGMENT, NOISE, generator
 from minidat.training.settings import Settings
 from minidat.training.tasks import Task, task_of
@@ -157,7 +158,6 @@ class DeviceStep(AbstractContextManager):
 
     def _compute(self) -> None:
         """Forward, backward and AdamW, between arrays whose addresses do not change."""
-        xp, state = self.xp, self.fused.state
         self.noise.rewind()
         logits = self.model(Tensor(self.images), rng=self.noise)  # ty: ignore[invalid-argument-type]
         loss = ops.cross_entropy(logits, self.targets, smoothing=self.settings.smoothing)
@@ -165,10 +165,7 @@ class DeviceStep(AbstractContextManager):
             found = gradients(loss, self.leaves)
         self.flat.gather(found)
         self.fused.step(self.grad)
-        self.sums += batch_sums(loss.data, logits.data, self.targets)
-        failed_before = (state[1] >= 0) & (state[1] < state[2])
-        now = xp.stack([loss.data.astype(np.float64), state[0]])
-        self.last[...] = xp.where(failed_before, self.last, now)
+        tally(loss.data, logits.data, self.targets, self.fused.state, self.sums, self.last)
 
     def read(self) -> BatchResult:
         """Wait for all enqueued steps; sums over them since `restart`. Nothing else of a step reads the device.

@@ -9,7 +9,9 @@ from minidat.fast.cuda.compile import FOLDER, REALS, source
 
 FILES = sorted(path.name for path in FOLDER.glob("*.cu"))
 ARCHITECTURES = ("sm_80", "sm_90")
-FLOAT64 = {"adamw.cu"}  # the gradient's norm: squares of float32 overflow and vanish
+FLOAT64 = {  # sums over a whole batch, or over all parameters, whose squares overflow and vanish in float32
+    *("adamw.cu", "cross_entropy.cu", "tally.cu"),
+}
 
 
 @pytest.fixture(scope="module")
