@@ -67,8 +67,8 @@ for axes, (what, ways) in zip(panels, (("forward", 0), ("backward", 1))):
 show(
     picture,
     alt="Bars for each launch of a layer norm on 512 rows of 48 numbers. Forward CuPy's functions make eleven launches, some of "
-    "them over the whole array, and our own kernel one. Backward there are fifteen, and three of our own, of which two "
-    "are large.",
+    "them over the whole array, and our own kernel one. Backward there are fifteen, and two of our own, of which one "
+    "is large.",
 )
 
 # %%
@@ -522,11 +522,11 @@ print(
 print("the most frequent now:", ", ".join(f"{n} {k}" for n, k in Counter(n for n, *_ in kernel_step).most_common(6)))
 
 # %% [markdown]
-# Backward, layer norm has three: $\mathrm dx$ is a sum along rows, $\mathrm d\gamma$ and $\mathrm d\beta$ are sums along
-# *columns*, which no warp has to itself. Each block adds up a part of the rows, and one more launch adds up the parts: two
-# stages in a fixed order, where others use an atomic addition. In the whole step, products and such sums are now the most
-# frequent (each bias has one), and what is called `add` are residual connections, and the gradients of values that were used
-# twice.
+# Backward, layer norm has two. $\mathrm dx$ needs sums along rows, which a warp has to itself; $\mathrm d\gamma$ and
+# $\mathrm d\beta$ are sums along *columns*. While a block computes $\mathrm dx$ for its part of the rows, each lane adds up what
+# its columns get, and one more launch adds up the parts: two stages in a fixed order, where others use an atomic addition. In
+# the whole step, products are now the most frequent. What is called `add` are residual connections, and the gradients of values
+# that were used twice; what is called `add_row` and `column_sums` are biases and their gradients.
 #
 # ## Graphs: launch once for all
 #
@@ -618,6 +618,10 @@ hint("18.5")
 show_source(DeviceStep._compute, Graphed.__call__)
 
 # %% [markdown]
+# `flat` is the gradient of all parameters, one flat array (chapter 13). Backward passes do not return arrays that would then be
+# copied there, one launch each: inside `filling()` a product writes $\mathrm dW$ to its place in it, and the parts of all sums
+# along columns are added up by *one* launch, in `gather`.
+#
 # The first two calls are plain ones: there kernels are compiled, and constants are made, which a recording does not allow. They
 # take their memory from a pool that belongs to the graph, so that the recording finds all it needs there, and nobody else takes
 # it later. (CuPy's own matrix product refuses to be recorded. Hence `minidat/fast/cuda/cublas.py`, which calls the library

@@ -117,6 +117,9 @@ class DeviceStep(AbstractContextManager):
         self.optimiser, self.fused, self.schedule = optimiser, optimiser.fused, schedule
         self.leaves = list(model.parameters().values())
         arena, side = optimiser.arena, dataset.image_size
+        for _, tensor in model.tensors():
+            if not tensor.requires_grad and tensor.dtype.kind == "f":  # a constant: converted once, not in each step
+                tensor.data = tensor.data.astype(arena.data.dtype, copy=False)
         self.xp = xp = array_module(arena.data)
         self.images = xp.zeros((settings.batch, side, side, 3), np.float32)
         self.targets = xp.zeros((settings.batch, len(dataset.classes)), np.float32)

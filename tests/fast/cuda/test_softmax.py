@@ -6,7 +6,7 @@ from equal import assert_equal
 
 from minidat import ops
 from minidat.autograd.backend import asnumpy
-from minidat.fast.cuda import attention
+from minidat.fast.cuda import attention, small_attention
 from minidat.fast.cuda.softmax import lanes, term
 
 
@@ -76,7 +76,8 @@ def test_a_mask_may_be_of_another_dtype(device):
 
 @pytest.fixture(params=[0, 1 << 30], ids=["in place", "copied"])
 def heads_copied(request, monkeypatch):
-    """Whether heads are copied before their products."""
+    """Whether heads are copied before their products; there are products, whatever fits one kernel."""
+    monkeypatch.setattr(small_attention, "BYTES", 0)
     monkeypatch.setattr(attention, "COPIED", request.param)
     return bool(request.param)
 
@@ -99,8 +100,9 @@ def test_heads_are_cut_from_tokens_and_merged(heads_copied, device):
         assert array.swapaxes(1, 2).flags.c_contiguous != heads_copied
 
 
-def test_a_large_bias_is_not_kept(device):
-    """The position bias is as large as the scores; backward needs its shape alone."""
+def test_a_large_bias_is_not_kept_beside_the_weights(device, monkeypatch):
+    """The position bias is as large as the scores; where P is kept, backward needs its shape alone."""
+    monkeypatch.setattr(small_attention, "BYTES", 0)
     q, bias = device.asarray(normal(2, 3, 5, 4)), device.asarray(normal(2, 3, 5, 5))
     _, vjp = ops.attention.raw(q, q, q, bias, None, scale=0.5)
     kept = [cell.cell_contents for cell in vjp.__closure__ if isinstance(cell.cell_contents, device.ndarray)]
