@@ -107,8 +107,8 @@ for direction, (calls, own) in zip(("forward", "backward"), zip(by_calls, by_ker
 #   number in memory, whatever it means. All arrays are C-contiguous, so element $(r, c)$ of a matrix of $C$ columns is number
 #   $rC+c$.
 #
-# Here is the smallest kernel of the package. It adds a row $b$ of $c$ numbers to each row of $y$, which has $n$ numbers in all:
-# a linear layer's bias.
+# A matrix has two axes, and a grid and its blocks may have two as well, `.x` and `.y`. Here is the smallest kernel of the
+# package. It adds a row $b$ of $c$ numbers to each of the rows of $y$: a linear layer's bias.
 
 
 # %%
@@ -123,11 +123,13 @@ def show_kernel(file, *names):
 show_kernel("columns.cu", "add_row")
 
 # %% [markdown]
-# A thread works out its element `i`; where there is such an element, it adds the number of `b` that stands in the same column.
-# On the host's side stands one line, with the grid, the size of a block and the arguments:
+# A thread works out its row and its column; where there is such an element, it adds the number of `b` that stands in that column.
+# Neighbours along `threadIdx.x` have neighbouring columns, so they read adjacent memory. (With one axis the column would be
+# `i % c`, a division of whole numbers. It takes a GPU many instructions; an addition takes one.) On the host's side stands one
+# launch, with the grid, the size of a block and the arguments:
 
 # %%
-show_source(columns.add_row)
+show_source(columns.add_row, columns.by_element)
 
 # %% [markdown]
 # Typed in as loops, a launch is this. The order of blocks is not fixed, so we scramble it.
@@ -135,22 +137,27 @@ show_source(columns.add_row)
 
 # %%
 def launch_loops(kernel, grid, block, *arguments):
-    """Run `kernel` once for each thread of `grid` blocks of `block` threads."""
-    for block_idx in np.random.default_rng(grid).permutation(grid):
-        for thread_idx in range(block):
-            kernel(block_idx, block, thread_idx, *arguments)
+    """Run `kernel` once for each thread of `grid` blocks of `block` threads: numbers, or pairs (x, y)."""
+
+    def places(size):
+        return range(size) if isinstance(size, int) else list(np.ndindex(size))
+
+    blocks = places(grid)
+    for i in np.random.default_rng(0).permutation(len(blocks)):
+        for thread_idx in places(block):
+            kernel(blocks[i], block, thread_idx, *arguments)
 
 
-def add_row(block_idx, block_dim, thread_idx, b, n, c, y):
-    i = block_idx * block_dim + thread_idx
-    if i < n:
-        y[i] += b[i % c]
+def add_row(block_idx, block_dim, thread_idx, b, rows, c, y):
+    row, column = block_idx[0] * block_dim[1] + thread_idx[1], block_idx[1] * block_dim[0] + thread_idx[0]
+    if row < rows and column < c:
+        y[row * c + column] += b[column]
 
 
 y, b = rng.standard_normal((7, 5)), rng.standard_normal(5)
 memory = y.reshape(-1).copy()  # a kernel sees numbers in a row, no shape
-launch_loops(add_row, -(-35 // 8), 8, b, 35, 5, memory)
-same("40 threads in 5 blocks, and a sum with broadcasting", memory.reshape(7, 5), y + b)
+launch_loops(add_row, (3, 2), (4, 3), b, 7, 5, memory)
+same("72 threads in 3 × 2 blocks of 4 × 3, and a sum with broadcasting", memory.reshape(7, 5), y + b)
 
 # %% [markdown]
 # ## A row for 32 threads: layer norm

@@ -18,9 +18,11 @@ extern "C" __global__ void gelu_dx(const REAL* dy, const REAL* x, int n, REAL* d
     if (i < n) dx[i] = dy[i] * slope_of(x[i]);
 }
 
-extern "C" __global__ void bias_gelu(const REAL* x, const REAL* b, int n, int c, REAL* y) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[i] = gelu_of(x[i] + b[i % c]);
+// A thread for each element, rows along the grid's x.
+extern "C" __global__ void bias_gelu(const REAL* x, const REAL* b, int rows, int c, REAL* y) {
+    int row = blockIdx.x * blockDim.y + threadIdx.y, column = blockIdx.y * blockDim.x + threadIdx.x;
+    long long i = (long long)row * c + column;
+    if (row < rows && column < c) y[i] = gelu_of(x[i] + b[column]);
 }
 
 // dx = dy · slope, and db = Σ_rows dx of `part` rows in a row of `sums` (parts, c): as in columns.cu. dx may be dy.
