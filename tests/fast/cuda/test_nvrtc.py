@@ -5,7 +5,8 @@ import re
 import nvrtc
 import pytest
 
-from minidat.fast.cuda.compile import FOLDER, REALS, source
+from minidat.fast.cuda.compile import FOLDER, REALS, WARP, blocks, source
+from minidat.fast.cuda.small_attention import BYTES, ROOMS
 
 FILES = sorted(path.name for path in FOLDER.glob("*.cu"))
 ARCHITECTURES = ("sm_80", "sm_90")
@@ -32,6 +33,20 @@ def options(real, architecture):
 def test_compiles(file, real, architecture, compiler):
     code = source(file)
     machine_code, _ = nvrtc.compile_kernels(compiler, code, options(real, architecture))
+    assert machine_code.startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize(
+    "file, real, constant",
+    [
+        *(("attention.cu", "float", f"ROOM={room}") for room in ROOMS),
+        *(("attention.cu", "double", f"ROOM={room}") for room in ROOMS if 8 * room <= BYTES),
+        *(("layer_norm.cu", real, f"PIECES={blocks(c, WARP)}") for real in REALS.values() for c in (48, 1024)),
+    ],
+)
+def test_compiles_with_the_constants_that_are_used(file, real, constant, compiler):
+    code = source(file)
+    machine_code, _ = nvrtc.compile_kernels(compiler, code, (*options(real, "sm_90"), f"-D{constant}"))
     assert machine_code.startswith(b"\x7fELF")
 
 
