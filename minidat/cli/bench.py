@@ -26,6 +26,9 @@ def add(commands: Any) -> None:
     add_loops(command, "auto")
     command.add_argument("--rounds", type=int, default=7, help="interleaved pairs of measurements; the median counts")
     command.add_argument("--threads", type=int, default=available_cores(), help="CPU threads of both")
+    command.add_argument(
+        "--precision", choices=("fp32", "tf32"), default="fp32", help="of products on a GPU, on all sides"
+    )
     command.add_argument("--case", action="append", help="only the cases whose name contains this (may be repeated)")
     command.add_argument(
         "--cifar", metavar="DIR", help="instead, train on the CIFAR-10 in DIR until the accuracy is reached"
@@ -44,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.cifar is None:
         options += ["--rounds", arguments.rounds, "--threads", arguments.threads]
         options += ["--loops", arguments.loops] if arguments.loops else []
+        options += ["--precision", arguments.precision] if arguments.precision != "fp32" else []
         for case in arguments.case or []:
             options += ["--case", case]
     else:

@@ -11,7 +11,7 @@ from minidat.training import checkpoint
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.errors import TrainingError
 from minidat.training.folder import BEST, LAST, LOG, to_resume
-from minidat.training.settings import DEFAULTS, Settings
+from minidat.training.settings import Settings, defaults
 from minidat.training.state import RunState
 
 LISTED = 10  # runs that an error names, the latest first
@@ -74,7 +74,8 @@ def describe(named: Path) -> str:
     """What `minidat info RUN` prints: where the run stands, and all its settings."""
     path = checkpoint_in(named, LAST, BEST)
     state = state_of(path)
-    settings, default = state.settings.to_json(), Settings(**DEFAULTS[state.settings.data])
+    settings = state.settings.to_json()
+    default = Settings().to_json() | defaults(_chosen_by(settings))
     rows = [
         ("checkpoint", f"{path}, {_place(path.parent, state)}"),
         (
@@ -87,10 +88,15 @@ def describe(named: Path) -> str:
     ]
     if state.test_accuracy is not None:
         rows.insert(2, ("test accuracy", f"{100 * state.test_accuracy:.2f} %, of the best epoch"))
-    changed = {name.replace("_", "-") for name, value in settings.items() if value != getattr(default, name)}
+    changed = {name.replace("_", "-") for name, value in settings.items() if value != default[name]}
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {printable(text)}{' *' * (name in changed)}" for name, text in rows]
     return "\n".join([*lines, "", f"* differs from the default for {state.settings.data}"] if changed else lines)
+
+
+def _chosen_by(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a run's settings those that the defaults of the others depend on."""
+    return {name: settings[name] for name in ("model", "data", "recipe", "batch", "epochs")}
 
 
 def shown(value: Any) -> str:

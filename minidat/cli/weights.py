@@ -8,12 +8,14 @@ from pathlib import Path
 import safetensors
 
 from minidat.cli.runs import checkpoint_in
+from minidat.data import OF_FILES
 from minidat.data.cifar import CIFAR
+from minidat.data.pictures import Pictures
 from minidat.data.shapes import Shapes
 from minidat.models import Pyramid, create
 from minidat.training import checkpoint
 from minidat.training.folder import BEST, LAST
-from minidat.training.state import RunState
+from minidat.training.state import RunState, tested
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class TrainedRun:
     @property
     def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The mean and the standard deviation by which the run's data set is normalised."""
-        data = CIFAR.get(self.state.settings.data, Shapes)
+        name = self.state.settings.data
+        data = Pictures if name in OF_FILES else CIFAR.get(name, Shapes)
         return data.mean, data.std
 
 
@@ -51,8 +54,7 @@ def load_run(named: Path) -> TrainedRun:
     arrays, meta = checkpoint.load(path)
     state = RunState.from_meta(path, meta)
     model = create(state.settings.model, classes=len(state.classes), changes=state.settings.changes)
-    prefix = "parameters/"
-    weights = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    weights = tested(arrays)
     expected = {name: t.shape for name, t in model.parameters().items()}
     checkpoint.check_names(expected, {name: array.shape for name, array in weights.items()}, path)
     model.load(weights)

@@ -63,6 +63,12 @@ def swin_tiny() -> Config:
     return Config(224, 4, 1000, made, drop_path=0.2)
 
 
+def swin(dims: Ints, heads: Ints, deep: int, drop_path: float) -> Config:
+    """Swin as published, the backbone of the paper's tables of detection and segmentation. `deep`: blocks of stage 3."""
+    made = stages(dims, heads, ("LS", "LS", "LS" * (deep // 2), "LS"), shift=3, pad_windows=True)
+    return Config(224, 4, 1000, made, drop_path=drop_path, stem="merge")
+
+
 def pvt_small() -> Config:
     """PVT-S's widths, depths and reductions, in this pyramid: no class token, no vector for each position."""
     made = stages(
@@ -98,6 +104,11 @@ def small(*letters: str, **options: object) -> Config:
     return Config(32, 2, 10, stages((48, 96, 192), (3, 6, 12), letters, window=window, **options))
 
 
+def scenes(*letters: str, **options: object) -> Config:
+    """A backbone for scenes of 64×64: widths 24, 48 and 96, maps of 16×16, 8×8 and 4×4."""
+    return Config(64, 4, 10, stages((24, 48, 96), (2, 4, 8), letters, window=4, **options))
+
+
 MODELS: dict[str, Callable[[], Config]] = {
     "dat_tiny": lambda: dat(*_T, 6, drop_path=0.2),
     "dat_small": lambda: dat(*_T, 18, drop_path=0.3),
@@ -108,6 +119,9 @@ MODELS: dict[str, Callable[[], Config]] = {
     "dat_pp_base": lambda: dat_pp(*_B_PP, drop_path=0.7),
     "dat_pp_base_384": lambda: dat_pp(*_B_PP, image=384, drop_path=0.6),
     "swin_tiny": swin_tiny,
+    "swin_t": lambda: swin(*_T[:2], 6, 0.2),
+    "swin_s": lambda: swin(*_T[:2], 18, 0.3),
+    "swin_b": lambda: swin(*_B[:2], 18, 0.5),
     "pvt_small": pvt_small,
     "nat_tiny": nat_tiny,
     "vit_small": vit_small,
@@ -138,8 +152,12 @@ MODELS: dict[str, Callable[[], Config]] = {
         convention="v2",
         stem="conv",
     ),
+    "dat_scenes": lambda: scenes("LS", "LD", "LD", groups=(1, 2, 4), kernel=(5, 5, 3)),
+    "still_scenes": lambda: scenes("LS", "LD", "LD", groups=(1, 2, 4), kernel=(5, 5, 3), learned=False),
+    "swin_scenes": lambda: scenes("LS", "LS", "LL"),
 }
-"""Models named …_cifar have as many parameters as `dat_cifar`, to within 5 %; their multiply-adds differ more."""
+"""Models named …_scenes are for images of 64×64 with several objects; the points of `still_scenes` stay at their references.
+Models named …_cifar have as many parameters as `dat_cifar`, to within 5 %; their multiply-adds differ more."""
 
 
 def config(

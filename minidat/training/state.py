@@ -12,12 +12,14 @@ import numpy as np
 
 from minidat.autograd.backend import asnumpy, to_device
 from minidat.training import schema
+from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError, check_names
 from minidat.training.optim import AdamW, Arena
 from minidat.training.settings import Settings
 from minidat.training.tasks import task_of
 
 PARAMETERS, M, V = "parameters", "adamw.m", "adamw.v"  # prefixes of an array's name; the parameter's name follows
+AVERAGE = "average"  # the prefix of the parameters' moving average, in runs that have one
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,10 @@ class RunState:
             raise CheckpointError(path, f"it describes no run: {error}") from error
 
 
-def arrays_of(optimiser: AdamW) -> dict[str, np.ndarray]:
-    """{"parameters/NAME", "adamw.m/NAME", "adamw.v/NAME": array}, on the host."""
+def arrays_of(optimiser: AdamW, average: Average | None = None) -> dict[str, np.ndarray]:
+    """{"parameters/NAME", "adamw.m/NAME", "adamw.v/NAME": array}, and "average/NAME" where there is one, on the host."""
     flats = {PARAMETERS: optimiser.arena.data, M: optimiser.m, V: optimiser.v}
+    flats |= {} if average is None else {AVERAGE: average.flat}
     return {
         f"{prefix}/{name}": array
         for prefix, flat in flats.items()
@@ -87,26 +90,44 @@ def arrays_of(optimiser: AdamW) -> dict[str, np.ndarray]:
     }
 
 
-def restore(optimiser: AdamW, arrays: Mapping[str, np.ndarray], steps: int, path: Path, device: str) -> None:
-    """Put the arrays of the checkpoint at `path` into the parameters and the optimiser, which has taken `steps` steps.
-    Raises CheckpointError, and changes nothing, where they are not of this model."""
-    flats = _flat(optimiser.arena, arrays, path)
+def restore(
+    optimiser: AdamW,
+    average: Average | None,
+    arrays: Mapping[str, np.ndarray],
+    steps: int,
+    path: Path,
+    device: str,
+) -> None:
+    """Put the arrays of the checkpoint at `path` into the parameters, their average and the optimiser, which has taken `steps`
+    steps. Raises CheckpointError, and changes nothing, where they are not of this model."""
+    flats = _flat(optimiser.arena, arrays, path, averaged=average is not None)
+    if average is not None:
+        average.flat[...] = to_device(flats[AVERAGE], device)
     optimiser.arena.data[...] = to_device(flats[PARAMETERS], device)
     optimiser.load_state({"m": flats[M], "v": flats[V], "t": np.array(steps)})
 
 
-def restore_parameters(arena: Arena, arrays: Mapping[str, np.ndarray], path: Path, device: str) -> None:
-    """Put the parameters of the checkpoint at `path` into the arena. Errors as in `restore`."""
-    arena.data[...] = to_device(_flat(arena, arrays, path)[PARAMETERS], device)
+def restore_parameters(arena: Arena, arrays: Mapping[str, np.ndarray], path: Path, device: str, averaged: bool) -> None:
+    """Put the parameters of the checkpoint at `path`, or where it is `averaged` their average, into the arena. Errors as in
+    `restore`."""
+    arena.data[...] = to_device(_flat(arena, arrays, path, averaged)[AVERAGE if averaged else PARAMETERS], device)
 
 
-def _flat(arena: Arena, arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+def tested(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parameters that a checkpoint's network is tested with, name → array: the average where there is one."""
+    averaged = any(name.startswith(f"{AVERAGE}/") for name in arrays)
+    prefix = f"{AVERAGE if averaged else PARAMETERS}/"
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _flat(arena: Arena, arrays: Mapping[str, np.ndarray], path: Path, averaged: bool) -> dict[str, np.ndarray]:
     """{prefix: flat float32 array like the arena's}. Raises CheckpointError where names, shapes or dtypes differ."""
     shapes = dict(zip(arena.names, arena.shapes, strict=True))
-    expected = {f"{prefix}/{name}": shape for prefix in (PARAMETERS, M, V) for name, shape in shapes.items()}
+    prefixes = (PARAMETERS, M, V, AVERAGE) if averaged else (PARAMETERS, M, V)
+    expected = {f"{prefix}/{name}": shape for prefix in prefixes for name, shape in shapes.items()}
     check_names(expected, {name: array.shape for name, array in arrays.items()}, path)
     flats = {}
-    for prefix in (PARAMETERS, M, V):
+    for prefix in prefixes:
         found = [arrays[f"{prefix}/{name}"] for name in arena.names]
         others = [str(array.dtype) for array in found if array.dtype != np.float32]
         if others:

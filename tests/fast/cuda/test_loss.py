@@ -7,7 +7,7 @@ from equal import assert_equal
 from minidat import ops
 from minidat.autograd.backend import asnumpy
 from minidat.fast import plain_only
-from minidat.fast.cuda.tally import tally
+from minidat.fast.cuda.tally import report, tally
 from minidat.training.parallel import batch_sums
 
 
@@ -52,17 +52,18 @@ def test_tally(b, k, device):
     """Equal numbers count as NumPy counts them: the first one is the largest."""
     rng = np.random.default_rng(b)
     logits, targets = (rng.integers(0, 3, (b, k)).astype(np.float32) for _ in range(2))
-    loss, state = np.asarray(1.5, np.float32), np.array([7.0, -1.0, 4.0])
-    sums, last = device.asarray(np.array([10.0, 20.0])), device.asarray(np.array([1.0, 2.0]))
-    there = [device.asarray(a) for a in (loss, logits, targets)]
-    tally(*there, device.asarray(state), sums, last)
-    np.testing.assert_array_equal(asnumpy(sums), np.add([10, 20], batch_sums(loss, logits, targets)))
-    np.testing.assert_array_equal(asnumpy(last), [1.5, 7])
-    assert b == 1 or 0 < asnumpy(sums)[1] - 20 < b
+    loss, sums, of_batch = np.asarray(1.5, np.float32), np.array([10.0, 20.0]), np.asarray(0.25)
+    there = [device.asarray(a) for a in (loss, logits, targets, of_batch, sums)]
+    tally(*there[:3], 2, *there[3:])
+    np.testing.assert_array_equal(asnumpy(there[4]), np.add(sums, batch_sums(loss, logits, targets)))
+    assert float(there[3]) == 1.0
+    assert b == 1 or 0 < asnumpy(there[4])[1] - 20 < b
 
 
-@pytest.mark.parametrize("failed, steps, kept", [(4.0, 4.0, False), (3.0, 4.0, True)])
-def test_tally_keeps_what_the_first_failed_step_reported(failed, steps, kept, device):
-    ones, sums, last = device.ones((2, 2)), device.zeros(2), device.asarray(np.array([1.0, 2.0]))
-    tally(ones.sum(), ones, ones, device.asarray(np.array([7.0, failed, steps])), sums, last)
-    np.testing.assert_array_equal(asnumpy(last), [1, 2] if kept else [4, 7])
+@pytest.mark.parametrize("failed, kept", [(-1.0, False), (4.0, False), (3.0, True)])
+def test_a_report_keeps_what_the_first_failed_step_said(failed, kept, device):
+    """In step 4; a step that fails says so itself."""
+    loss, last = device.asarray(np.asarray(1.5)), device.asarray(np.array([1.0, 2.0]))
+    report(loss, device.asarray(np.array([7.0, failed, 4.0])), last)
+    np.testing.assert_array_equal(asnumpy(last), [1, 2] if kept else [1.5, 7])
+    assert float(loss) == 0
