@@ -619,10 +619,10 @@ hint("18.5")
 #
 # `training/step.py` is built around this. Its `advance` draws the random numbers of a step on the host, as on a CPU, and
 # sends them up in one piece with the rate; it writes images, targets and numbers into arrays that stay where they are. Then it
-# runs `_compute`, which is what is recorded: from fixed arrays to fixed arrays, with no number of Python's that changes.
+# runs `_whole`, which is what is recorded: from fixed arrays to fixed arrays, with no number of Python's that changes.
 
 # %%
-show_source(DeviceStep._compute, Graphed.__call__)
+show_source(DeviceStep._whole, DeviceStep._backward, DeviceStep._update, Graphed.__call__)
 
 # %% [markdown]
 # `flat` is the gradient of all parameters, one flat array (chapter 13). Backward passes do not return arrays that would then be
