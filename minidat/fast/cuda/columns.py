@@ -56,6 +56,11 @@ def add_row(y: Array, b: Array) -> None:
     kernels("columns.cu", y).launch("add_row", *by_element(rows, c), b, rows, c, y)
 
 
+def at_once(c: int, *arrays: Array) -> int:
+    """How many numbers of a row of c a thread may move by one instruction: 4 where rows and addresses allow it, else 1."""
+    return 4 if c % 4 == 0 and all(a.data.ptr % (4 * a.itemsize) == 0 for a in arrays) else 1
+
+
 def by_element(rows: int, c: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """(grid, block) with a thread for each element of a matrix (rows, c): columns along a block's x, and rows along the grid's
     x, which may be long. So no thread divides to find its row and its column."""

@@ -9,15 +9,27 @@ __device__ size_t origin(int t, int h, int w, int window, int shift) {
     return (size_t)(image * h + row) * w + col;
 }
 
-// A thread for each element, tokens along the grid's x.
+#include "four.cuh"
+
+// A thread for each element of the tokens, or for four (`each`, and then c counts fours). Tokens lie along the grid's x.
 extern "C" __global__ void window_partition(const REAL* x, REAL* tokens, int count, int h, int w, int c, int window,
-                                            int shift) {
+                                            int shift, int each) {
     int t = blockIdx.x * blockDim.y + threadIdx.y, channel = blockIdx.y * blockDim.x + threadIdx.x;
-    if (t < count && channel < c) tokens[(size_t)t * c + channel] = x[origin(t, h, w, window, shift) * c + channel];
+    if (t >= count || channel >= c) return;
+    size_t to = (size_t)t * c + channel, from = origin(t, h, w, window, shift) * c + channel;
+    if (each == 4)
+        ((Four*)tokens)[to] = ((const Four*)x)[from];
+    else
+        tokens[to] = x[from];
 }
 
 extern "C" __global__ void window_merge(const REAL* tokens, REAL* x, int count, int h, int w, int c, int window,
-                                        int shift) {
+                                        int shift, int each) {
     int t = blockIdx.x * blockDim.y + threadIdx.y, channel = blockIdx.y * blockDim.x + threadIdx.x;
-    if (t < count && channel < c) x[origin(t, h, w, window, shift) * c + channel] = tokens[(size_t)t * c + channel];
+    if (t >= count || channel >= c) return;
+    size_t from = (size_t)t * c + channel, to = origin(t, h, w, window, shift) * c + channel;
+    if (each == 4)
+        ((Four*)x)[to] = ((const Four*)tokens)[from];
+    else
+        x[to] = tokens[from];
 }

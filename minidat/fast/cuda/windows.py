@@ -7,7 +7,7 @@ from typing import Any
 
 from minidat import ops
 from minidat.autograd import array_module
-from minidat.fast.cuda.columns import by_element
+from minidat.fast.cuda.columns import at_once, by_element
 from minidat.fast.cuda.compile import kernels
 from minidat.fast.dispatch import CUDA
 
@@ -16,8 +16,9 @@ def _moved(name: str, x: Any, shape: tuple[int, ...], size: tuple[int, int], win
     """x as windows or as a map, an array of `shape`; size: (H, W) of the map."""
     y = array_module(x).empty(shape, x.dtype)
     cuda = kernels("windows.cu", x)
-    c = x.shape[-1]
-    cuda.launch(name, *by_element(x.size // c, c), x, y, x.size // c, *size, c, window, shift)
+    c, each = x.shape[-1], at_once(x.shape[-1], x, y)
+    tokens, c = x.size // c, c // each
+    cuda.launch(name, *by_element(tokens, c), x, y, tokens, *size, c, window, shift, each)
     return y
 
 

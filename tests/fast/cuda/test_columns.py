@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minidat.autograd.backend import asnumpy
-from minidat.fast.cuda.columns import PARTS, ROWS, Parts, add_row, by_element, column_sum
+from minidat.fast.cuda.columns import PARTS, ROWS, Parts, add_row, at_once, by_element, column_sum
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -31,6 +31,14 @@ def test_add_row(c, device):
     there = device.asarray(y)
     add_row(there, device.asarray(b))
     np.testing.assert_array_equal(asnumpy(there), y + b)
+
+
+def test_four_at_once_where_rows_and_addresses_allow_it(device):
+    x = device.zeros(4096, dtype=np.float32)
+    first = -x.data.ptr % 16 // 4  # from here on, addresses are multiples of four numbers
+    aligned, apart = x[first : first + 64], x[first + 1 : first + 65]
+    assert [at_once(c, aligned) for c in (1, 2, 4, 6, 8)] == [1, 1, 4, 1, 4]
+    assert at_once(8, aligned, apart) == 1
 
 
 @pytest.mark.parametrize("rows, c", [(1, 1), (7, 48), (10**6, 96), (3, 1000)])

@@ -14,7 +14,9 @@ def normal(*shape):
 
 
 @pytest.mark.parametrize("shift", [0, 1, 3, 6])
-@pytest.mark.parametrize(("b", "size", "c", "window"), [(1, (7, 7), 1, 7), (3, (4, 12), 5, 4), (2, (6, 9), 33, 3)])
+@pytest.mark.parametrize(
+    ("b", "size", "c", "window"), [(1, (7, 7), 1, 7), (3, (4, 12), 5, 4), (3, (4, 12), 8, 4), (2, (6, 9), 33, 3)]
+)
 def test_windows_are_the_same_numbers(b, size, c, window, shift, device):
     x, options = normal(b, *size, c).astype(np.float32), {"window": window, "shift": shift}
     expected, _ = ops.window_partition.raw(x, **options)
