@@ -39,12 +39,12 @@ def test_compiles(file, real, architecture, compiler):
 @pytest.mark.parametrize(
     "file, real, constant",
     [
-        *(("attention.cu", "float", f"ROOM={room}") for room in ROOMS),
-        *(("attention.cu", "double", f"ROOM={room}") for room in ROOMS if 8 * room <= BYTES),
-        *(("layer_norm.cu", real, f"PIECES={blocks(c, WARP)}") for real in REALS.values() for c in (48, 1024)),
+        ("attention.cu", "float", f"ROOM={max(ROOMS)}"),
+        ("attention.cu", "double", f"ROOM={max(room for room in ROOMS if 8 * room <= BYTES)}"),
+        ("layer_norm.cu", "float", f"PIECES={blocks(1024, WARP)}"),
     ],
 )
-def test_compiles_with_the_constants_that_are_used(file, real, constant, compiler):
+def test_compiles_with_the_largest_constants(file, real, constant, compiler):
     code = source(file)
     machine_code, _ = nvrtc.compile_kernels(compiler, code, (*options(real, "sm_90"), f"-D{constant}"))
     assert machine_code.startswith(b"\x7fELF")
