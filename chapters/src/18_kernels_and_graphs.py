@@ -532,8 +532,8 @@ print("the most frequent now:", ", ".join(f"{n} {k}" for n, k in Counter(n for n
 # Backward, layer norm has two. $\mathrm dx$ needs sums along rows, which a warp has to itself; $\mathrm d\gamma$ and
 # $\mathrm d\beta$ are sums along *columns*. While a block computes $\mathrm dx$ for its part of the rows, each lane adds up what
 # its columns get, and one more launch adds up the parts: two stages in a fixed order, where others use an atomic addition. In
-# the whole step, products are now the most frequent. What is called `add` are residual connections, and the gradients of values
-# that were used twice; what is called `add_row` and `column_sums` are biases and their gradients.
+# the whole step, products and such sums are now the most frequent (each bias has one). What is called `add` are residual
+# connections, and the gradients of values that were used twice; `add_row` adds a bias.
 #
 # ## Graphs: launch once for all
 #
