@@ -43,6 +43,16 @@ def test_take_adds_up_repeats(shape, axis, dtype, device):
     assert_equal(ops.take.raw, [x], {"indices": indices.astype(np.int32), "axis": axis}, device, dtype)
 
 
+def test_a_gradient_of_a_table_that_is_transposed(device):
+    """As window attention gives it: read as (n, m, M), used as (M, n, m)."""
+    indices = np.random.default_rng(0).integers(0, 7, (4, 5))
+    _, vjp = ops.take.raw(device.asarray(normal(7, 3)), indices=device.asarray(indices), axis=0)
+    dy = normal(3, 4, 5)
+    (expected,) = vjp(device.asarray(dy.transpose(1, 2, 0).copy()))
+    (found,) = vjp(device.asarray(dy).transpose(1, 2, 0))
+    np.testing.assert_array_equal(asnumpy(found), asnumpy(expected))
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("limit", LIMITS)
 def test_deformed_points(limit, dtype, device):
