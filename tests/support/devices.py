@@ -47,6 +47,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "test_unpickle.py": "files",
     "test_weights_flags.py": "files and pictures",
     "metrics/": "counts, of arrays that were brought back",
+    "released/test_dense.py": "names and layouts of released checkpoints, which are read on the CPU",
     "released/test_official.py": "names and layouts of released checkpoints, which are read on the CPU",
     "models/test_zoo.py": "names and sizes",
     "released/test_full_size.py": "files, and networks like those of test_released.py, only larger",
