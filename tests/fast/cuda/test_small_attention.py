@@ -15,7 +15,7 @@ def normal(*shape):
 
 
 @pytest.fixture
-def no_products(monkeypatch):
+def no_products(device, monkeypatch):
     """Fails where a product is asked of cuBLAS."""
 
     def refuse(*_, **__):
