@@ -21,13 +21,14 @@ from minidat.data.dataset import OnDevice
 from minidat.data.pictures import Pictures
 from minidat.data.share import Share
 from minidat.fast.cuda.flat_gradient import FlatGradient
+from minidat.fast.cuda.tally import report, tally
 from minidat.models import Pyramid
 from minidat.training.average import Average
 from minidat.training.feed import Feed
 from minidat.training.graph import Graphed
 from minidat.training.noise import Noise
 from minidat.training.optim import AdamW, Schedule, clip_by_norm
-from minidat.training.parallel import NOTHING, BatchGradient, BatchResult, Workers, batch_sums
+from minidat.training.parallel import NOTHING, BatchGradient, BatchResult, Workers
 from minidat.training.randomness import AUGMENT, NOISE, generator
 from minidat.training.ranks import ALONE, Ranks
 from minidat.training.settings import Settings
@@ -168,6 +169,9 @@ class DeviceStep(AbstractContextManager):
         self.optimiser, self.fused, self.schedule, self.ranks = optimiser, optimiser.fused, schedule, ranks
         self.leaves = list(optimiser.arena.tensors)
         arena, side = optimiser.arena, dataset.image_size
+        for _, tensor in model.tensors():
+            if not tensor.requires_grad and tensor.dtype.kind == "f":  # a constant: converted once, not in each step
+                tensor.data = tensor.data.astype(arena.data.dtype, copy=False)
         self.xp = xp = array_module(arena.data)
         self.share = Share.of(settings.batch // settings.accumulate, ranks.rank, ranks.count)
         own = len(self.share.positions)  # images of a pass
@@ -175,7 +179,8 @@ class DeviceStep(AbstractContextManager):
         self.targets = xp.zeros((own, len(dataset.classes)), np.float32)
         self.weight = xp.full((), own / settings.batch, np.float32)  # of a pass's mean loss in the batch's
         self.grad = xp.zeros_like(arena.data)
-        self.flat = FlatGradient([leaf.data for leaf in self.leaves], arena.slices, self.grad)
+        part_grad = self.grad if settings.accumulate == 1 else xp.zeros_like(arena.data)
+        self.flat = FlatGradient([leaf.data for leaf in self.leaves], arena.slices, part_grad)
         self.now = xp.zeros(2, np.float64)  # the batch's sum of losses and right answers, or those of its parts so far
         self.sums = xp.zeros(2, np.float64)  # of losses, of right answers
         self.last = xp.zeros(2, np.float64)  # loss and norm, of the last step or the first that failed
@@ -243,25 +248,19 @@ class DeviceStep(AbstractContextManager):
         self.noise.rewind()
         logits = self.model(Tensor(self.images), rng=self.noise)  # ty: ignore[invalid-argument-type]
         loss = ops.cross_entropy(logits, self.targets, smoothing=self.settings.smoothing)
-        if self.settings.accumulate == 1:
-            with self.flat.filling():
-                found = gradients(loss, self.leaves, self.weight)
-            self.flat.gather(found)
-        else:
-            self.optimiser.arena.flatten(gradients(loss, self.leaves, self.weight), self.grad, accumulate=True)
-        self.now += batch_sums(loss.data, logits.data, self.targets)
+        with self.flat.filling():
+            found = gradients(loss, self.leaves, self.weight)
+        self.flat.gather(found)
+        if self.settings.accumulate > 1:
+            self.grad += self.flat.flat
+        tally(loss.data, logits.data, self.targets, self.now)
 
     def _update(self) -> None:
         """AdamW, and the average; then the next batch begins."""
-        xp, state = self.xp, self.fused.state
         self.fused.step(self.grad)
         if self.average is not None:
             self.average.step()
-        self.sums += self.now
-        failed_before = (state[1] >= 0) & (state[1] < state[2])
-        now = xp.stack([self.now[0] / self.settings.batch, state[0]])
-        self.last[...] = xp.where(failed_before, self.last, now)
-        self.now[...] = 0
+        report(self.now, self.settings.batch, self.fused.state, self.last, self.sums)
         if self.settings.accumulate > 1:
             self.grad[...] = 0
 
