@@ -16,6 +16,7 @@ from minidat.fast import loops
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
 from minidat.training.folder import BEST, LAST
+from minidat.training.included import included, located
 from minidat.training.loop import Interrupted, Run, TrainingError
 from minidat.training.settings import DEFAULTS, Settings, defaults
 from minidat.training.weights import Weights, read_weights
@@ -78,8 +79,8 @@ def add(commands: Any) -> None:
     flag(
         "--weights",
         metavar="FILE|RUN",
-        help="start from these weights: the folder of a run, or a file with the released names (.pth, .safetensors); MODEL is "
-        "then theirs, and the head is a fresh one where the classes are others",
+        help="start from these weights: the folder of a run, or a file with the released names (.pth, .safetensors), or "
+        f"included weights, {', '.join(included())}; MODEL is then theirs, and the head a fresh one where the classes are others",
     )
     add_key(command)
     flag(
@@ -175,7 +176,7 @@ def _start(arguments: argparse.Namespace) -> Run:
     """A new run."""
     given, weights = _given(arguments), None
     if arguments.weights is not None:
-        checkpoint_in(Path(arguments.weights), BEST, LAST)  # of a folder of runs, it lists them
+        checkpoint_in(located(arguments.weights), BEST, LAST)  # of a folder of runs, it lists them
         weights = read_weights(arguments.weights, arguments.key)
         given |= _theirs(weights, given)
     settings = Settings(**defaults(given) | given)

@@ -61,6 +61,8 @@ ON_CPU = {  # and why no device has a part in what they prove
     "test_cli": "text",
     "test_predict.py": "files and pictures",
     "test_environment.py": "packages",
+    "test_included.py": "files",
+    "test_export.py": "files",
     "test_imports.py": "source text",
     "test_readme.py": "text",
     "test_results.py": "numbers in files",
