@@ -17,6 +17,7 @@ EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
     "ops/test_dense_oracles.py",
     "ops/test_gradients.py",
     "ops/test_kinks.py",
+    "ops/test_separable.py",
     "ops/test_three_versions.py",
     "attention/",
     "autograd/test_check.py",
@@ -68,6 +69,7 @@ ON_CPU_ALONE = {  # the same for tests in files of EVERYWHERE
     "test_indices_out_of_range_and_of_arrays_are_refused": "asking a device for its largest index would be to wait for it",
     "test_what_is_no_map_is_refused_by_name": "NumPy's subclasses and objects, which no device takes",
     "test_queries_and_maps_of_several_levels_are_checked_too": "the same",
+    "test_what_does_not_fit_is_named": "messages",
 }
 
 
