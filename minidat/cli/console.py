@@ -35,7 +35,7 @@ class Console(Reporter):
     def begin(self) -> None:
         """What is trained, on what, where to; and where a resumed run stands."""
         run, s = self.run, self.run.settings
-        parameters = sum(t.data.size for t in run.model.parameters().values())
+        parameters = run.arena.data.size
         where = f"gpu, {s.precision}" if run.device == "gpu" else f"cpu, {plural(run.threads, 'thread')}, {s.loops}"
         self.note(
             f"{s.model} ({plural(parameters, 'parameter')}) on {s.data} ({plural(len(run.training), 'image')}, "
