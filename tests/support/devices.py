@@ -17,6 +17,7 @@ EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
     "ops/test_dense_oracles.py",
     "ops/test_gradients.py",
     "ops/test_kinks.py",
+    "ops/test_separable.py",
     "ops/test_three_versions.py",
     "attention/",
     "autograd/test_check.py",
@@ -50,6 +51,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "released/test_dense.py": "names and layouts of released checkpoints, which are read on the CPU",
     "released/test_official.py": "names and layouts of released checkpoints, which are read on the CPU",
     "models/test_zoo.py": "names and sizes",
+    "models/test_changes.py": "words that change a configuration",
     "released/test_full_size.py": "files, and networks like those of test_released.py, only larger",
     "dense/": "boxes and masks on the host; device/test_dense.py has whole models on devices",
     "fast/numba/": "loops for the CPU",
@@ -78,6 +80,7 @@ ON_CPU_ALONE = {  # the same for tests in files of EVERYWHERE
     "test_indices_out_of_range_and_of_arrays_are_refused": "asking a device for its largest index would be to wait for it",
     "test_what_is_no_map_is_refused_by_name": "NumPy's subclasses and objects, which no device takes",
     "test_queries_and_maps_of_several_levels_are_checked_too": "the same",
+    "test_what_does_not_fit_is_named": "messages",
 }
 
 
