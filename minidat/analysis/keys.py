@@ -136,10 +136,10 @@ def importance(size: tuple[int, int], image: tuple[int, int], query: tuple[float
     """(h, w), adding up to 1: of the pixels of a map of this size over an image of (H, W); see `important_keys`."""
     if query is None:
         return np.full(size, 1 / (size[0] * size[1]))
-    if not all(0 <= place < n for place, n in zip(query, image, strict=True)):
+    if not all(-0.5 <= place < n - 0.5 for place, n in zip(query, image, strict=True)):  # pixel i: i − ½ … i + ½
         raise ValueError(
             f"query {query[0]:g},{query[1]:g} is outside the image, which has {image[0]}×{image[1]} pixels"
         )
     a = np.zeros(size)
-    a[tuple(int(place * m / n) for place, m, n in zip(query, size, image, strict=True))] = 1
+    a[tuple(int((place + 0.5) * m / n) for place, m, n in zip(query, size, image, strict=True))] = 1
     return a

@@ -67,6 +67,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "test_readme.py": "text",
     "test_results.py": "numbers in files",
     "test_docs.py": "text",
+    "test_scale.py": "a formula, and times of processes",
     "test_precision.py": "rounding, emulated in NumPy",
     "test_reading_benchmark.py": "files",
     "test_torch_rival.py": "PyTorch",
