@@ -12,6 +12,7 @@ from minidat import cli
 from minidat.cli import pictures
 from minidat.cli.train import _given
 from minidat.cli.weights import load_run
+from minidat.fast import loops
 from minidat.training import checkpoint
 from minidat.training.included import FIRST, card, included, is_included, located
 from minidat.training.settings import Settings, defaults
@@ -60,7 +61,8 @@ def test_the_command_on_the_card_is_the_one_of_the_settings():
         assert asked == settings and arguments.loops == settings.loops
 
 
-def test_predict_needs_no_weights(place, capsys):
+def test_predict_needs_no_weights(place, capsys, monkeypatch):
+    monkeypatch.setattr(loops, "use", lambda *_: pytest.fail("the first picture waits for loops to be compiled"))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)).save("photo.png")
     assert run("predict", "photo.png") == 0
     lines = capsys.readouterr().out.splitlines()

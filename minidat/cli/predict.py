@@ -29,7 +29,7 @@ from minidat.fast import loops
 from minidat.metrics.top_k import check_finite
 from minidat.models import Pyramid
 from minidat.released import official
-from minidat.training.included import FIRST, included
+from minidat.training.included import FIRST, included, is_included
 
 PICTURE_STAGES = 2  # the last ones with deformable blocks
 ENDING = "-points.png"  # of the pictures' names
@@ -172,7 +172,9 @@ def _classifier(arguments: argparse.Namespace) -> _Classifier:
         if arguments.weights is None:
             names = textwrap.fill(", ".join(trained.state.classes), 78, initial_indent="  ", subsequent_indent="  ")
             print(f"no --weights: {FIRST}, a small network that comes with minidat, knows only\n{names}")
-        if arguments.device == "cpu":
+        if arguments.device == "cpu" and not is_included(
+            path
+        ):  # included weights are rounded, and loops take time to compile
             loops.use(trained.state.settings.loops, say)
         model, (mean, std), names = trained.model, trained.colours, trained.state.classes
     else:
