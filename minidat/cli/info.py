@@ -11,6 +11,7 @@ from minidat.cli.flags import add_changes, meant, new_command
 from minidat.cli.runs import describe
 from minidat.dense import HEADS
 from minidat.models import MODELS, zoo
+from minidat.training.included import card, included, is_included
 
 CLASSES = {"detection": 80, "segmentation": 150}  # of COCO, of ADE20K
 OF_MODELS = (
@@ -34,7 +35,12 @@ def add(commands: Any) -> None:
         "stands.",
     )
     flag = command.add_argument
-    flag("named", metavar="MODEL|RUN", help=f"{', '.join(MODELS)}; or a run's folder, or one of its checkpoints")
+    flag(
+        "named",
+        metavar="MODEL|RUN",
+        help=f"{', '.join(MODELS)}; a run's folder, or one of its checkpoints; "
+        f"or included weights, {', '.join(included())}",
+    )
     add_changes(command)
     flag(
         "--against",
@@ -73,17 +79,25 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table of a network, or the settings of a run."""
+    if is_included(arguments.named):
+        _refuse_flags(arguments)
+        print(card(arguments.named))
+        return 0
     if arguments.named in MODELS:
         print(_table(arguments))
         return 0
     if not Path(arguments.named).exists():
         close = meant(arguments.named, MODELS)
         raise ValueError(f"info: {arguments.named} is no model and no run; {close or 'models: ' + ', '.join(MODELS)}")
+    _refuse_flags(arguments)
+    print(describe(Path(arguments.named)))
+    return 0
+
+
+def _refuse_flags(arguments: argparse.Namespace) -> None:
     surplus = [f"--{'set' if name == 'changes' else name}" for name in OF_MODELS if getattr(arguments, name)]
     if surplus:
         raise ValueError(f"info RUN tells the run's settings; leave out {', '.join(surplus)}")
-    print(describe(Path(arguments.named)))
-    return 0
 
 
 def _table(arguments: argparse.Namespace) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from minidat.fast import loops
 from minidat.metrics.top_k import check_finite
 from minidat.models import Pyramid
 from minidat.released import official
+from minidat.training.included import FIRST, included
 
 PICTURE_STAGES = 2  # the last ones with deformable blocks
 ENDING = "-points.png"  # of the pictures' names
@@ -50,9 +52,9 @@ def add(commands: Any) -> None:
     flag(
         "--weights",
         type=Path,
-        required=True,
-        metavar="FILE",
-        help="weights with the released names (a file of PyTorch or safetensors), or the folder of a run of `minidat train`",
+        metavar="FILE|RUN",
+        help="weights with the released names (a file of PyTorch or safetensors), the folder of a run of `minidat train`, or "
+        f"included weights: {', '.join(included())} (default: {FIRST})",
     )
     add_model(command)
     add_head_rows(command)
@@ -157,7 +159,7 @@ def _picture(images: Sequence[Path], out: Path) -> Path:
 
 def _classifier(arguments: argparse.Namespace) -> _Classifier:
     """The network of a run or of released weights, with its way to take images."""
-    path, protocol = arguments.weights, arguments.protocol
+    path, protocol = arguments.weights or Path(FIRST), arguments.protocol
     if is_run(path):
         for flag, value in (
             ("--model", arguments.model),
@@ -167,6 +169,9 @@ def _classifier(arguments: argparse.Namespace) -> _Classifier:
             if value is not None:
                 raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
         trained = load_run(path)
+        if arguments.weights is None:
+            names = textwrap.fill(", ".join(trained.state.classes), 78, initial_indent="  ", subsequent_indent="  ")
+            print(f"no --weights: {FIRST}, a small network that comes with minidat, knows only\n{names}")
         if arguments.device == "cpu":
             loops.use(trained.state.settings.loops, say)
         model, (mean, std), names = trained.model, trained.colours, trained.state.classes

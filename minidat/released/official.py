@@ -24,7 +24,7 @@ from minidat.released.options import translate
 from minidat.released.pth import read_pth
 from minidat.released.pth_write import write_pth
 from minidat.released.recognise import recognise
-from minidat.released.safetensors_file import read_safetensors
+from minidat.released.safetensors_file import read_safetensors, write_safetensors
 from minidat.released.state_dict import without_wrappers
 from minidat.unpickle import shown
 
@@ -100,8 +100,10 @@ def read_weights(path: str | Path, key: str | None = None, *, whole: bool = Fals
 
 
 def save(model: Pyramid, path: str | Path) -> None:
-    """Write the model as a .pth that PyTorch, and the released model, loads: {"model": state dict}."""
-    write_pth(path, to_official(model))
+    """Write the model with the released names: as a .safetensors where the path ends so, else as a .pth that PyTorch, and the
+    released model, loads, {"model": state dict}. Raises ValueError for a part that has no counterpart, and as `write_pth`."""
+    write = write_safetensors if Path(path).suffix.lower() == ".safetensors" else write_pth
+    write(path, to_official(model))
 
 
 def _classes(state: Mapping[str, np.ndarray], rows: Sequence[int] | None) -> int | None:

@@ -10,22 +10,23 @@ __device__ int largest(const REAL* x, int k) {
     return at;
 }
 
-// One block of 256 threads. sums (2) += B · loss and how many of the logits (B, K) are largest where the targets are; of_batch
-// += loss / parts: of the batch that this is one of so many parts of.
-extern "C" __global__ void tally(const REAL* logits, const REAL* targets, const REAL* loss, int b, int k, int parts,
-                                 double* of_batch, double* sums) {
+// One block of 256 threads. now (2) += B · loss and how many of the logits (B, K) are largest where the targets are.
+extern "C" __global__ void tally(const REAL* logits, const REAL* targets, const REAL* loss, int b, int k,
+                                 double* now) {
     double correct = 0;
     for (int i = threadIdx.x; i < b; i += 256)
         correct += largest(logits + (size_t)i * k, k) == largest(targets + (size_t)i * k, k);
     correct = block_sum(correct);
     if (threadIdx.x) return;
-    of_batch[0] += (double)loss[0] / parts;
-    sums[0] += (double)loss[0] * b;
-    sums[1] += correct;
+    now[0] += (double)loss[0] * b;
+    now[1] += correct;
 }
 
-// One thread. last (2) = loss and norm, of this step or of the first one whose norm was not finite; then loss = 0. state: AdamW's.
-extern "C" __global__ void report(double* loss, const double* state, double* last) {
-    if (state[1] < 0 || state[1] >= state[2]) last[0] = loss[0], last[1] = state[0];
-    loss[0] = 0;
+// One thread, at the end of a batch. sums (2) += now; last (2) = mean loss and norm, of this step or of the first one whose norm was
+// not finite; then now = 0. state: AdamW's.
+extern "C" __global__ void report(double* now, int batch, const double* state, double* sums, double* last) {
+    sums[0] += now[0];
+    sums[1] += now[1];
+    if (state[1] < 0 || state[1] >= state[2]) last[0] = now[0] / batch, last[1] = state[0];
+    now[0] = now[1] = 0;
 }

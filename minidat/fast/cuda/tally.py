@@ -10,13 +10,13 @@ Array = Any
 THREADS = 256
 
 
-def tally(loss: Array, logits: Array, targets: Array, parts: int, of_batch: Array, sums: Array) -> None:
-    """sums (2) += [B · loss, right answers] for logits and targets (B, K), and of_batch () += loss / parts. Both float64."""
+def tally(loss: Array, logits: Array, targets: Array, now: Array) -> None:
+    """now (2) += [B · loss, right answers] for logits and targets (B, K); now: float64."""
     targets = targets.astype(logits.dtype, copy=False)
-    arguments = logits, targets, loss, *logits.shape, parts, of_batch, sums
-    kernels("tally.cu", logits).launch("tally", 1, THREADS, *arguments)
+    kernels("tally.cu", logits).launch("tally", 1, THREADS, logits, targets, loss, *logits.shape, now)
 
 
-def report(loss: Array, state: Array, last: Array) -> None:
-    """last (2) = [loss, norm], unless an earlier step failed; then loss () = 0. state: of `adamw.ClippedAdamW`. All float64."""
-    kernels("tally.cu", last).launch("report", 1, 1, loss, state, last)
+def report(now: Array, batch: int, state: Array, sums: Array, last: Array) -> None:
+    """At the end of a batch of so many images: sums (2) += now (2); last (2) = [mean loss, norm], unless an earlier step failed;
+    now = 0. state: of `adamw.ClippedAdamW`. All float64."""
+    kernels("tally.cu", last).launch("report", 1, 1, now, batch, state, sums, last)
