@@ -179,8 +179,8 @@ class DeviceStep(AbstractContextManager):
         self.targets = xp.zeros((own, len(dataset.classes)), np.float32)
         self.weight = xp.full((), own / settings.batch, np.float32)  # of a pass's mean loss in the batch's
         self.grad = xp.zeros_like(arena.data)
-        part_grad = self.grad if settings.accumulate == 1 else xp.zeros_like(arena.data)
-        self.flat = FlatGradient([leaf.data for leaf in self.leaves], arena.slices, part_grad)
+        of_part = self.grad if settings.accumulate == 1 else xp.zeros_like(arena.data)
+        self.flat = FlatGradient([leaf.data for leaf in self.leaves], arena.slices, of_part)
         self.now = xp.zeros(2, np.float64)  # the batch's sum of losses and right answers, or those of its parts so far
         self.sums = xp.zeros(2, np.float64)  # of losses, of right answers
         self.last = xp.zeros(2, np.float64)  # loss and norm, of the last step or the first that failed
@@ -260,7 +260,7 @@ class DeviceStep(AbstractContextManager):
         self.fused.step(self.grad)
         if self.average is not None:
             self.average.step()
-        report(self.now, self.settings.batch, self.fused.state, self.last, self.sums)
+        report(self.now, self.settings.batch, self.fused.state, self.sums, self.last)
         if self.settings.accumulate > 1:
             self.grad[...] = 0
 

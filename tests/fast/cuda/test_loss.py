@@ -55,14 +55,15 @@ def test_tally(b, k, device):
     loss, now = np.asarray(1.5, np.float32), np.array([10.0, 20.0])
     there = [device.asarray(a) for a in (loss, logits, targets, now)]
     tally(*there)
-    np.testing.assert_array_equal(asnumpy(there[3]), np.add(now, batch_sums(loss, logits, targets)))
+    np.testing.assert_array_equal(asnumpy(there[3]), now + batch_sums(loss, logits, targets))
     assert b == 1 or 0 < asnumpy(there[3])[1] - 20 < b
 
 
 @pytest.mark.parametrize("failed, kept", [(-1.0, False), (4.0, False), (3.0, True)])
 def test_a_report_keeps_what_the_first_failed_step_said(failed, kept, device):
     """In step 4; a step that fails says so itself."""
-    now, last, sums = (device.asarray(np.array(numbers)) for numbers in ([6.0, 3.0], [1.0, 2.0], [10.0, 20.0]))
-    report(now, 4, device.asarray(np.array([7.0, failed, 4.0])), last, sums)
+    now, sums, last = (device.asarray(np.array(pair)) for pair in ([6.0, 3.0], [10.0, 20.0], [1.0, 2.0]))
+    report(now, 4, device.asarray(np.array([7.0, failed, 4.0])), sums, last)
     np.testing.assert_array_equal(asnumpy(last), [1, 2] if kept else [1.5, 7])
-    assert asnumpy(sums).tolist() == [16, 23] and asnumpy(now).tolist() == [0, 0]
+    np.testing.assert_array_equal(asnumpy(sums), [16, 23])
+    np.testing.assert_array_equal(asnumpy(now), 0)
