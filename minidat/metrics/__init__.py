@@ -1,1 +1,1 @@
-"""Measures of a network's results."""
+"""Measures of a network's results: top-1 and top-5, average precision, mean IoU."""

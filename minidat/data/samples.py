@@ -1,0 +1,49 @@
+"""One image of a detection or segmentation data set with what is known of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+IGNORED = 255
+"""The class of a pixel that no loss and no metric counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image, its N objects, and the class of each of its pixels.
+
+    image: uint8 (H, W, 3). boxes: float64 (N, 4), each (row0, col0, row1, col1) in pixels of `image`. labels: int64 (N,),
+    0 … K − 1. masks: bool (N, H, W). crowd: bool (N,), True where a box holds many objects that are not told apart: no loss
+    takes it for one. semantic: uint8 (H, W), 0 … K' − 1 or `IGNORED`; None where a data set has objects alone. identity: the
+    image's number in its data set. name: its file or number, for messages. original: (H, W) before any resizing.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    crowd: np.ndarray
+    semantic: np.ndarray | None
+    identity: int
+    name: str
+    original: tuple[int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image as it is."""
+        height, width = self.image.shape[:2]
+        return height, width
+
+
+def mask_boxes(masks: np.ndarray) -> np.ndarray:
+    """The tight, half-open boxes of masks bool (N, H, W): float64 (N, 4), masks[i, row0:row1, col0:col1] holds all of i.
+
+    All zero for an empty mask.
+    """
+    height, width = masks.shape[1:]
+    rows, cols = np.any(masks, 2), np.any(masks, 1)  # (N, H), (N, W)
+    first = rows.argmax(1), cols.argmax(1)
+    end = height - rows[:, ::-1].argmax(1), width - cols[:, ::-1].argmax(1)
+    return np.stack(first + end, 1).astype(np.float64) * np.any(rows, 1, keepdims=True)
