@@ -11,8 +11,9 @@ from minidat.training import checkpoint
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.errors import TrainingError
 from minidat.training.folder import BEST, LAST, LOG, to_resume
-from minidat.training.settings import DEFAULTS, Settings
+from minidat.training.settings import Settings, defaults
 from minidat.training.state import RunState
+from minidat.training.tasks import task_of
 
 LISTED = 10  # runs that an error names, the latest first
 
@@ -66,27 +67,32 @@ def summary(folder: Path) -> str:
         state = state_of(folder / LAST)
     except CheckpointError as error:
         return str(error)
-    best = f", best {100 * state.best:.2f} %" if state.best >= 0 else ""
-    return f"{state.settings.model} on {state.settings.data}, {_place(folder, state)}{best}"
+    task, head = task_of(state.settings), state.settings.head
+    name = "" if head is None else f"{task.measures[task.score]} "
+    best = f", best {name}{task.shown(state.best)}" if state.best >= 0 else ""
+    model = state.settings.model if head is None else f"{state.settings.model} with {head}"
+    return f"{model} on {state.settings.data}, {_place(folder, state)}{best}"
 
 
 def describe(named: Path) -> str:
     """What `minidat info RUN` prints: where the run stands, and all its settings."""
     path = checkpoint_in(named, LAST, BEST)
     state = state_of(path)
-    settings, default = state.settings.to_json(), Settings(**DEFAULTS[state.settings.data])
+    settings, default = state.settings.to_json(), Settings(**defaults(state.settings.data, state.settings.head))
+    task = task_of(state.settings)
     rows = [
         ("checkpoint", f"{path}, {_place(path.parent, state)}"),
         (
-            "best accuracy",
-            f"{100 * state.best:.2f} %, {_chosen(state.settings)}" if state.best >= 0 else "not tested yet",
+            f"best {task.measures[task.score]}",
+            f"{task.shown(state.best)}, {_chosen(state.settings)}" if state.best >= 0 else "not tested yet",
         ),
         ("time spent", duration(state.seconds)),
         ("trained on", state.data),
         *((name.replace("_", "-"), shown(value)) for name, value in settings.items()),
     ]
     if state.test_accuracy is not None:
-        rows.insert(2, ("test accuracy", f"{100 * state.test_accuracy:.2f} %, of the best epoch"))
+        name = f"test {task.measures[task.score]}"
+        rows.insert(2, (name, f"{task.shown(state.test_accuracy)}, of the best epoch"))
     changed = {name.replace("_", "-") for name, value in settings.items() if value != getattr(default, name)}
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {printable(text)}{' *' * (name in changed)}" for name, text in rows]
@@ -95,8 +101,10 @@ def describe(named: Path) -> str:
 
 def shown(value: Any) -> str:
     """A setting's value, as a user reads and writes it."""
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "not set"
+    if isinstance(value, dict):
+        return " ".join(f"{name}={one}" for name, one in value.items())
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -10,13 +10,14 @@ from typing import Any
 from minidat.cli.console import Console
 from minidat.cli.flags import add_changes, add_compiled, add_device, add_threads, install_compiled, new_command
 from minidat.cli.runs import checkpoint_in, run_folder, shown, state_of
-from minidat.data import DATASETS, load
+from minidat.data import DATASETS, SAMPLES, load
 from minidat.data.augment import RECIPES
+from minidat.dense import HEADS
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
 from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Interrupted, Run, TrainingError
-from minidat.training.settings import DEFAULTS, Settings
+from minidat.training.settings import DEFAULTS, Settings, defaults
 
 RUNS = Path("runs")
 FLAGS = {"model": "MODEL", "changes": "--set"}  # of settings that the command line names in another way
@@ -43,9 +44,14 @@ def add(commands: Any) -> None:
     )
     add_changes(command)
     flag(
+        "--head",
+        choices=HEADS,
+        help="for detection or segmentation: the head on the network's pyramid (default: none, for classification)",
+    )
+    flag(
         "--data",
-        choices=DATASETS,
-        help=f"data set; shapes is drawn on the fly, without files (default: {default.data})",
+        choices=dict.fromkeys([*DATASETS, *SAMPLES]),
+        help=f"data set; shapes is drawn on the fly, without files, with --head as scenes of several (default: {default.data})",
     )
     flag("--data-dir", help="folder with the CIFAR archive or its unpacked folder (default: data)")
     flag("--download", action="store_true", help="download the archive into --data-dir, unless it is there")
@@ -115,10 +121,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _start(arguments: argparse.Namespace) -> Run:
     """A new run."""
-    settings = Settings(**DEFAULTS[arguments.data or Settings.data] | _given(arguments))
+    settings = Settings(**defaults(arguments.data or Settings.data, arguments.head) | _given(arguments))
     if arguments.download:
         load(settings.data, "train", data_dir=settings.data_dir, download=True)
-    folder = arguments.out or RUNS / f"{settings.model}-{settings.data}"
+    name = settings.model if settings.head is None else f"{settings.model}-{settings.head}"
+    folder = arguments.out or RUNS / f"{name}-{settings.data}"
     return Run.start(settings, folder, numbered=arguments.out is None, **_place(arguments))
 
 

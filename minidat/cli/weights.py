@@ -10,10 +10,11 @@ import safetensors
 from minidat.cli.runs import checkpoint_in
 from minidat.data.cifar import CIFAR
 from minidat.data.shapes import Shapes
-from minidat.models import Pyramid, create
+from minidat.models import Pyramid
 from minidat.training import checkpoint
 from minidat.training.folder import BEST, LAST
-from minidat.training.state import RunState
+from minidat.training.network import network
+from minidat.training.state import PARAMETERS, RUNNING, RunState
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ def load_run(named: Path) -> TrainedRun:
     path = checkpoint_in(named, BEST, LAST)
     arrays, meta = checkpoint.load(path)
     state = RunState.from_meta(path, meta)
-    model = create(state.settings.model, classes=len(state.classes), changes=state.settings.changes)
-    prefix = "parameters/"
-    weights = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    expected = {name: t.shape for name, t in model.parameters().items()}
+    model = network(state.settings, len(state.classes))
+    weights = {
+        name.partition("/")[2]: array for name, array in arrays.items() if name.startswith((f"{PARAMETERS}/", f"{RUNNING}/"))
+    }
+    expected = {name: t.shape for name, t in (model.parameters() | model.running()).items()}
     checkpoint.check_names(expected, {name: array.shape for name, array in weights.items()}, path)
     model.load(weights)
     return TrainedRun(path, state, model)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from minidat.data.cifar import read_cifar
 from minidat.data.dataset import DataError, Dataset, Part
+from minidat.data.sample_sets import SAMPLES, load_samples
 from minidat.data.shapes import Shapes
 
-__all__ = ["DATASETS", "SPLITS", "DataError", "Dataset", "load"]
+__all__ = ["DATASETS", "SAMPLES", "SPLITS", "DataError", "Dataset", "load", "load_samples"]
 
 DATASETS = ("shapes", "cifar10", "cifar100")
 SPLITS = ("train", "val", "test")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from minidat.data import Dataset
 from minidat.data.dataset import InMemory
+from minidat.training.tasks.samples import SampleBatches
 
 PIECE = 1000  # images
 DRAWN = 256  # images
@@ -23,14 +26,30 @@ def fingerprint(dataset: Dataset) -> str:
     spread = np.arange(count) if isinstance(dataset, InMemory) else np.unique(np.linspace(0, count - 1, DRAWN).round())
     digest = hashlib.blake2b(digest_size=16)
     for start in range(0, len(spread), PIECE):
-        images, labels = dataset.batch(spread[start : start + PIECE].astype(np.int64))
-        digest.update(images.tobytes())
-        digest.update(labels.astype("<i8").tobytes())
+        batch = dataset.batch(spread[start : start + PIECE].astype(np.int64))
+        for array in _arrays(batch):
+            digest.update(array.tobytes())
     return f"{_size(dataset)}, digest {digest.hexdigest()}"
 
 
+def _arrays(batch: Any) -> Iterator[np.ndarray]:
+    """All that a batch says of its images."""
+    if isinstance(batch, list):  # of samples
+        for sample in batch:
+            yield sample.image
+            yield np.array(sample.image.shape[:2])
+            yield from (sample.boxes, sample.labels.astype("<i8"), sample.masks, sample.crowd)
+            yield np.zeros(0) if sample.semantic is None else sample.semantic
+    else:
+        images, labels = batch
+        yield images
+        yield labels.astype("<i8")
+
+
 def old_fingerprint(dataset: Dataset) -> str:
-    """As older versions saved it, with a mark of the first 16 images."""
+    """As older versions saved it, with a mark of the first 16 images. They knew no samples."""
+    if isinstance(dataset, SampleBatches):
+        return fingerprint(dataset)
     images, labels = dataset.batch(np.arange(min(len(dataset), 16)))
     return f"{_size(dataset)}, mark {int(images.astype(np.int64).sum()) * 1000 + int(labels.sum())}"
 

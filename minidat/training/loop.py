@@ -13,7 +13,6 @@ from typing import Any
 
 from minidat.data import Dataset
 from minidat.fast.cuda import cublas
-from minidat.models import Pyramid, create
 from minidat.training import checkpoint, log, state
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.environment import changes, environment
@@ -21,6 +20,7 @@ from minidat.training.errors import Interrupted, TrainingError
 from minidat.training.fingerprint import fingerprint, old_fingerprint
 from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_settings
 from minidat.training.lock import Lock
+from minidat.training.network import network
 from minidat.training.optim import AdamW, Arena, Schedule
 from minidat.training.order import Order
 from minidat.training.parallel import Workers, thread_count
@@ -68,6 +68,7 @@ class Run:
         self.total = settings.epochs * self.steps_per_epoch
         self.model = _model(settings, self.training)
         self.model.to(device=device)
+        self.threads = 1 if self.model.running() else self.threads  # threads would change running statistics in any order
         self.optimiser = AdamW(Arena(self.model.parameters()), weight_decay=settings.weight_decay)
         self.schedule = _schedule(settings, self.steps_per_epoch)
         self.environment = environment(device, self.threads)
@@ -152,7 +153,7 @@ class Run:
             environment=self.environment,
         ).to_meta()
         try:
-            checkpoint.save(self.folder / name, state.arrays_of(self.optimiser), meta)
+            checkpoint.save(self.folder / name, state.arrays_of(self.optimiser, self.model.running()), meta)
         except OSError as error:
             raise self.cannot_write(error) from error
         if name == LAST:
@@ -175,11 +176,11 @@ class Run:
     def _restore(self, path: Path, arrays: dict[str, Any], saved: RunState) -> None:
         """Take over a checkpoint, and drop what the log says of later steps."""
         self.data = fingerprint(self.whole)
-        if saved.data not in (self.data, old_fingerprint(self.whole)):
+        if saved.data != self.data and saved.data != old_fingerprint(self.whole):
             raise TrainingError(f"{path}: the run was on {saved.data}, the data here is {self.data}")
         if saved.step > self.total:
             raise CheckpointError(path, f"it has taken {saved.step} steps; its run has {self.total}")
-        state.restore(self.optimiser, arrays, saved.adamw_t, path, self.device)
+        state.restore(self.optimiser, self.model.running(), arrays, saved.adamw_t, path, self.device)
         self.step = self.saved_step = saved.step
         self.best, self.seconds, self.sums = saved.best, saved.seconds, saved.sums
         ends = saved.step // self.steps_per_epoch * self.steps_per_epoch
@@ -220,16 +221,10 @@ def _check_precision(settings: Settings, device: str) -> None:
         )
 
 
-def _model(settings: Settings, training: Dataset) -> Pyramid:
-    """The network that settings name, new. Raises TrainingError where its images are not the data's."""
-    model = create(
-        settings.model,
-        classes=len(training.classes),
-        drop_path=settings.drop_path,
-        changes=settings.changes,
-        seed=settings.seed,
-    )
-    if model.config.image != training.image_size:
+def _model(settings: Settings, training: Dataset) -> Any:
+    """The network that settings name, new. Raises TrainingError where a classifier's images are not the data's."""
+    model = network(settings, len(training.classes))
+    if settings.head is None and model.config.image != training.image_size:
         raise TrainingError(
             f"model {settings.model} takes images of {model.config.image} pixels, "
             f"data {settings.data} has {training.image_size}"

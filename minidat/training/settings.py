@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from minidat.data import DATASETS
+from minidat.data import DATASETS, SAMPLES
 from minidat.data.augment import RECIPES
+from minidat.dense import HEADS, SMALL, head_options
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import zoo
 from minidat.training import schema
@@ -18,7 +19,8 @@ MOST_IMAGES = 100_000_000  # an epoch's order lies in memory
 
 @dataclass(frozen=True)
 class Settings:
-    """changes: of the model's configuration, "NAME=VALUE" each; see `models.changes`. epochs, warmup: passes over the data.
+    """changes: of the model's configuration, "NAME=VALUE" each; see `models.changes`. head: for detection or segmentation, of
+    `dense.HEADS`, on the model's pyramid (None: classification); head_options: what `dense.create` takes for it. epochs, warmup: passes over the data.
     batch: images a step. lr: the highest learning rate; minimum_lr: the last one. clip: largest norm of the gradient (0: it is
     not clipped). smoothing: of the labels. drop_path: the last block's rate (None: the model's own). recipe: a name of
     `RECIPES`. train_size, test_size: use only so many images (None: all). validation: share of the training images that is
@@ -31,6 +33,8 @@ class Settings:
 
     model: str = "dat_micro"
     changes: tuple[str, ...] = ()
+    head: str | None = None
+    head_options: dict[str, Any] = field(default_factory=dict)
     data: str = "shapes"
     data_dir: str | None = None
     epochs: int = 2
@@ -52,11 +56,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         schema.check(self)
-        choices = {"model": zoo.MODELS, "data": DATASETS, "recipe": RECIPES, "precision": PRECISIONS}
+        choices = {"model": zoo.MODELS, "data": DATASETS if self.head is None else SAMPLES, "recipe": RECIPES, "precision": PRECISIONS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(known)}")
         zoo.config(self.model, changes=self.changes)  # raises ValueError for a change that cannot be made
+        self._check_head()
         for name in ("epochs", "batch", "micro", "train_size", "test_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -76,6 +81,21 @@ class Settings:
             raise ValueError(f"minimum_lr is {self.minimum_lr}; it must not be above lr, {self.lr}")
         if self.warmup >= self.epochs:
             raise ValueError(f"warmup is {self.warmup} epochs; it must be shorter than the run, {self.epochs} epochs")
+
+    def _check_head(self) -> None:
+        if self.head is None:
+            if self.head_options:
+                raise ValueError(f"head_options are {self.head_options}, but there is no head; leave them out, or name one")
+            return
+        if self.head not in HEADS:
+            raise ValueError(f"head {self.head!r} is unknown; choose from {', '.join(HEADS)}")
+        known = head_options(self.head)
+        for name in self.head_options:
+            if name not in known:
+                raise ValueError(f"head {self.head} has no option {name!r}; it has {', '.join(known)}")
+        for name in ("smoothing",):
+            if getattr(self, name):
+                raise ValueError(f"{name} is {getattr(self, name)}; it is of classification, so with a head it must be 0")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,3 +122,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cifar100": {"model": "dat_cifar", "epochs": 20, "lr": 1e-3, "recipe": "light", "validation": 0.1},
 }
 """What differs from `Settings` for each data set, where the user does not say."""
+HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "shapes": {"model": "dat_scenes", "epochs": 6, "batch": 32, "micro": 16, "lr": 1.5e-3, "train_size": 6400},
+    "coco": {"model": "dat_tiny", "epochs": 12, "batch": 16, "micro": 2, "lr": 1e-4},
+    "ade20k": {"model": "dat_tiny", "epochs": 127, "batch": 16, "micro": 2, "lr": 6e-5},
+}
+"""The same with a head."""
+
+
+def defaults(data: str, head: str | None) -> dict[str, Any]:
+    """What differs from `Settings` where the user does not say. Heads on `shapes` are small ones."""
+    if head is None:
+        return DEFAULTS.get(data, {})
+    small = {"head_options": SMALL[head]} if data == "shapes" and head in SMALL else {}
+    return HEAD_DEFAULTS.get(data, {}) | small

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from minidat.data import Dataset, load
+from minidat import dense
+from minidat.data import Dataset, load, load_samples
 from minidat.data.dataset import Part
 from minidat.training.errors import TrainingError
 from minidat.training.settings import Settings
+from minidat.training.tasks.samples import SampleBatches
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,16 @@ def load_splits(settings: Settings) -> Splits:
         )
     if not held:
         return Splits(whole, whole, None, testing)
-    return Splits(whole, Part(whole, 0, left), Part(whole, left, len(whole)), testing)
+    return Splits(whole, _part(whole, 0, left), _part(whole, left, len(whole)), testing)
 
 
-def _load(settings: Settings, split: str, size: int | None) -> Dataset:
+def _part(whole: Any, start: int, stop: int) -> Any:
+    return whole.part(start, stop) if isinstance(whole, SampleBatches) else Part(whole, start, stop)
+
+
+def _load(settings: Settings, split: str, size: int | None) -> Any:
+    if settings.head is not None:
+        kind = dense.HEADS[settings.head].kind
+        samples = load_samples(settings.data, split, data_dir=settings.data_dir, seed=settings.seed, size=size)
+        return SampleBatches(samples, kind, 0, len(samples))
     return load(settings.data, split, data_dir=settings.data_dir, seed=settings.seed, size=size)

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from minidat.autograd import Tensor
 from minidat.autograd.backend import asnumpy, to_device
 from minidat.training import schema
 from minidat.training.checkpoint import CheckpointError, check_names
@@ -18,6 +19,10 @@ from minidat.training.settings import Settings
 from minidat.training.tasks import task_of
 
 PARAMETERS, M, V = "parameters", "adamw.m", "adamw.v"  # prefixes of an array's name; the parameter's name follows
+RUNNING = "running"  # the prefix of running statistics, which batch norms have
+
+Running = Mapping[str, Tensor]
+"""A model's running statistics by name: `nn.Module.running`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class RunState:
     adamw_t: int
     best: float
     seconds: float
-    meter: tuple[float, ...]
+    meter: tuple[Any, ...]
     tested: int | None = None
     test_accuracy: float | None = None
     environment: dict[str, str] | None = None
@@ -49,8 +54,9 @@ class RunState:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.tested is not None and self.tested > self.step:
             raise ValueError(f"tested is {self.tested}; it must not be above step, {self.step}")
-        if min(astuple(self.sums)[1:]) < 0:
-            raise ValueError(f"meter counts {self.meter[1:]}; they must not be negative")
+        counts = [count for count in astuple(self.sums) if isinstance(count, int)]
+        if min(counts) < 0:
+            raise ValueError(f"meter counts {counts}; they must not be negative")
         if not self.classes:
             raise ValueError("classes are none; a network has at least one")
 
@@ -77,33 +83,43 @@ class RunState:
             raise CheckpointError(path, f"it describes no run: {error}") from error
 
 
-def arrays_of(optimiser: AdamW) -> dict[str, np.ndarray]:
-    """{"parameters/NAME", "adamw.m/NAME", "adamw.v/NAME": array}, on the host."""
+def arrays_of(optimiser: AdamW, running: Running) -> dict[str, np.ndarray]:
+    """{"parameters/NAME", "adamw.m/NAME", "adamw.v/NAME", "running/NAME": array}, on the host."""
     flats = {PARAMETERS: optimiser.arena.data, M: optimiser.m, V: optimiser.v}
-    return {
+    trained = {
         f"{prefix}/{name}": array
         for prefix, flat in flats.items()
         for name, array in optimiser.arena.views(asnumpy(flat)).items()
     }
+    return trained | {f"{RUNNING}/{name}": asnumpy(t.data) for name, t in running.items()}
 
 
-def restore(optimiser: AdamW, arrays: Mapping[str, np.ndarray], steps: int, path: Path, device: str) -> None:
-    """Put the arrays of the checkpoint at `path` into the parameters and the optimiser, which has taken `steps` steps.
-    Raises CheckpointError, and changes nothing, where they are not of this model."""
-    flats = _flat(optimiser.arena, arrays, path)
-    optimiser.arena.data[...] = to_device(flats[PARAMETERS], device)
+def restore(
+    optimiser: AdamW, running: Running, arrays: Mapping[str, np.ndarray], steps: int, path: Path, device: str
+) -> None:
+    """Put the arrays of the checkpoint at `path` into the parameters, the running statistics and the optimiser, which has taken
+    `steps` steps. Raises CheckpointError, and changes nothing, where they are not of this model."""
+    flats = restore_weights(optimiser.arena, running, arrays, path, device)
     optimiser.load_state({"m": flats[M], "v": flats[V], "t": np.array(steps)})
 
 
-def restore_parameters(arena: Arena, arrays: Mapping[str, np.ndarray], path: Path, device: str) -> None:
-    """Put the parameters of the checkpoint at `path` into the arena. Errors as in `restore`."""
-    arena.data[...] = to_device(_flat(arena, arrays, path)[PARAMETERS], device)
+def restore_weights(
+    arena: Arena, running: Running, arrays: Mapping[str, np.ndarray], path: Path, device: str
+) -> dict[str, np.ndarray]:
+    """Put the parameters and the running statistics of the checkpoint at `path` into the arena and the model. Returns {prefix:
+    flat array}. Errors as in `restore`."""
+    flats = _flat(arena, running, arrays, path)
+    arena.data[...] = to_device(flats[PARAMETERS], device)
+    for name, t in running.items():
+        t.data[...] = to_device(arrays[f"{RUNNING}/{name}"], device)
+    return flats
 
 
-def _flat(arena: Arena, arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+def _flat(arena: Arena, running: Running, arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
     """{prefix: flat float32 array like the arena's}. Raises CheckpointError where names, shapes or dtypes differ."""
     shapes = dict(zip(arena.names, arena.shapes, strict=True))
     expected = {f"{prefix}/{name}": shape for prefix in (PARAMETERS, M, V) for name, shape in shapes.items()}
+    expected |= {f"{RUNNING}/{name}": t.shape for name, t in running.items()}
     check_names(expected, {name: array.shape for name, array in arrays.items()}, path)
     flats = {}
     for prefix in (PARAMETERS, M, V):

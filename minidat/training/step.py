@@ -56,7 +56,8 @@ class HostStep(AbstractContextManager):
         self.settings, self.dataset, self.device = settings, dataset, device
         self.optimiser, self.schedule = optimiser, schedule
         self.task = task_of(settings) if task is None else task
-        self.workers = Workers(threads, settings.micro)
+        whole = bool(model.running())  # batch norm: its statistics are the whole batch's, and change in one thread
+        self.workers = Workers(1, settings.batch) if whole else Workers(threads, settings.micro)
         self.gradient = BatchGradient(model, optimiser.arena, self.workers, self.task.loss)
         self.sums = self.task.nothing
 
