@@ -16,7 +16,23 @@ from operator import add
 from typing import Any
 
 from minidat.autograd import Tensor, array_module
-from minidat.ops import abs, broadcast_to, clip, concatenate, exp, gelu, log, pad, relu, split, sqrt, take, tanh
+from minidat.ops import (
+    abs,
+    broadcast_to,
+    clip,
+    concatenate,
+    exp,
+    gelu,
+    log,
+    maximum,
+    pad,
+    relu,
+    split,
+    sqrt,
+    take,
+    tanh,
+    where,
+)
 from minidat.ops.heads import merge_heads, split_heads
 
 
@@ -288,3 +304,141 @@ def deformable_attention(
     bias = position_bias(table, points, rows, cols, cells=cells)
     z = attention(*(split_heads(t, heads) for t in parts), bias, None, scale=(c // heads) ** -0.5)
     return (merge_heads(z) @ w_o + b_o).reshape(b, h, w, c)
+
+
+def separable_resample(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Y = W_y X W_xᵀ, a matrix (H, W) for each channel"""
+    rows, cols = (m if m.ndim == 2 else m.reshape(len(m), 1, *m.shape[1:]) for m in (rows, cols))
+    return (rows @ x.transpose(0, 3, 1, 2) @ _swap(cols)).transpose(0, 2, 3, 1)
+
+
+def resize(x: Tensor, *, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """x at (i + ½)·n/m − ½, bilinearly, its edges repeated; or at ⌊i·n/m⌋"""
+    (h, w), (rows, cols), xp = x.shape[1:3], size, array_module(x.data)
+    if mode == "nearest":
+        down, right = xp.arange(rows) * h // rows, xp.arange(cols) * w // cols
+        return take(take(x, indices=down, axis=1), indices=right, axis=2)
+    axes = [xp.clip((xp.arange(m) + 0.5) * (n / m) - 0.5, 0, n - 1) for n, m in ((h, rows), (w, cols))]
+    return _read(x, *axes)
+
+
+def _read(x: Tensor, rows: Any, cols: Any) -> Tensor:
+    """φ(x; (row, col)) for every row and column: (B, rows, cols, C)"""
+    xp, (b, _, _, c) = array_module(x.data), x.shape
+    grid = xp.stack(xp.meshgrid(rows, cols, indexing="ij"), -1).reshape(1, 1, -1, 2)
+    points = broadcast_to(Tensor(grid.astype(x.dtype)), shape=(b, 1, len(rows) * len(cols), 2))
+    return bilinear_sample(x, points).reshape(b, len(rows), len(cols), c)
+
+
+def adaptive_average_pool(x: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """The mean of each cell: rows ⌊i·H/m⌋ … ⌈(i + 1)·H/m⌉, columns likewise"""
+    for axis, m in ((1, size[0]), (2, size[1])):
+        n, before = x.shape[axis], (slice(None),) * axis
+        cells = [slice(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
+        x = concatenate(*(x[(*before, cell)].mean(axis=axis, keepdims=True) for cell in cells), axis=axis)
+    return x
+
+
+def roi_align(
+    x: Tensor,
+    boxes: Tensor,
+    images: Tensor,
+    *,
+    size: tuple[int, int],
+    scale: float = 1.0,
+    samples: int = 0,
+    half_pixel: bool = True,
+) -> Tensor:
+    """Box by box: the means of bilinear samples                                                        Mask R-CNN"""
+    xp, found = array_module(x.data), []
+    edges = boxes.data * scale - (0.5 if half_pixel else 0.0)
+    for r, image in enumerate(images.data.tolist()):
+        axes, inside = [], []
+        for start, stop, bins, n in zip(edges[r, :2], edges[r, 2:], size, x.shape[1:3], strict=True):
+            side = float(stop - start) if half_pixel else max(float(stop - start), 1.0)
+            count = samples or max(math.ceil(side / bins), 0)
+            p = float(start) + (xp.arange(bins * count) + 0.5) * (side / max(bins * count, 1))
+            axes.append(xp.clip(p, 0, n - 1))
+            inside.append(((p >= -1) & (p <= n)).astype(x.dtype))
+        counts = [len(axis) // bins for axis, bins in zip(axes, size, strict=True)]
+        if 0 in counts:
+            found.append(broadcast_to(x[:1, :1, :1] * 0, shape=(1, *size, x.shape[3])))
+            continue
+        read = _read(x[image : image + 1], *axes) * (inside[0][:, None, None] * inside[1][:, None])
+        found.append(read.reshape(1, size[0], counts[0], size[1], counts[1], -1).mean(axis=(2, 4)))
+    return concatenate(*found, axis=0)
+
+
+def transposed_conv2d(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    """y[b, k·i + u, k·j + v] = x[b, i, j] W[u, v] + bias"""
+    (b, h, wd, _), (k, _, _, d) = x.shape, w.shape
+    rows = [concatenate(*(_new(x @ w[u, v], 3) for v in range(k)), axis=3) for u in range(k)]  # (b, h, w, k, d)
+    y = concatenate(*(_new(row, 2) for row in rows), axis=2).reshape(b, h * k, wd * k, d)
+    return y if bias is None else y + bias
+
+
+def _new(x: Tensor, axis: int) -> Tensor:
+    """x with a new axis of 1."""
+    return x.reshape(*x.shape[:axis], 1, *x.shape[axis:])
+
+
+def batch_norm(
+    x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor | None, var: Tensor | None, *, eps: float = 1e-5
+) -> Tensor:
+    """y = γ (x − mean) / √(var + ε) + β over all axes but the last"""
+    flat = x.reshape(-1, x.shape[-1])
+    centred = flat - (flat.mean(axis=0) if mean is None else mean)
+    variance = (centred * centred).mean(axis=0) if var is None else var
+    return (centred / sqrt(variance + eps) * gamma + beta).reshape(*x.shape)
+
+
+def group_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, groups: int, eps: float = 1e-5) -> Tensor:
+    """y = γ (x − mean) / √(var + ε) + β over the places and channels of a group"""
+    b, h, w, c = x.shape
+    z = x.reshape(b, h * w, groups, c // groups)
+    centred = z - z.mean(axis=(1, 3), keepdims=True)
+    variance = (centred * centred).mean(axis=(1, 3), keepdims=True)
+    return (centred / sqrt(variance + eps)).reshape(b, h, w, c) * gamma + beta
+
+
+def binary_cross_entropy(x: Tensor, targets: Tensor) -> Tensor:
+    """L = ln(1 + eˣ) − t x"""
+    return _softplus(x) - targets * x
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return relu(x) + log(1 + exp(-abs(x)))
+
+
+def focal_loss(x: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """L = α_t qᵞ ln(1 + eᵘ), u = −x where t = 1, else x; q = eᵘ/(1 + eᵘ)"""
+    u = x * (1 - 2 * targets.data)
+    q = exp(u - _softplus(u))
+    return q**gamma * _softplus(u) * (alpha * targets + (1 - alpha) * (1 - targets))
+
+
+def smooth_l1(x: Tensor, targets: Tensor, *, beta: float = 1.0) -> Tensor:
+    """L = d²/2β where d = |x − t| < β, else d − β/2"""
+    d = abs(x - targets)
+    return d if not beta else where(d.data < beta, d * d / (2 * beta), d - beta / 2)
+
+
+def giou_loss(boxes: Tensor, targets: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """L = 1 − (I/U − (E − U)/E)"""
+    (lo, hi), (t_lo, t_hi) = ((t[:, :2], t[:, 2:]) for t in (boxes, targets))
+
+    def area(sides: Tensor) -> Tensor:
+        return sides[:, 0] * sides[:, 1]
+
+    inner = area(relu(-maximum(-hi, -t_hi) - maximum(lo, t_lo)))
+    outer = maximum(area(maximum(hi, t_hi) + maximum(-lo, -t_lo)), eps)
+    union = maximum(area(hi - lo) + area(t_hi - t_lo) - inner, eps)
+    return 1 - (inner / union - (outer - union) / outer)
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, *, ignored: int = 255, average: str = "all") -> Tensor:
+    """L = −(1/n) Σ_p ln softmax(x_p)[label_p] over the pixels that are not ignored"""
+    xp, valid = array_module(logits.data), labels.data != ignored
+    own = (labels.data[..., None] == xp.arange(logits.shape[-1])) & valid[..., None]
+    n = valid.size if average == "all" else int(valid.sum())
+    return -(log_softmax(logits) * own.astype(logits.dtype)).sum() / n

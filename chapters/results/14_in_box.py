@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from minidat import Tensor, no_grad
-from minidat.analysis.points import map_to_image, reference_pixels
+from minidat.analysis.looking import in_box
+from minidat.analysis.points import reference_pixels
 from minidat.data import load
 from minidat.data.augment import normalise
 from minidat.models import create
@@ -31,13 +32,6 @@ def network(run: Path | None):
     return model, accuracy
 
 
-def in_box(points: np.ndarray, size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
-    """points (B, G, N, 2) in pixels of a map of `size`, boxes (B, 4) half-open, in pixels of the image → (B,) shares"""
-    at = map_to_image(points, size, SIZE)
-    low, high = boxes[:, None, None, :2] - 0.5, boxes[:, None, None, 2:] - 0.5  # outer edges of pixels
-    return ((at >= low) & (at < high)).all(-1).mean((1, 2))
-
-
 def shares(model) -> dict:
     """(stage, block) → the shares: own box, another image's box, reference points in the own box."""
     test = load("shapes", "test")
@@ -50,7 +44,7 @@ def shares(model) -> dict:
         points, size = entry["points"], entry["size"]
         still = np.broadcast_to(reference_pixels(entry["reference"], size), points.shape)
         given = (points, boxes), (points, np.roll(boxes, 1, axis=0)), (still, boxes)
-        found[key] = [float(in_box(p, size, b).mean()) for p, b in given]
+        found[key] = [float(in_box(p, size, b, SIZE).mean()) for p, b in given]
     return found
 
 

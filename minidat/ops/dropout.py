@@ -1,4 +1,4 @@
-"""Noise that trains: dropout of elements, drop path of whole residual branches. Both keep the expected value."""
+"""Noise that trains: dropout of elements and of channels, drop path of whole residual branches. All keep the expected value."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ def dropout(x, *, rate: float, rng: np.random.Generator):
 def drop_path(x, *, rate: float, rng: np.random.Generator):
     """y_b = x_b·keep_b/(1 − rate): each sample's whole branch zero with probability `rate` (stochastic depth)."""
     return _drop("drop_path", x, rate, rng, (x.shape[0],) + (1,) * (x.ndim - 1))
+
+
+@op("b h w c -> b h w c")
+def drop_channels(x, *, rate: float, rng: np.random.Generator):
+    """y_bc = x_bc·keep_bc/(1 − rate): whole channels of an image zero with probability `rate`, at all of its places."""
+    return _drop("drop_channels", x, rate, rng, (x.shape[0], 1, 1, x.shape[-1]))

@@ -187,6 +187,11 @@ def _(rng, leading):
     return [rng.random((*leading, 5)) < 0.5, 1.5, normal(rng, (5,))], {}
 
 
+@case("drop_channels", linear=(0,))
+def _(rng, _):
+    return [normal(rng, (2, 3, 5, 7))], {"rate": 0.3, "seed": int(rng.integers(100))}
+
+
 for name in ("dropout", "drop_path"):
 
     @case(name, linear=(0,))
@@ -362,6 +367,102 @@ def _(rng, _):
 @case("cross_entropy", "weighted", constant=(1,))
 def _(rng, _):
     return [normal(rng, (3, 5)), rng.uniform(0, 2, (3, 5))], {}
+
+
+# Resampling, norms of maps, losses of boxes and pixels
+
+case("separable_resample", "shared", constant=(1, 2), linear=(0,))(
+    lambda rng, _: ([normal(rng, s) for s in ((2, 5, 7, 3), (4, 5), (6, 7))], {})
+)
+case("separable_resample", "one for each map", constant=(1, 2), linear=(0,))(
+    lambda rng, _: ([normal(rng, s) for s in ((3, 5, 7, 2), (3, 4, 5), (3, 6, 7))], {})
+)
+for mode in ("bilinear", "nearest"):
+    for label, size in {"up": (11, 13), "twice": (10, 6), "down": (2, 1), "mixed": (3, 7)}.items():
+        case("resize", f"{mode} {label}", linear=(0,))(
+            lambda rng, _, mode=mode, size=size: ([normal(rng, (2, 5, 3, 4))], {"size": size, "mode": mode})
+        )
+for size in ((1, 1), (2, 3), (7, 11)):
+    case("adaptive_average_pool", f"to {size[0]}×{size[1]}", linear=(0,))(
+        lambda rng, _, size=size: ([normal(rng, (2, 5, 7, 3))], {"size": size})
+    )
+BOXES = np.array(
+    [[3, 4, 30, 20], [0, 0, 44, 36], [-5, -6, 9, 12], [7.7, 10.3, 8.2, 11.1], [-40, -40, -20, -20], [5, 5, 5, 5]]
+)
+for label, options in {
+    "": {"size": (3, 2)},
+    "two samples": {"size": (2, 3), "samples": 2},
+    "no half pixel": {"size": (2, 2), "half_pixel": False},
+}.items():
+
+    @case("roi_align", label, constant=(1, 2), linear=(0,))
+    def _(rng, _, options=options):
+        boxes = BOXES + rng.uniform(-0.3, 0.3, (len(BOXES), 1))  # moved, and as large as before
+        return [normal(rng, (2, 11, 9, 3)), boxes, np.array([0, 1, 0, 1, 0, 1])], {"scale": 0.25, **options}
+
+
+for biased in (True, False):
+    for kernel in (2, 3):
+        inputs, label = ((0, 1, 2), f"{kernel}×{kernel}") if biased else ((0, 1), f"{kernel}×{kernel}, no bias")
+
+        @case("transposed_conv2d", label, linear=inputs)
+        def _(rng, _, biased=biased, kernel=kernel):
+            x, w = normal(rng, (2, 3, 5, 4)), normal(rng, (kernel, kernel, 4, 3))
+            return [x, w, normal(rng, 3) if biased else None], {}
+
+
+def scaled(rng, shape):
+    """[x, γ, β], x drawn last: a cotangent drawn from the same seed must not be x itself, whose gradient is 0."""
+    gamma, beta = (normal(rng, shape[-1]) for _ in range(2))
+    return [normal(rng, shape), gamma, beta]
+
+
+case("batch_norm", "training", linear=(1, 2))(lambda rng, _: ([*scaled(rng, (4, 3, 5, 7)), None, None], {}))
+case("batch_norm", "running statistics", constant=(3, 4), linear=(0, 1, 2))(
+    lambda rng, leading: ([*scaled(rng, (*leading, 7)), normal(rng, 7), positive(rng, 7)], {"eps": 1e-3})
+)
+for groups in (1, 3, 6):
+    case("group_norm", f"{groups} groups", linear=(1, 2))(
+        lambda rng, _, groups=groups: (scaled(rng, (2, 3, 5, 6)), {"groups": groups})
+    )
+
+
+def answers(rng, shape):
+    """0 or 1, as floats."""
+    return (rng.random(shape) < 0.4).astype(np.float64)
+
+
+case("binary_cross_entropy", "hard", constant=(1,))(
+    lambda rng, leading: ([normal(rng, (*leading, 5), 3.0), answers(rng, (*leading, 5))], {})
+)
+case("binary_cross_entropy", "soft", constant=(1,))(
+    lambda rng, leading: ([normal(rng, (*leading, 5), 3.0), rng.random((*leading, 5))], {})
+)
+for label, options in {"": {}, "other options": {"alpha": 0.6, "gamma": 1.5}}.items():
+    case("focal_loss", label, constant=(1,))(
+        lambda rng, leading, options=options: ([normal(rng, (*leading, 5), 2.0), answers(rng, (*leading, 5))], options)
+    )
+for beta in (1.0, 1 / 9, 0):
+
+    @case("smooth_l1", f"beta {beta:.2g}", constant=(1,))
+    def _(rng, leading, beta=beta):
+        t = normal(rng, (*leading, 5))
+        return [t + away_from_zero(rng, t.shape, 0.01) * max(beta, 0.1), t], {"beta": beta}
+
+
+@case("giou_loss", constant=(1,))
+def _(rng, _):
+    corners = [distinct(rng, (11, 4)) % 4.7 + rng.uniform(0, 0.05, (11, 4)) for _ in range(2)]
+    return [np.concatenate([c[:, :2], c[:, :2] + 0.3 + c[:, 2:]], 1) for c in corners], {}
+
+
+for average in ("all", "valid"):
+
+    @case("pixel_cross_entropy", average, constant=(1,))
+    def _(rng, _, average=average):
+        labels = rng.integers(0, 5, (2, 3, 4))
+        labels[rng.random(labels.shape) < 0.3] = 255
+        return [normal(rng, (2, 3, 4, 5)), labels], {"average": average}
 
 
 # Attention

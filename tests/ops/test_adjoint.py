@@ -9,10 +9,11 @@ from minidat.autograd.check import GradientError, check_adjoint
 
 LINEAR = [pytest.param(case, i, id=f"{case}-{i}") for case in CASES for i in case.linear]
 LINEAR_OPS = {
-    "negative", "add", "subtract", "multiply", "divide", "where", "dropout", "drop_path",
+    "negative", "add", "subtract", "multiply", "divide", "where", "dropout", "drop_path", "drop_channels",
     "reshape", "transpose", "pad", "roll", "concatenate", "getitem", "take", "broadcast_to", "sum", "mean",
     "matmul", "linear", "conv2d", "depthwise_conv", "window_partition", "window_merge",
     "bilinear_sample", "position_bias", "deformable_conv", "multiscale_deformable_attention",
+    "separable_resample", "resize", "adaptive_average_pool", "roi_align", "transposed_conv2d", "batch_norm",
 }  # fmt: skip
 
 

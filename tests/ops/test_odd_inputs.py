@@ -51,7 +51,15 @@ def test_integers_are_computed_as_floats_or_refused(case):
     np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-9, equal_nan=True)
 
 
-SELECTS = {"getitem", "take", "dropout", "drop_path", "where", "split"}  # what they leave out they do not read
+SELECTS = {
+    "getitem",
+    "take",
+    "dropout",
+    "drop_path",
+    "drop_channels",
+    "where",
+    "split",
+}  # what they leave out they do not read
 
 
 @every_case

@@ -14,6 +14,7 @@ NAMES = ("cpu", "stand-in", "gpu")
 
 EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
     "ops/test_adjoint.py",
+    "ops/test_dense_oracles.py",
     "ops/test_gradients.py",
     "ops/test_kinks.py",
     "ops/test_three_versions.py",
@@ -45,6 +46,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "fast/numba/": "loops for the CPU",
     "data/": "files and pictures",
     "training/": "files, threads, restarts and formulas; device/ has the steps and runs of a device, beside the CPU's",
+    "experiments/": "runs on one thread of the CPU, tables and pictures of them",
     "analysis/": "pictures, tables and counts, made from arrays that were brought back",
     "chapters/": "notebooks, which are worked through in NumPy",
     "test_cli": "text",

@@ -188,6 +188,135 @@ def phi(z, row, col):
     return sum(g(row, r) * g(col, s) * z[r, s] for r, s in product(range(z.shape[0]), range(z.shape[1])))
 
 
+def separable_resample(x, rows, cols):
+    (b, h, w, c), i, j = x.shape, rows.shape[-2], cols.shape[-2]
+    y = np.zeros((b, i, j, c))
+    for n, u, v, k in np.ndindex(*y.shape):
+        down, across = (m if m.ndim == 2 else m[n] for m in (rows, cols))
+        y[n, u, v, k] = sum(down[u, r] * across[v, s] * x[n, r, s, k] for r, s in product(range(h), range(w)))
+    return y
+
+
+def resize(x, *, size, mode="bilinear"):
+    (b, h, w, c) = x.shape
+    y = np.zeros((b, *size, c))
+    for n, i, j, k in np.ndindex(*y.shape):
+        if mode == "nearest":
+            y[n, i, j, k] = x[n, i * h // size[0], j * w // size[1], k]
+        else:
+            row, col = (
+                min(max((p + 0.5) * m / new - 0.5, 0), m - 1) for p, m, new in ((i, h, size[0]), (j, w, size[1]))
+            )
+            y[n, i, j, k] = phi(x[n, :, :, k], row, col)
+    return y
+
+
+def adaptive_average_pool(x, *, size):
+    (b, h, w, c) = x.shape
+    y = np.zeros((b, *size, c))
+    for n, i, j, k in np.ndindex(*y.shape):
+        rows = range(math.floor(i * h / size[0]), math.ceil((i + 1) * h / size[0]))
+        cols = range(math.floor(j * w / size[1]), math.ceil((j + 1) * w / size[1]))
+        y[n, i, j, k] = sum(x[n, r, s, k] for r, s in product(rows, cols)) / (len(rows) * len(cols))
+    return y
+
+
+def roi_align(x, boxes, images, *, size, scale=1.0, samples=0, half_pixel=True):
+    (_, h, w, c) = x.shape
+    y = np.zeros((len(boxes), *size, c))
+    for r, i, j, k in np.ndindex(*y.shape):
+        row0, col0, row1, col1 = (e * scale - (0.5 if half_pixel else 0) for e in boxes[r])
+        tall, wide = row1 - row0, col1 - col0
+        if not half_pixel:
+            tall, wide = max(tall, 1.0), max(wide, 1.0)
+        bin_h, bin_w = tall / size[0], wide / size[1]
+        down, across = samples or max(math.ceil(bin_h), 0), samples or max(math.ceil(bin_w), 0)
+        for u, v in product(range(down), range(across)):
+            row, col = row0 + (i + (u + 0.5) / down) * bin_h, col0 + (j + (v + 0.5) / across) * bin_w
+            if -1 <= row <= h and -1 <= col <= w:
+                on_map = min(max(row, 0), h - 1), min(max(col, 0), w - 1)
+                y[r, i, j, k] += phi(x[images[r], :, :, k], *on_map) / (down * across)
+    return y
+
+
+def transposed_conv2d(x, w, bias):
+    (b, h, wd, c), (kernel, _, _, d) = x.shape, w.shape
+    y = np.zeros((b, kernel * h, kernel * wd, d))
+    for n, i, j, o in np.ndindex(*y.shape):
+        y[n, i, j, o] = 0.0 if bias is None else bias[o]
+        y[n, i, j, o] += sum(x[n, i // kernel, j // kernel, k] * w[i % kernel, j % kernel, k, o] for k in range(c))
+    return y
+
+
+def batch_norm(x, gamma, beta, mean, var, *, eps=1e-5):
+    y = np.zeros(x.shape)
+    for k in range(x.shape[-1]):
+        values = [x[(*at, k)] for at in rows_of(x)]
+        own = sum(values) / len(values)
+        m, v = (own, sum((a - own) ** 2 for a in values) / len(values)) if mean is None else (mean[k], var[k])
+        for at in rows_of(x):
+            y[(*at, k)] = gamma[k] * (x[(*at, k)] - m) / math.sqrt(v + eps) + beta[k]
+    return y
+
+
+def group_norm(x, gamma, beta, *, groups, eps=1e-5):
+    (b, h, w, c), y = x.shape, np.zeros(x.shape)
+    for n, k in product(range(b), range(c)):
+        first = k // (c // groups) * (c // groups)
+        at = list(product(range(h), range(w), range(first, first + c // groups)))
+        m = sum(x[n, i, j, o] for i, j, o in at) / len(at)
+        v = sum((x[n, i, j, o] - m) ** 2 for i, j, o in at) / len(at)
+        for i, j in product(range(h), range(w)):
+            y[n, i, j, k] = gamma[k] * (x[n, i, j, k] - m) / math.sqrt(v + eps) + beta[k]
+    return y
+
+
+def binary_cross_entropy(x, targets):
+    y = np.zeros(x.shape)
+    for at in np.ndindex(*x.shape):
+        p = 1 / (1 + math.exp(-x[at]))
+        y[at] = -targets[at] * math.log(p) - (1 - targets[at]) * math.log(1 - p)
+    return y
+
+
+def focal_loss(x, targets, *, alpha=0.25, gamma=2.0):
+    y = np.zeros(x.shape)
+    for at in np.ndindex(*x.shape):
+        p = 1 / (1 + math.exp(-x[at]))
+        right, weight = (p, alpha) if targets[at] else (1 - p, 1 - alpha)
+        y[at] = -weight * (1 - right) ** gamma * math.log(right)
+    return y
+
+
+def smooth_l1(x, targets, *, beta=1.0):
+    y = np.zeros(x.shape)
+    for at in np.ndindex(*x.shape):
+        d = abs(x[at] - targets[at])
+        y[at] = d * d / (2 * beta) if d < beta else d - beta / 2
+    return y
+
+
+def giou_loss(boxes, targets, *, eps=1e-7):
+    y = np.zeros(len(boxes))
+    for n, (a, b) in enumerate(zip(boxes, targets, strict=True)):
+        inner, outer, one, other = 1.0, 1.0, 1.0, 1.0
+        for k in range(2):
+            inner *= max(min(a[k + 2], b[k + 2]) - max(a[k], b[k]), 0)
+            outer *= max(a[k + 2], b[k + 2]) - min(a[k], b[k])
+            one, other = one * (a[k + 2] - a[k]), other * (b[k + 2] - b[k])
+        union, around = max(one + other - inner, eps), max(outer, eps)
+        y[n] = 1 - (inner / union - (around - union) / around)
+    return y
+
+
+def pixel_cross_entropy(logits, labels, *, ignored=255, average="all"):
+    log_p, total, count = log_softmax(logits), 0.0, 0
+    for at in np.ndindex(*labels.shape):
+        if labels[at] != ignored:
+            total, count = total - log_p[(*at, labels[at])], count + 1
+    return np.array(total / (labels.size if average == "all" else count))
+
+
 def deformable_conv(x, offsets, modulation, w, bias, *, stride=1, padding=0, dilation=1):
     (b, rows, cols, groups, _, _), (kh, kw, c, d) = offsets.shape, w.shape
     y = np.zeros((b, rows, cols, d)) if bias is None else np.tile(bias, (b, rows, cols, 1))

@@ -22,7 +22,7 @@ import simt
 
 LIFTED = """
     abs add any all arange argmax argsort ascontiguousarray broadcast_to ceil clip concatenate copysign cos cumsum divide
-    einsum exp expand_dims eye flip floor full_like isfinite isnan linspace log matmul maximum mean meshgrid
+    einsum exp expand_dims eye flip floor full_like isfinite isnan linspace log log1p matmul maximum mean meshgrid
     minimum moveaxis multiply negative ones_like outer pad power prod reciprocal repeat rint roll round sign sin sqrt square
     squeeze stack subtract sum swapaxes take_along_axis tanh tensordot tile transpose where zeros_like max min
 """

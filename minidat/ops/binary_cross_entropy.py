@@ -1,0 +1,29 @@
+"""Binary cross-entropy of logits: each element is a question of its own, yes or no."""
+
+from __future__ import annotations
+
+from minidat.autograd.backend import array_module
+from minidat.autograd.engine import op
+from minidat.ops.checks import check_floating
+
+
+def softplus(x):
+    """ln(1 + eˣ), without overflow."""
+    xp = array_module(x)
+    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
+
+
+def probability(x):
+    """1/(1 + e⁻ˣ)"""
+    return 0.5 + 0.5 * array_module(x).tanh(0.5 * x)
+
+
+@op("..., ... -> ...")
+def binary_cross_entropy(x, targets):
+    """L = ln(1 + eˣ) − t x = −t ln p − (1 − t) ln(1 − p), p = 1/(1 + e⁻ˣ);  dx = p − t
+
+    x: logits of any shape. targets t in [0, 1], of the same shape; they get no gradient. An array of x's shape.
+    """
+    check_floating("binary_cross_entropy", x)
+    t = targets.astype(x.dtype, copy=False)
+    return softplus(x) - t * x, lambda dy: (dy * (probability(x) - t), None)
