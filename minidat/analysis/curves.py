@@ -60,9 +60,7 @@ def read_log(log: Path) -> dict[str, list[dict[str, float]]]:
     return _parse(log, ("loss", "accuracy"), ("loss", "accuracy"))[0]
 
 
-def _parse(
-    log: Path, training: Sequence[str], tests: Sequence[str]
-) -> tuple[dict[str, list[dict[str, float]]], int]:
+def _parse(log: Path, training: Sequence[str], tests: Sequence[str]) -> tuple[dict[str, list[dict[str, float]]], int]:
     """What `read_log` returns, with these entries beside the epoch, and the number of lines that are no JSON object; a last line
     that is still being written is not counted."""
     records: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}

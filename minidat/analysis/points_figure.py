@@ -50,10 +50,10 @@ def points_figure(
     images: uint8 (N, H, W, 3), as they are to be seen; they make the first row. records: what `model(x,
     record=records)` filled for these images, (stage, block) → "points" (N, G, P, 2) in pixels of the stage's
     map, "reference" (P, 2) normalised, "size" (h, w), "grid" (H_G, W_G). boxes: (N, 4), (row0, col0, row1,
-    col1) in pixels, half-open, or for each image any number of them, (K, 4). labels, predictions: (N,) class numbers, written "true → predicted" with a
-    tick or a cross; classes: their names. Points that are more than a sixth of the image outside are counted,
-    but not shown. Raises ValueError for images of another kind, for records of another number of images, for
-    no records.
+    col1) in pixels, half-open, or for each image any number of them, (K, 4). labels, predictions: (N,) class
+    numbers, written "true → predicted" with a tick or a cross; classes: their names. Points that are more than
+    a sixth of the image outside are counted, but not shown. Raises ValueError for images of another kind, for
+    records of another number of images, for no records.
     """
     check_records(images, records)
     records = {key: on_host(records[key]) for key in sorted(records)}

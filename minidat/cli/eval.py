@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from minidat.cli import dense
 from minidat.cli.flags import (
     add_compiled,
     add_device,
@@ -96,6 +97,9 @@ def _run(arguments: argparse.Namespace) -> int:
     trained = load_run(arguments.run_folder)
     settings = trained.state.settings
     size = settings.test_size if arguments.test_size is None else _size(arguments.test_size)
+    if settings.head is not None:
+        print(dense.evaluate_run(trained, arguments, size, Progress()) + _other_images(settings, size))
+        return 0
     dataset = load(
         settings.data, "test", data_dir=arguments.data_dir or settings.data_dir, seed=settings.seed, size=size
     )
@@ -129,7 +133,7 @@ def _other_images(settings: Settings, size: int | None) -> str:
     if size == settings.test_size:
         return ""
     own = "all test images" if settings.test_size is None else f"the first {plural(settings.test_size, 'test image')}"
-    return f"\nThe run itself was tested on {own}: its accuracy may differ."
+    return f"\nThe run itself was tested on {own}: its results may differ."
 
 
 def _weights(arguments: argparse.Namespace) -> int:

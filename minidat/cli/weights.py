@@ -53,7 +53,9 @@ def load_run(named: Path) -> TrainedRun:
     state = RunState.from_meta(path, meta)
     model = network(state.settings, len(state.classes))
     weights = {
-        name.partition("/")[2]: array for name, array in arrays.items() if name.startswith((f"{PARAMETERS}/", f"{RUNNING}/"))
+        name.partition("/")[2]: array
+        for name, array in arrays.items()
+        if name.startswith((f"{PARAMETERS}/", f"{RUNNING}/"))
     }
     expected = {name: t.shape for name, t in (model.parameters() | model.running()).items()}
     checkpoint.check_names(expected, {name: array.shape for name, array in weights.items()}, path)

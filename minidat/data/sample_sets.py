@@ -8,6 +8,13 @@ from minidat.data.samples import SampleSet
 from minidat.data.scenes import Scenes
 
 SAMPLES = ("shapes",)
+TEST_SIDES = {"shapes": (64, 192)}
+"""Pixels of the short side, and of the long one at most, of a photograph that a network trained on this data looks at."""
+
+
+def colours(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each colour, for pixel values scaled to 0..1."""
+    return Scenes.mean, Scenes.std
 
 
 def load_samples(

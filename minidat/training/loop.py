@@ -68,7 +68,9 @@ class Run:
         self.total = settings.epochs * self.steps_per_epoch
         self.model = _model(settings, self.training)
         self.model.to(device=device)
-        self.threads = 1 if self.model.running() else self.threads  # threads would change running statistics in any order
+        self.threads = (
+            1 if self.model.running() else self.threads
+        )  # threads would change running statistics in any order
         self.optimiser = AdamW(Arena(self.model.parameters()), weight_decay=settings.weight_decay)
         self.schedule = _schedule(settings, self.steps_per_epoch)
         self.environment = environment(device, self.threads)

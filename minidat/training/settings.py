@@ -20,13 +20,13 @@ MOST_IMAGES = 100_000_000  # an epoch's order lies in memory
 @dataclass(frozen=True)
 class Settings:
     """changes: of the model's configuration, "NAME=VALUE" each; see `models.changes`. head: for detection or segmentation, of
-    `dense.HEADS`, on the model's pyramid (None: classification); head_options: what `dense.create` takes for it. epochs, warmup: passes over the data.
-    batch: images a step. lr: the highest learning rate; minimum_lr: the last one. clip: largest norm of the gradient (0: it is
-    not clipped). smoothing: of the labels. drop_path: the last block's rate (None: the model's own). recipe: a name of
-    `RECIPES`. train_size, test_size: use only so many images (None: all). validation: share of the training images that is
-    held out, to choose the best epoch (0: it is chosen on the test images). micro: images that a thread takes at a time; a
-    GPU takes the whole batch, and draws the noise of as many micro-batches. precision: of products on a GPU, see
-    `cublas.precision`.
+    `dense.HEADS`, on the model's pyramid (None: classification); head_options: what `dense.create` takes for it. epochs,
+    warmup: passes over the data. batch: images a step. lr: the highest learning rate; minimum_lr: the last one. clip: largest
+    norm of the gradient (0: it is not clipped). smoothing: of the labels. drop_path: the last block's rate (None: the model's
+    own). recipe: a name of `RECIPES`. train_size, test_size: use only so many images (None: all). validation: share of the
+    training images that is held out, to choose the best epoch (0: it is chosen on the test images). micro: images that a
+    thread takes at a time; a GPU takes the whole batch, and draws the noise of as many micro-batches. precision: of products
+    on a GPU, see `cublas.precision`.
 
     Raises ValueError, naming the setting and what it may be.
     """
@@ -56,7 +56,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         schema.check(self)
-        choices = {"model": zoo.MODELS, "data": DATASETS if self.head is None else SAMPLES, "recipe": RECIPES, "precision": PRECISIONS}
+        choices = {
+            "model": zoo.MODELS,
+            "data": DATASETS if self.head is None else SAMPLES,
+            "recipe": RECIPES,
+            "precision": PRECISIONS,
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(known)}")
@@ -85,7 +90,9 @@ class Settings:
     def _check_head(self) -> None:
         if self.head is None:
             if self.head_options:
-                raise ValueError(f"head_options are {self.head_options}, but there is no head; leave them out, or name one")
+                raise ValueError(
+                    f"head_options are {self.head_options}, but there is no head; leave them out, or name one"
+                )
             return
         if self.head not in HEADS:
             raise ValueError(f"head {self.head!r} is unknown; choose from {', '.join(HEADS)}")
@@ -95,7 +102,9 @@ class Settings:
                 raise ValueError(f"head {self.head} has no option {name!r}; it has {', '.join(known)}")
         for name in ("smoothing",):
             if getattr(self, name):
-                raise ValueError(f"{name} is {getattr(self, name)}; it is of classification, so with a head it must be 0")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it is of classification, so with a head it must be 0"
+                )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -26,8 +26,8 @@ class Splits:
 def load_splits(settings: Settings) -> Splits:
     """The data that settings name. Held out are the last images of the training set. Raises DataError where it is missing or
     damaged, TrainingError where what is left is less than a batch, or nothing is held out."""
-    whole = _load(settings, "train", settings.train_size)
-    testing = _load(settings, "test", settings.test_size)
+    whole = load_split(settings, "train", settings.train_size)
+    testing = load_split(settings, "test", settings.test_size)
     held = round(settings.validation * len(whole))
     left = len(whole) - held
     if settings.validation and not held:
@@ -48,7 +48,8 @@ def _part(whole: Any, start: int, stop: int) -> Any:
     return whole.part(start, stop) if isinstance(whole, SampleBatches) else Part(whole, start, stop)
 
 
-def _load(settings: Settings, split: str, size: int | None) -> Any:
+def load_split(settings: Settings, split: str, size: int | None) -> Any:
+    """The images of "train" or "test", the first `size` of them (None: all); with a head as `SampleBatches`."""
     if settings.head is not None:
         kind = dense.HEADS[settings.head].kind
         samples = load_samples(settings.data, split, data_dir=settings.data_dir, seed=settings.seed, size=size)

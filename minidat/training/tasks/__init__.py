@@ -19,5 +19,7 @@ def task_of(settings: Settings) -> Task:
     """The task of a run with these settings."""
     if settings.head is None:
         return Classification(settings)
-    head = dense.HEADS[settings.head]
-    return Segmentation() if head.kind == "segmentation" else Detection(masks=head.masks)
+    kind = dense.HEADS[settings.head]
+    options = dense.head_options(settings.head) | settings.head_options
+    masks = kind.build.has_masks or bool(options.get("masks"))
+    return Segmentation() if kind.kind == "segmentation" else Detection(masks)
