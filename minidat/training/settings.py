@@ -100,11 +100,8 @@ class Settings:
         for name in self.head_options:
             if name not in known:
                 raise ValueError(f"head {self.head} has no option {name!r}; it has {', '.join(known)}")
-        for name in ("smoothing",):
-            if getattr(self, name):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; it is of classification, so with a head it must be 0"
-                )
+        if self.smoothing:
+            raise ValueError(f"smoothing is {self.smoothing}; it is of classification, so with a head it must be 0")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -144,4 +141,4 @@ def defaults(data: str, head: str | None) -> dict[str, Any]:
     if head is None:
         return DEFAULTS.get(data, {})
     small = {"head_options": SMALL[head]} if data == "shapes" and head in SMALL else {}
-    return HEAD_DEFAULTS.get(data, {}) | small
+    return {"head": head} | HEAD_DEFAULTS.get(data, {}) | small
