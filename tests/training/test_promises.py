@@ -413,6 +413,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path, monkeypatch, change):
 
 OTHER = {
     "model": "dat_cifar",
+    "changes": ("stages.1.range_factor=3",),
     "epochs": 3,
     "batch": 5,
     "lr": 2e-3,
