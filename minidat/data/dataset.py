@@ -84,6 +84,17 @@ class Part:
         return self.dataset.batch(indices + self.start)
 
 
+def checked_indices(indices: ArrayLike, name: str, size: int) -> np.ndarray:
+    """Indices as an integer array (B,). Raises IndexError, naming the data set, where they are no integers of 0 … size − 1."""
+    indices = np.asarray(indices)
+    shape, kind = indices.shape, indices.dtype
+    if indices.ndim != 1 or (indices.size and kind.kind not in "iu"):
+        raise IndexError(f"{name}: indices have shape {shape} and type {kind}, expected (B,) integers")
+    if indices.size and (indices.min() < 0 or indices.max() >= size):
+        raise IndexError(f"{name}: indices run {indices.min()}..{indices.max()}, expected within 0..{size - 1}")
+    return indices.astype(np.int64)
+
+
 def in_order(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All images uint8 (P, H, W, 3) and labels int64 (P,) of a data set in order, in pieces of P ≤ `PIECE`."""
     for start in range(0, len(dataset), PIECE):

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from minidat.data.rle import Rle
 
 IGNORED = 255
 """The class of a pixel that no loss and no metric counts."""
+
+
+class Truth(NamedTuple):
+    """The N objects of an image as an evaluation takes them. extents: float64 (N, 4), boxes as (row, col, height, width) in
+    pixels. labels: integers (N,). areas: (N,) pixels², COCO's are those of the masks. crowd: bool (N,)."""
+
+    extents: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    masks: Sequence[Rle] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +51,37 @@ class Sample:
         """(H, W) of the image as it is."""
         height, width = self.image.shape[:2]
         return height, width
+
+
+class SampleSet(Protocol):
+    """A data set for detection, segmentation or both. `classes` are those of objects, `semantic_classes` those of pixels; either
+    may be empty. `mean` and `std` are of each colour, for pixel values scaled to 0..1."""
+
+    name: str
+    classes: tuple[str, ...]
+    semantic_classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __len__(self) -> int: ...
+
+    def samples(self, indices: ArrayLike) -> list[Sample]:
+        """The images at the integers `indices` (B,), with the objects that training uses."""
+        ...
+
+    def truth(self, index: int) -> Truth:
+        """The objects that an evaluation counts, in the image's original size."""
+        ...
+
+    def semantic_truth(self, index: int) -> np.ndarray:
+        """The class of each pixel in the image's original size: uint8 (H, W), 0 … K' − 1 or `IGNORED`."""
+        ...
+
+
+def extents(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (N, 4) as (row0, col0, row1, col1) to float64 (N, 4) as (row, col, height, width)."""
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
 
 
 def mask_boxes(masks: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minidat.data.rle import Rle
+from minidat.data.samples import Truth
 from minidat.metrics.overlap import extent_overlaps, mask_overlaps
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -21,17 +22,6 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}  # pixels²
 MOST = (1, 10, 100)  # detections of an image and class that count
 EPS = float(np.spacing(1.0))
-
-
-class Truth(NamedTuple):
-    """The N objects of an image. extents: float64 (N, 4), boxes as (row, col, height, width) in pixels. labels: integers (N,).
-    areas: (N,) pixels², COCO's are those of the masks. crowd: bool (N,), where single objects are not told apart."""
-
-    extents: np.ndarray
-    labels: np.ndarray
-    areas: np.ndarray
-    crowd: np.ndarray
-    masks: Sequence[Rle] = ()
 
 
 class Found(NamedTuple):
@@ -44,12 +34,6 @@ class Found(NamedTuple):
     scores: np.ndarray
     masks: Sequence[Rle] = ()
     areas: np.ndarray | None = None
-
-
-def extents(boxes: np.ndarray) -> np.ndarray:
-    """Boxes (N, 4) as (row0, col0, row1, col1) to float64 (N, 4) as (row, col, height, width)."""
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
 
 
 class _Matches(NamedTuple):
@@ -147,13 +131,12 @@ def match(
     """
     ranges = np.array(list(AREAS.values()))[:, :, None]  # (A, 2, 1)
     outside = (sizes < ranges[:, 0]) | (sizes > ranges[:, 1]) | crowd  # (A, G)
-    least = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]  # (T, 1)
     count, shape = len(scores), (len(AREAS), len(THRESHOLDS))
     free = np.ones((*shape, len(sizes)), bool)  # (A, T, G)
     taken, ignored = np.zeros((*shape, count), bool), np.zeros((*shape, count), bool)
     rows, cols = np.indices(shape)
     for d in range(count if len(sizes) else 0):
-        near = free & (overlaps[d] >= least)  # (A, T, G)
+        near = free & (overlaps[d] >= THRESHOLDS[:, None])  # (A, T, G)
         real = near & ~outside[:, None]
         near = np.where(real.any(-1, keepdims=True), real, near)
         best = len(sizes) - 1 - np.where(near, overlaps[d], -1.0)[..., ::-1].argmax(-1)  # (A, T) the last of equal ones

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minidat.data.shapes import CLASSES, Shapes, _bright, _contrasting, _cover, _place
+from minidat.data.outlines import CLASSES, cover
+from minidat.data.painting import bright, contrasting
+from minidat.data.shapes import Shapes, _place
 
 HUNDREDS = np.arange(600)
 
@@ -34,7 +36,7 @@ def eroded(masks):
 def covered(shapes, indices):
     """How much of each pixel the object covers."""
     keys, labels = shapes._keys(indices)
-    return _cover(labels, _place(keys, labels))
+    return cover(labels, _place(keys, labels), (32, 32))
 
 
 def mean_colour(images, masks):
@@ -155,7 +157,7 @@ def test_clutter_is_there_and_its_colours_are_like_the_objects(drawn):
 def test_colours_keep_their_distance_from_what_is_behind():
     rng = np.random.default_rng(0)
     behind = rng.uniform(-0.05, 0.6, (3, 5000)).astype(np.float32)
-    colours = _contrasting(_bright(rng.random((3, 5000), np.float32)), behind)
+    colours = contrasting(bright(rng.random((3, 5000), np.float32)), behind)
     assert np.linalg.norm(colours - behind, axis=0).min() > 0.399 and colours.max() <= 1
 
 

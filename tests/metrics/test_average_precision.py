@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minidat.data.rle import Rle
-from minidat.metrics.average_precision import AveragePrecision, Found, Truth, extents
+from minidat.data.samples import Truth, extents
+from minidat.metrics.average_precision import AveragePrecision, Found
 from minidat.metrics.dense_tables import ap_by_class, coco_table
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "dense"
@@ -175,6 +176,13 @@ def test_more_than_a_hundred_detections_of_an_image():
     last = AveragePrecision(1)
     last.add(0, truth, Found(extents(boxes[1:]), np.zeros(100, int), scores[1:]))
     assert last.result().ap() == pytest.approx(0.01)
+
+
+def test_an_area_on_a_border_belongs_to_both_ranges():
+    metric = AveragePrecision(1)
+    truth = Truth(extents([[0, 0, 32, 32]]), np.array([0]), np.array([1024.0]), np.array([False]))
+    metric.add(0, truth, Found(extents([[0, 0, 32, 32]]), np.array([0]), np.array([0.5])))
+    assert [metric.result().ap(area=area) for area in ("small", "medium", "large")] == [pytest.approx(1)] * 2 + [-1]
 
 
 def test_an_image_without_objects_counts_by_its_detections():
