@@ -141,4 +141,5 @@ def defaults(data: str, head: str | None) -> dict[str, Any]:
     if head is None:
         return DEFAULTS.get(data, {})
     small = {"head_options": SMALL[head]} if data == "shapes" and head in SMALL else {}
-    return {"head": head} | HEAD_DEFAULTS.get(data, {}) | small
+    faster = {"lr": 2e-3} if data == "shapes" and head in HEADS and HEADS[head].kind == "segmentation" else {}
+    return {"head": head} | HEAD_DEFAULTS.get(data, {}) | small | faster

@@ -88,3 +88,7 @@ class SampleBatches:
     def truth(self, index: int) -> Truth:
         """The objects of an image as an evaluation takes them."""
         return self.samples.truth(index + self.start)
+
+    def semantic_truth(self, index: int) -> np.ndarray:
+        """The class of each pixel of an image in its original size, uint8 (H, W)."""
+        return self.samples.semantic_truth(index + self.start)

@@ -74,8 +74,9 @@ class SegmentationTest:
 
     def add(self, batch: list[Sample]) -> None:
         found = predictions(self.model, batch, self.dataset, self.workers)
-        for sample, predicted in zip(batch, found, strict=True):
-            self.confusion += Confusion.of(predicted, sample.semantic, len(self.dataset.classes))
+        for predicted in found:
+            truth = self.dataset.semantic_truth(self.count)
+            self.confusion += Confusion.of(predicted, truth, len(self.dataset.classes))
             self.count += 1
 
     def result(self) -> SegmentationResult:
