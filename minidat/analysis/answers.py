@@ -40,8 +40,9 @@ def blend(image: np.ndarray, where: np.ndarray, colour: Any, share: float) -> np
 def with_masks(image: np.ndarray, found: Detections) -> np.ndarray:
     """The image with the masks of what was found, in the colour of its class, the best over the others."""
     colours = palette(int(found.labels.max(initial=-1)) + 1)
-    for i in reversed(range(len(found))) if found.masks is not None else ():
-        image = blend(image, found.masks[i], colours[found.labels[i]], MASK)
+    masks = [] if found.masks is None else list(zip(found.masks, found.labels.tolist(), strict=True))
+    for mask, label in reversed(masks):
+        image = blend(image, mask, colours[label], MASK)
     return image
 
 

@@ -41,9 +41,9 @@ def draw_answers(run: Run) -> None:
     """What a run's network found in the first few test images, under what is there. Raises what drawing raises."""
     from minidat.analysis.answers_figure import answers_figure
 
-    samples = _shown(run)
+    samples, testing = _shown(run), _testing(run)
     with Workers.on(run.device, run.threads, run.settings.micro) as workers:
-        found = predictions(run.model, samples, run.testing, workers)
+        found = predictions(run.model, samples, testing, workers)
     truths = [truth(sample, run.model.kind) for sample in samples]
     images = [sample.image for sample in samples]
     answers_figure(images, truths, found, run.folder / ANSWERS, names=run.testing.classes)
@@ -58,7 +58,12 @@ def truth(sample: Sample, kind: str) -> Any:
 
 def _shown(run: Run) -> list[Sample]:
     """The first few test images."""
-    return run.testing.batch(np.arange(min(SHOWN_IMAGES, len(run.testing))))
+    return _testing(run).batch(np.arange(min(SHOWN_IMAGES, len(run.testing))))
+
+
+def _testing(run: Run) -> Any:
+    """The test images: `SampleBatches`, since the network has a head."""
+    return run.testing
 
 
 def draw_points(run: Run) -> None:
@@ -93,7 +98,7 @@ def _draw_points_of_samples(run: Run) -> None:
     samples = _shown(run)
     samples = [sample for sample in samples if sample.size == samples[0].size]
     record: dict = {}
-    array, sizes = placed(run.model, [normalised(sample, run.testing) for sample in samples])
+    array, sizes = placed(run.model, [normalised(sample, _testing(run)) for sample in samples])
     run.model.predict(array, sizes, record=record)
     seen, _ = padded([sample.image for sample in samples], run.model.multiple)
     points_figure(seen, record, run.folder / POINTS, boxes=[sample.boxes for sample in samples])

@@ -6,10 +6,10 @@ from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
+from minidat.dense import Detections
 
 from minidat.data.samples import IGNORED, Sample
 from minidat.data.scenes import Scenes
-from minidat.dense import Detections
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
 from minidat.training import checkpoint
@@ -227,7 +227,7 @@ def test_what_is_padded_has_no_part_in_the_loss_of_pixels():
     model.losses = lambda images, labels, rng: seen.append((images, labels)) or losses(images, labels, rng)
     images, targets = task.prepare([sample], data, np.random.default_rng(0), "cpu")
     _, sums = task.loss(model, images, targets, np.random.default_rng(0))
-    (array, labels), = seen
+    ((array, labels),) = seen
     assert array.shape == (1, 48, 64, 3) and (labels[0, 40:] == IGNORED).all()
     np.testing.assert_array_equal(labels[0, :40], sample.semantic)
     assert not array.data[0, 40:].any() and sums.count == 1 and math.isfinite(sums.loss)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from minidat import dense, nn
+from minidat import dense
 from minidat.autograd import Tensor
 from minidat.autograd.backend import to_device
 from minidat.data.rle import Rle
 from minidat.data.samples import Sample, extents
-from minidat.dense import Detections, Objects
+from minidat.dense import DenseModel, Detections, Detector, Objects, Segmenter
 from minidat.metrics.average_precision import AveragePrecision, Curves, Found
 from minidat.training.parallel import Workers
 from minidat.training.tasks.samples import NOTHING, TEST_BATCH, LossSums, SampleBatches, normalised, total
@@ -36,13 +36,13 @@ class Detection:
         return [normalised(one, dataset) for one in batch], [objects(one) for one in batch]
 
     def loss(
-        self, model: nn.Module, images: list[np.ndarray], targets: list[Objects], rng: np.random.Generator, /
+        self, model: Detector, images: list[np.ndarray], targets: list[Objects], rng: np.random.Generator, /
     ) -> tuple[Tensor, LossSums]:
         """The sum of the head's losses over images of any sizes, padded."""
         parts = model.losses(Tensor(placed(model, images)[0]), targets, rng)
         return total(parts), LossSums.of(parts, len(images))
 
-    def test(self, model: nn.Module, dataset: SampleBatches, workers: Workers, device: str) -> DetectionTest:
+    def test(self, model: Detector, dataset: SampleBatches, workers: Workers, device: str, /) -> DetectionTest:
         return DetectionTest(model, dataset, workers)
 
     def shown(self, value: float) -> str:
@@ -54,7 +54,7 @@ def objects(sample: Sample) -> Objects:
     return Objects(sample.boxes.astype(np.float32), sample.labels, sample.size, sample.masks, sample.crowd)
 
 
-def placed(model: nn.Module, images: list[np.ndarray]) -> tuple[Any, list[tuple[int, int]]]:
+def placed(model: DenseModel, images: list[np.ndarray]) -> tuple[Any, list[tuple[int, int]]]:
     """Images (H, W, 3) padded to (B, H, W, 3) where the model is, and their sizes."""
     array, sizes = dense.padded(images, model.multiple)
     first = next(iter(model.parameters().values())).data
@@ -79,7 +79,7 @@ class DetectionResult:
 class DetectionTest:
     """Average precision on images that are not augmented."""
 
-    def __init__(self, model: nn.Module, dataset: SampleBatches, workers: Workers):
+    def __init__(self, model: Detector, dataset: SampleBatches, workers: Workers):
         self.model, self.dataset, self.workers = model, dataset, workers
         self.boxes = AveragePrecision(len(dataset.classes))
         self.masks = AveragePrecision(len(dataset.classes), "masks") if model.has_masks else None
@@ -104,7 +104,9 @@ def as_found(detections: Detections) -> Found:
     return Found(extents(detections.boxes), detections.labels, detections.scores, masks)
 
 
-def predictions(model: nn.Module, batch: list[Sample], dataset: SampleBatches, workers: Workers) -> list[Any]:
+def predictions(
+    model: Detector | Segmenter, batch: list[Sample], dataset: SampleBatches, workers: Workers
+) -> list[Any]:
     """What the model says of each sample, in pixels of the original image."""
 
     def work(_: int, pieces: list[slice]) -> list[Any]:

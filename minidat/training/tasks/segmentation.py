@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from minidat import nn
 from minidat.autograd import Tensor
 from minidat.data.samples import IGNORED, Sample
+from minidat.dense import Segmenter
 from minidat.metrics.mean_iou import Confusion
 from minidat.training.parallel import Workers
 from minidat.training.tasks.detection import placed, predictions
@@ -28,12 +29,12 @@ class Segmentation:
 
     def prepare(
         self, batch: list[Sample], dataset: SampleBatches, rng: np.random.Generator, device: str, /
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    ) -> tuple[list[np.ndarray], list[Any]]:
         """Images float32 (H, W, 3) of any sizes, and the classes of their pixels, uint8 (H, W)."""
         return [normalised(one, dataset) for one in batch], [one.semantic for one in batch]
 
     def loss(
-        self, model: nn.Module, images: list[np.ndarray], targets: list[np.ndarray], rng: np.random.Generator, /
+        self, model: Segmenter, images: list[np.ndarray], targets: list[np.ndarray], rng: np.random.Generator, /
     ) -> tuple[Tensor, LossSums]:
         """The sum of the head's losses over images of any sizes, padded; what is padding is ignored."""
         array, sizes = placed(model, images)
@@ -43,7 +44,7 @@ class Segmentation:
         parts = model.losses(Tensor(array), labels, rng)
         return total(parts), LossSums.of(parts, len(images))
 
-    def test(self, model: nn.Module, dataset: SampleBatches, workers: Workers, device: str) -> SegmentationTest:
+    def test(self, model: Segmenter, dataset: SampleBatches, workers: Workers, device: str, /) -> SegmentationTest:
         return SegmentationTest(model, dataset, workers)
 
     def shown(self, value: float) -> str:
@@ -67,7 +68,7 @@ class SegmentationResult:
 class SegmentationTest:
     """Intersection over union on images that are not augmented."""
 
-    def __init__(self, model: nn.Module, dataset: SampleBatches, workers: Workers):
+    def __init__(self, model: Segmenter, dataset: SampleBatches, workers: Workers):
         self.model, self.dataset, self.workers = model, dataset, workers
         classes = len(dataset.classes)
         self.confusion, self.count = Confusion(np.zeros((classes, classes), np.int64)), 0

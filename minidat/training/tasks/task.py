@@ -7,10 +7,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from minidat import nn
 from minidat.autograd import Tensor
-from minidat.data import Dataset
-from minidat.data.dataset import OnDevice
 from minidat.training.parallel import Workers
 
 
@@ -60,15 +57,15 @@ class Task(Protocol):
     test_batch: int
     fixed_shapes: bool
 
-    def prepare(self, batch: Any, dataset: Dataset, rng: np.random.Generator, device: str, /) -> tuple[Any, Any]:
+    def prepare(self, batch: Any, dataset: Any, rng: np.random.Generator, device: str, /) -> tuple[Any, Any]:
         """What `dataset.batch` gave, augmented: (inputs, targets) on the device. Slices of both are micro-batches."""
         ...
 
-    def loss(self, model: nn.Module, inputs: Any, targets: Any, rng: np.random.Generator, /) -> tuple[Tensor, Any]:
+    def loss(self, model: Any, inputs: Any, targets: Any, rng: np.random.Generator, /) -> tuple[Tensor, Any]:
         """See `Loss`."""
         ...
 
-    def test(self, model: nn.Module, dataset: Dataset | OnDevice, workers: Workers, device: str) -> Test:
+    def test(self, model: Any, dataset: Any, workers: Workers, device: str, /) -> Test:
         """A new test of the network."""
         ...
 
