@@ -104,7 +104,8 @@ def table() -> str:
     """Markdown: a table for each head."""
     parts = [
         "# What deformable points gain on scenes\n\nMade by `python -m experiments.scenes report` from `records/`, one file a "
-        "run. On the 500 test images, of the epoch that was best on the 640 images held out: mean ± standard deviation over seeds. "
+        "run. On the 500 test images, of the epoch that was best on the 640 images held out: mean ± standard deviation over "
+        "seeds. "
         "The difference to DAT is paired by seed, with its 95 % interval (t-test): where it holds 0, these runs do not tell the "
         "two apart.\n"
     ]
