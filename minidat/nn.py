@@ -47,8 +47,12 @@ class Module:
         """Name → Tensor, of the Tensors that require a gradient."""
         return {name: t for name, t in self.tensors() if t.requires_grad}
 
+    def running(self) -> dict[str, Tensor]:
+        """Name → Tensor, of the running statistics: constants that training passes change; a checkpoint must hold them."""
+        return {name: t for name, t in self.tensors() if isinstance(t, Running)}
+
     def to(self, *, dtype: Any = None, device: str | None = None) -> Self:
-        """Convert parameters in place to a dtype, and parameters and buffers to "cpu" or "gpu". Returns self.
+        """Convert parameters and running statistics in place to a dtype, and these and buffers to "cpu" or "gpu". Returns self.
 
         The first "gpu" enables the CUDA kernels."""
         if device == "gpu":
@@ -56,17 +60,23 @@ class Module:
         for _, t in self.tensors():
             if device is not None:
                 t.data = to_device(t.data, device)
-            if dtype is not None and t.requires_grad:
+            if dtype is not None and (t.requires_grad or isinstance(t, Running)):
                 t.data = t.data.astype(dtype)
         return self
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Copy arrays into the parameters of the same names, on whatever device those are. Raises KeyError for a parameter
-        without an array, ValueError for one of another shape."""
-        for name, t in self.parameters().items():
+        """Copy arrays into the parameters and running statistics of the same names, on whatever device those are. Raises KeyError
+        for one without an array, ValueError for one of another shape."""
+        for name, t in (self.parameters() | self.running()).items():
             if arrays[name].shape != t.shape:
                 raise ValueError(f"{name}: has shape {arrays[name].shape}, the model needs {t.shape}")
             t.data[...] = like(arrays[name], t.data)
+
+
+class Running(Tensor):
+    """A constant that training passes change in place, as the mean and variance of a batch norm."""
+
+    __slots__ = ()
 
 
 def parameter(array: np.ndarray) -> Tensor:

@@ -21,6 +21,7 @@ ROOMS = [
     "nn",
     "attention",
     "models",
+    "dense",
     "released",
     "data",
     "metrics",

@@ -88,7 +88,9 @@ def _full(mixer: MultiHeadSelfAttention, size: Size, price: Price) -> MixerCost:
 
 
 def _window(mixer: WindowAttention, size: Size, price: Price) -> MixerCost:
-    return _self_attention(mixer, prod(size), keys=mixer.window**2)  # reading its table is no arithmetic
+    return _self_attention(
+        mixer, prod(mixer.padded_size(size)), keys=mixer.window**2
+    )  # reading its table is no arithmetic
 
 
 def _neighborhood(mixer: NeighborhoodAttention, size: Size, price: Price) -> MixerCost:

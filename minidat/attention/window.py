@@ -44,27 +44,39 @@ class WindowAttention(nn.Module):
     | B, by relative position | `table` ((2w−1)², M), read at `index` (w², w²) |
     | shift | `shift`; the map is rolled by −shift before and +shift after |
 
-    `size`: (H, W) of the map that the mask is stored for; the mask of another map is computed in each call.
+    `size`: (H, W) of the map that the mask is stored for; the mask of another map is computed in each call. `pad`: a map
+    that windows do not tile is zero-padded at the bottom and on the right before W_q, W_k, W_v, and cropped at the end, as in the
+    released code for detection and segmentation. The padding takes part: the biases of W_k and W_v are its key and value.
     Differences from the released code: other maps are possible. The released shift is ⌈w/2⌉ (Swin's is ⌊w/2⌋); here the
-    caller chooses. Raises ValueError when heads do not divide dim, for a shift that is not in 0 … w, and when windows do not
-    tile the map, TypeError for an input that is no floating array.
+    caller chooses. Released shifted windows for detection and segmentation raise in `torch.roll`; these do not. Raises
+    ValueError when heads do not divide dim, for a shift that is not in 0 … w, and, without `pad`, when windows do not tile the
+    map, TypeError for an input that is no floating array.
     """
 
     def __init__(
-        self, dim: int, heads: int, *, window: int, size: tuple[int, int], rng: np.random.Generator, shift: int = 0
+        self,
+        dim: int,
+        heads: int,
+        *,
+        window: int,
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        shift: int = 0,
+        pad: bool = False,
     ):
         check_heads("WindowAttention", dim, heads)
         check_whole("WindowAttention", window=window, height=size[0], width=size[1])
         check_whole("WindowAttention", 0, shift=shift)
         if shift > window:
             raise ValueError(f"WindowAttention: shift is {shift}; it must be at most the window, {window}")
-        check_divisible(*size, window)
-        self.heads, self.window, self.shift, self.size = heads, window, shift, size
+        self.heads, self.window, self.shift, self.pad = heads, window, shift, pad
+        self.check_size(size)
+        self.size = self.padded_size(size)
         self.table = nn.table(rng, ((2 * window - 1) ** 2, heads))
         self.qkv = nn.Linear(dim, 3 * dim, rng=rng)
         self.out = nn.Linear(dim, dim, rng=rng)
         self.index = Tensor(relative_index(window))
-        self.mask = self._mask(size) if shift else None
+        self.mask = self._mask(self.size) if shift else None
 
     def _mask(self, size: tuple[int, int]) -> Tensor:
         return Tensor(shift_mask(*size, self.window, self.shift).astype(np.float32))
@@ -83,13 +95,24 @@ class WindowAttention(nn.Module):
         return ops.take(self.table, indices=self.index.data, axis=0).transpose(2, 0, 1)
 
     def __call__(self, x: Tensor, record: dict | None = None) -> Tensor:
-        """x (B, H, W, C), windows tiling the map → the same shape."""
+        """x (B, H, W, C), without `pad` of a size that windows tile → the same shape."""
         x = entered("WindowAttention", x, "B H W C", self.out.weight.shape[0])
-        h, w = x.shape[1:3]
+        _, rows, cols, _ = x.shape
+        h, w = self.padded_size((rows, cols))
+        if (h, w) != (rows, cols):
+            x = ops.pad(x, widths=((0, 0), (0, h - rows), (0, w - cols), (0, 0)))
         tokens = ops.window_partition(x, window=self.window, shift=self.shift)  # (B, windows, w², C)
         z = ops.self_attention(self.qkv(tokens), self.bias(), self.mask_of(x), heads=self.heads)
-        return ops.window_merge(self.out(z), height=h, width=w, window=self.window, shift=self.shift)
+        y = ops.window_merge(self.out(z), height=h, width=w, window=self.window, shift=self.shift)
+        return y if (h, w) == (rows, cols) else y[:, :rows, :cols]
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of the map that windows are cut from, for a map of `size`."""
+        if not self.pad:
+            return size
+        h, w = (-(-n // self.window) * self.window for n in size)
+        return h, w
 
     def check_size(self, size: tuple[int, int]) -> None:
-        """Raises ValueError for a map (H, W) that windows do not tile."""
-        check_divisible(*size, self.window)
+        """Raises ValueError for a map (H, W) that windows do not tile and that is not to be padded."""
+        check_divisible(*self.padded_size(size), self.window)

@@ -17,7 +17,8 @@ MLPS = ("plain", "conv", "residual conv")
 class StageConfig:
     """One stage: its width, its heads and a letter of `mixers.MIXERS` for each block. Other options are read by some letters.
 
-    L, S, X: `window`; S: `shift` (None: ⌈w/2⌉, as released). N: `neighborhood`, the kernel. P: `reduction`. D: `groups`,
+    L, S, X: `window`; S: `shift` (None: ⌈w/2⌉, as released); L, S: `pad_windows`, whether maps that windows do not tile are
+    padded, as in detection and segmentation. N: `neighborhood`, the kernel. P: `reduction`. D: `groups`,
     `offsets`, `position` (see `DeformableAttention`). C: `groups`. M: `points`. Every block: `expansion` and `mlp` (see
     `nn.MLP`, `nn.ConvMLP`); `lpu`, whether a depthwise 3×3 comes before it; `layer_scale`, if positive, the first value of a
     scale for each channel of its branches. Raises ValueError for a number below 1, TypeError for offsets of another type.
@@ -38,6 +39,7 @@ class StageConfig:
     mlp: str = "plain"
     lpu: bool = False
     layer_scale: float = 0.0
+    pad_windows: bool = False
 
     def __post_init__(self):
         whole = ("dim", "heads", "window", "neighborhood", "reduction", "points", "groups", "expansion")

@@ -36,12 +36,17 @@ def full(stage: StageConfig, size: Size, convention: str, rng: np.random.Generat
 
 
 def local_window(stage: StageConfig, size: Size, convention: str, rng: np.random.Generator) -> nn.Module:
-    return WindowAttention(stage.dim, stage.heads, window=stage.window, size=size, rng=rng)
+    return _window(stage, size, rng, shift=0)
 
 
 def shifted_window(stage: StageConfig, size: Size, convention: str, rng: np.random.Generator) -> nn.Module:
     shift = -(-stage.window // 2) if stage.shift is None else stage.shift
-    return WindowAttention(stage.dim, stage.heads, window=stage.window, size=size, shift=shift, rng=rng)
+    return _window(stage, size, rng, shift)
+
+
+def _window(stage: StageConfig, size: Size, rng: np.random.Generator, shift: int) -> nn.Module:
+    options = {"window": stage.window, "shift": shift, "pad": stage.pad_windows}
+    return WindowAttention(stage.dim, stage.heads, size=size, rng=rng, **options)
 
 
 def neighborhood(stage: StageConfig, size: Size, convention: str, rng: np.random.Generator) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -29,8 +30,8 @@ class Stage(nn.Module):
         return x
 
 
-class Pyramid(nn.Module):
-    """image → patches → stages → layer norm → mean over the map → logits. Source: DAT's Figure 3 and released model."""
+class Trunk(nn.Module):
+    """image → patches → stages: all of a network but what is done with its maps."""
 
     def __init__(self, config: Config, rng: np.random.Generator):
         self.config = config
@@ -48,17 +49,9 @@ class Pyramid(nn.Module):
             blocks = [kind(m, stage, next(rates), rng) for kind, m in zip(kinds, mixers, strict=True)]
             self.stages.append(Stage(blocks))
         self.downs = [down(config.stem, a, b, rng) for a, b in pairwise(dims)]
-        self.norm = nn.LayerNorm(dims[-1])
-        self.head = nn.Linear(dims[-1], config.classes, rng=rng)
 
-    def __call__(self, x: Tensor, rng: np.random.Generator | None = None, record: dict | None = None) -> Tensor:
-        """x (B, H, W, 3) → logits (B, classes).
-
-        `rng`: drop path is drawn from it (a training pass). `record`: a dict that receives, under (stage, block), what each
-        deformable block did: points (B, G, N, 2) in pixels of its map, reference points, sizes.
-        Raises ValueError for images whose sides patches do not tile or whose maps a mixer does not take, TypeError for
-        images that are no floating array.
-        """
+    def stage_maps(self, x: Tensor, rng: np.random.Generator | None, record: dict | None) -> Iterator[Tensor]:
+        """The map (B, H_i, W_i, C_i) of each stage in turn. Arguments and errors: see `Pyramid.__call__`."""
         x = entered("model", x, "B H W C", 3)
         _, h, w, _ = x.shape
         self.check_image((h, w))
@@ -74,7 +67,7 @@ class Pyramid(nn.Module):
             x = stage(x, rng, None if record is None else entries)
             if record is not None:
                 record.update({(i, block): entry for block, entry in entries.items()})
-        return self.head(ops.mean(self.norm(x), axis=(1, 2)))
+            yield x
 
     def check_image(self, size: tuple[int, int]) -> None:
         """Raises ValueError for images of (H, W) that this model does not take. The message names sizes that it takes."""
@@ -107,3 +100,25 @@ class Pyramid(nn.Module):
         multiple, most = self.config.multiple, 2 * max(side, self.config.image)
         sides = sorted(range(multiple, most + 1, multiple), key=lambda n: (abs(n - side), -n))
         return next((n for n in sides if self._misfit((n, n)) is None), None)
+
+
+class Pyramid(Trunk):
+    """image → patches → stages → layer norm → mean over the map → logits. Source: DAT's Figure 3 and released model."""
+
+    def __init__(self, config: Config, rng: np.random.Generator):
+        super().__init__(config, rng)
+        dim = config.stages[-1].dim
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, config.classes, rng=rng)
+
+    def __call__(self, x: Tensor, rng: np.random.Generator | None = None, record: dict | None = None) -> Tensor:
+        """x (B, H, W, 3) → logits (B, classes).
+
+        `rng`: drop path is drawn from it (a training pass). `record`: a dict that receives, under (stage, block), what each
+        deformable block did: points (B, G, N, 2) in pixels of its map, reference points, sizes.
+        Raises ValueError for images whose sides patches do not tile or whose maps a mixer does not take, TypeError for
+        images that are no floating array.
+        """
+        for last in self.stage_maps(x, rng, record):
+            x = last  # only the last stage's map is kept
+        return self.head(ops.mean(self.norm(x), axis=(1, 2)))

@@ -98,6 +98,11 @@ def small(*letters: str, **options: object) -> Config:
     return Config(32, 2, 10, stages((48, 96, 192), (3, 6, 12), letters, window=window, **options))
 
 
+def scenes(*letters: str, **options: object) -> Config:
+    """A backbone for scenes of 64×64: widths 24, 48 and 96, maps of 16×16, 8×8 and 4×4."""
+    return Config(64, 4, 10, stages((24, 48, 96), (2, 4, 8), letters, window=4, **options))
+
+
 MODELS: dict[str, Callable[[], Config]] = {
     "dat_tiny": lambda: dat(*_T, 6, drop_path=0.2),
     "dat_small": lambda: dat(*_T, 18, drop_path=0.3),
@@ -138,8 +143,12 @@ MODELS: dict[str, Callable[[], Config]] = {
         convention="v2",
         stem="conv",
     ),
+    "dat_scenes": lambda: scenes("LS", "LD", "LD", groups=(1, 2, 4), kernel=(5, 5, 3)),
+    "still_scenes": lambda: scenes("LS", "LD", "LD", groups=(1, 2, 4), kernel=(5, 5, 3), learned=False),
+    "swin_scenes": lambda: scenes("LS", "LS", "LL"),
 }
-"""Models named …_cifar have as many parameters as `dat_cifar`, to within 5 %; their multiply-adds differ more."""
+"""Models named …_scenes are for images of 64×64 with several objects; the points of `still_scenes` stay at their references.
+Models named …_cifar have as many parameters as `dat_cifar`, to within 5 %; their multiply-adds differ more."""
 
 
 def config(
