@@ -1,4 +1,4 @@
-"""Detection and segmentation at the command line: a run from its start to its pictures, its tables, and images of a user's own."""
+"""Detection and segmentation at the command line: a run from start to pictures, its tables, and images of a user's own."""
 
 import json
 import re
