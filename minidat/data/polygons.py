@@ -68,3 +68,51 @@ def _walk(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     points[walked, longer[edge]] = low[edge, longer[edge]] + t
     points[walked, 1 - longer[edge]] = np.trunc(low[edge, 1 - longer[edge]] + slope[edge] * t + 0.5).astype(np.int64)
     return points[:, 0], points[:, 1]
+
+
+def trace(mask: np.ndarray) -> list[list[float]] | None:
+    """The borders of a mask's parts along its pixels' sides, as polygons [x0, y0, x1, y1, …] that `rasterise` turns into the
+    same mask; None for a mask with a hole, of which polygons cannot tell, and for an empty one.
+
+    Each side between an inner and an outer pixel is walked with the inside on the right. Where two borders meet in a point,
+    the walk turns right, so that parts that touch at a corner stay apart.
+    """
+    ahead = _sides(mask)
+    polygons = []
+    while ahead:
+        start = at = next(iter(ahead))
+        direction = next(iter(ahead[start]))
+        corners = []
+        while True:
+            ahead[at].remove(direction)
+            if not ahead[at]:
+                del ahead[at]
+            corners.append((at, direction))
+            at = at[0] + direction[0], at[1] + direction[1]
+            if at == start:
+                break
+            right = direction[1], -direction[0]
+            direction = right if right in ahead[at] else next(iter(ahead[at] - {right}))
+        turns = [point for i, (point, way) in enumerate(corners) if way != corners[i - 1][1]]
+        y, x = np.array(turns).T
+        if (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() < 0:  # walked against the clock: around a hole
+            return None
+        polygons.append(np.stack([x, y], 1).ravel().astype(float).tolist())
+    return polygons or None
+
+
+def _sides(mask: np.ndarray) -> dict[tuple[int, int], set[tuple[int, int]]]:
+    """From each corner (row, col) of pixels, the directions in which a border leaves it."""
+    padded = np.pad(mask, 1)
+    found: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    # Beside the inside: the outer neighbour, the corner where the walk along their common side begins, its direction.
+    for (dr, dc), (row, col), way in (
+        ((-1, 0), (0, 0), (0, 1)),
+        ((0, 1), (0, 1), (1, 0)),
+        ((1, 0), (1, 1), (0, -1)),
+        ((0, -1), (1, 0), (-1, 0)),
+    ):
+        outer = np.roll(padded, (-dr, -dc), (0, 1))
+        for r, c in np.argwhere(padded & ~outer).tolist():
+            found.setdefault((r - 1 + row, c - 1 + col), set()).add(way)
+    return found

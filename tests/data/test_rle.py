@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from minidat.data.polygons import rasterise
+from minidat.data.polygons import rasterise, trace
 from minidat.data.rle import Rle, common
 
 CASES = json.loads((Path(__file__).parents[1] / "fixtures" / "dense" / "masks.json").read_text())
@@ -57,6 +57,32 @@ def test_common_pixels(seed):
     split = Rle(rles[0].size, np.concatenate([[0, 0], rles[0].counts, [0]]))  # runs of no pixels mean nothing
     np.testing.assert_array_equal(common(split, rles), expected)
     np.testing.assert_array_equal(common(rles[1], [split]), expected[1:2])
+
+
+@given(MASKS)
+def test_borders_as_polygons(mask):
+    polygons = trace(mask)
+    if polygons is None:
+        outside = np.pad(~mask, 1)
+        reached = np.zeros_like(outside)
+        reached[0, 0] = True
+        for _ in range(outside.size):  # flood what is outside, through corners too
+            near = np.pad(reached, 1)
+            spread = [np.roll(near, (i, j), (0, 1))[1:-1, 1:-1] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+            reached = outside & np.any(spread, axis=0)
+        assert not mask.any() or (outside & ~reached).any() or mask.sum() >= 4  # a hole, or one closed at corners
+    else:
+        np.testing.assert_array_equal(rasterise(polygons, mask.shape), mask)
+
+
+def test_a_border_has_its_corners_alone():
+    mask = np.zeros((5, 6), bool)
+    mask[1:4, 2:5] = True
+    assert trace(mask) == [[2, 1, 5, 1, 5, 4, 2, 4]]
+    mask[2, 3] = False
+    assert trace(mask) is None
+    mask[2, 4] = False
+    assert trace(mask) == [[2, 1, 5, 1, 5, 2, 3, 2, 3, 3, 5, 3, 5, 4, 2, 4]]
 
 
 @settings(max_examples=150, deadline=None)
