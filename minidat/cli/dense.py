@@ -18,7 +18,8 @@ from minidat.cli.terminal import plural, printable
 from minidat.cli.weights import TrainedRun
 from minidat.data.augment import normalise
 from minidat.data.dataset import DataError
-from minidat.data.sample_sets import TEST_SIDES, colours
+from minidat.data.sample_augment import released_size
+from minidat.data.sample_sets import SAMPLES
 from minidat.dense import IGNORED, Detections, padded
 from minidat.fast.cuda import cublas
 from minidat.metrics.dense_tables import ap_by_class, coco_table, iou_table
@@ -73,7 +74,7 @@ def check_weights(trained: TrainedRun) -> None:
 
 @dataclass(frozen=True)
 class Viewer:
-    """A network of a run, and what is between an image file and its answer. Short and long side: see `fitted`."""
+    """A network of a run, and what is between an image file and its answer. sides: see `SampleData`."""
 
     model: Any
     names: Sequence[str]
@@ -87,24 +88,17 @@ class Viewer:
         check_weights(trained)
         trained.model.to(device=device)
         data = trained.state.settings.data
-        return cls(trained.model, names, *colours(data), TEST_SIDES[data])
+        return cls(trained.model, names, *trained.colours, SAMPLES[data].sides)
 
     def look(self, image: np.ndarray) -> tuple[Any, np.ndarray, dict]:
         """(the answer, in pixels of the image uint8 (H, W, 3); the image as the network saw it; the record of the pass)"""
         height, width = image.shape[:2]
-        seen = np.asarray(Image.fromarray(image).resize(fitted((width, height), self.sides), Image.Resampling.BILINEAR))
+        rows, cols = released_size((height, width), self.sides[1], self.sides[0])
+        seen = np.asarray(Image.fromarray(image).resize((cols, rows), Image.Resampling.BILINEAR))
         array, sizes = placed(self.model, [normalise(seen[None], self.mean, self.std)[0]])
         record: dict = {}
         (answer,) = self.model.predict(array, sizes, [(height, width)], record=record)
         return answer, padded([seen], self.model.multiple)[0][0], record
-
-
-def fitted(size: tuple[int, int], sides: tuple[int, int]) -> tuple[int, int]:
-    """The size of an image whose short side becomes `sides[0]`, unless its long one becomes more than `sides[1]`: that, then."""
-    short, long = sides
-    scale = min(short / min(size), long / max(size))
-    first, second = (max(int(side * scale + 0.5), 1) for side in size)
-    return first, second
 
 
 def predict(viewer: Viewer, images: Sequence[Path], pictures: Sequence[Path], score: float) -> int:

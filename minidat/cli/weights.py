@@ -9,6 +9,7 @@ import safetensors
 
 from minidat.cli.runs import checkpoint_in
 from minidat.data.cifar import CIFAR
+from minidat.data.sample_sets import SAMPLES
 from minidat.data.shapes import Shapes
 from minidat.models import Pyramid
 from minidat.training import checkpoint
@@ -28,7 +29,8 @@ class TrainedRun:
     @property
     def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The mean and the standard deviation by which the run's data set is normalised."""
-        data = CIFAR.get(self.state.settings.data, Shapes)
+        settings = self.state.settings
+        data = CIFAR.get(settings.data, Shapes) if settings.head is None else SAMPLES[settings.data].kind
         return data.mean, data.std
 
 

@@ -14,16 +14,18 @@ from minidat.training.tasks.samples import SampleBatches
 
 PIECE = 1000  # images
 DRAWN = 256  # images
+READ = 32  # samples, which may be photographs
 
 
 def fingerprint(dataset: Dataset) -> str:
     """Name, number of images and classes, and a digest of images and labels in their order.
 
     Of a data set in memory the digest is of every image. A drawn one has no files that could change: the digest is of 256
-    images, evenly spread, which tells another seed and another way of drawing.
+    images, evenly spread, which tells another seed and another way of drawing. Of samples it is of 32.
     """
     count = len(dataset)
-    spread = np.arange(count) if isinstance(dataset, InMemory) else np.unique(np.linspace(0, count - 1, DRAWN).round())
+    drawn = READ if isinstance(dataset, SampleBatches) else DRAWN
+    spread = np.arange(count) if isinstance(dataset, InMemory) else np.unique(np.linspace(0, count - 1, drawn).round())
     digest = hashlib.blake2b(digest_size=16)
     for start in range(0, len(spread), PIECE):
         batch = dataset.batch(spread[start : start + PIECE].astype(np.int64))

@@ -9,6 +9,7 @@ from typing import Any
 
 from minidat.data import DATASETS, SAMPLES
 from minidat.data.augment import RECIPES
+from minidat.data.sample_sets import SAMPLE_RECIPES
 from minidat.dense import HEADS, SMALL, head_options
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import zoo
@@ -59,7 +60,7 @@ class Settings:
         choices = {
             "model": zoo.MODELS,
             "data": DATASETS if self.head is None else SAMPLES,
-            "recipe": RECIPES,
+            "recipe": RECIPES if self.head is None else SAMPLE_RECIPES,
             "precision": PRECISIONS,
         }
         for name, known in choices.items():
@@ -130,8 +131,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What differs from `Settings` for each data set, where the user does not say."""
 HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
     "shapes": {"model": "dat_scenes", "epochs": 6, "batch": 32, "micro": 16, "lr": 1.5e-3, "train_size": 6400},
-    "coco": {"model": "dat_tiny", "epochs": 12, "batch": 16, "micro": 2, "lr": 1e-4},
-    "ade20k": {"model": "dat_tiny", "epochs": 127, "batch": 16, "micro": 2, "lr": 6e-5},
+    "coco": {"model": "dat_tiny", "epochs": 12, "batch": 16, "micro": 2, "lr": 1e-4, "recipe": "paper"},
+    "ade20k": {"model": "dat_tiny", "epochs": 127, "batch": 16, "micro": 2, "lr": 6e-5, "recipe": "paper"},
 }
 """The same with a head."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minidat import dense
-from minidat.data import Dataset, load, load_samples
+from minidat.data import SAMPLES, Dataset, load, load_samples
 from minidat.data.dataset import Part
 from minidat.training.errors import TrainingError
 from minidat.training.settings import Settings
@@ -53,5 +53,5 @@ def load_split(settings: Settings, split: str, size: int | None) -> Any:
     if settings.head is not None:
         kind = dense.HEADS[settings.head].kind
         samples = load_samples(settings.data, split, data_dir=settings.data_dir, seed=settings.seed, size=size)
-        return SampleBatches(samples, kind, 0, len(samples))
+        return SampleBatches(samples, kind, SAMPLES[settings.data].sides, 0, len(samples))
     return load(settings.data, split, data_dir=settings.data_dir, seed=settings.seed, size=size)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from minidat.dense import IGNORED, Detections
 
 from minidat.analysis import answers_figure as figures
 from minidat.analysis import curves
 from minidat.analysis.answers import FIRST, above, blend, draw_boxes, palette, with_labels, with_masks
+from minidat.dense import IGNORED, Detections
 
 NAMES = ("background", "disc", "ring")
 

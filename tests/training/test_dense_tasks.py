@@ -6,10 +6,11 @@ from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
-from minidat.dense import Detections
 
+from minidat.data.sample_sets import NOTHING
 from minidat.data.samples import IGNORED, Sample
 from minidat.data.scenes import Scenes
+from minidat.dense import Detections
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
 from minidat.training import checkpoint
@@ -127,7 +128,7 @@ def test_batch_norm_sees_the_whole_batch_on_one_thread(tmp_path):
 
 
 def of_scenes(count=7, kind="detection"):
-    return SampleBatches(Scenes("test", size=count), kind, 0, count)
+    return SampleBatches(Scenes("test", size=count), kind, (64, 192), 0, count)
 
 
 def test_a_part_has_its_own_samples_and_truths_and_none_of_the_others():
@@ -147,7 +148,7 @@ def test_classes_are_of_objects_or_of_pixels_and_must_be_there():
     pixels = Scenes("test", size=2)
     pixels.classes = ()
     with pytest.raises(ValueError, match="data scenes has nothing for detection; choose another --data or --head"):
-        SampleBatches(pixels, "detection", 0, 2)
+        SampleBatches(pixels, "detection", (64, 192), 0, 2)
 
 
 def test_validation_images_are_held_out_of_the_samples():
@@ -176,7 +177,10 @@ def test_the_fingerprint_tells_all_of_a_sample(name):
     sample = Scenes("test").samples([0])[0]
     array = getattr(sample, name).copy()
     array.flat[0] = not array.flat[0] if array.dtype == bool else array.flat[0] + 1
-    marks = [fingerprint(SampleBatches(One(s), "detection", 0, 1)) for s in (sample, changed(sample, **{name: array}))]
+    marks = [
+        fingerprint(SampleBatches(One(s), "detection", (64, 192), 0, 1))
+        for s in (sample, changed(sample, **{name: array}))
+    ]
     assert marks[0] != marks[1] and "one: 1 images, 1 classes" in marks[0]
 
 
@@ -219,7 +223,7 @@ def cropped(sample, rows, cols):
 
 def test_what_is_padded_has_no_part_in_the_loss_of_pixels():
     """A loss over all pixels that count does not change when the padding's labels are read: they are ignored."""
-    task, data = Segmentation(), of_scenes(kind="segmentation")
+    task, data = Segmentation(NOTHING), of_scenes(kind="segmentation")
     model = network(settings("semantic_fpn", head_options=OPTIONS["semantic_fpn"] | {"norm": "group"}), 11)
     sample = cropped(data.batch([0])[0], 40, 64)
     seen = []

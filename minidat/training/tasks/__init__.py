@@ -6,6 +6,7 @@ task.py says what a task is; classification.py, detection.py and segmentation.py
 from __future__ import annotations
 
 from minidat import dense
+from minidat.data.sample_sets import sample_recipe
 from minidat.training.settings import Settings
 from minidat.training.tasks.classification import Classification
 from minidat.training.tasks.detection import Detection
@@ -22,4 +23,5 @@ def task_of(settings: Settings) -> Task:
     kind = dense.HEADS[settings.head]
     options = dense.head_options(settings.head) | settings.head_options
     masks = kind.build.has_masks or bool(options.get("masks"))
-    return Segmentation() if kind.kind == "segmentation" else Detection(masks)
+    recipe = sample_recipe(settings.recipe, settings.data)
+    return Segmentation(recipe) if kind.kind == "segmentation" else Detection(recipe, masks)

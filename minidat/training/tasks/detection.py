@@ -11,6 +11,7 @@ from minidat import dense
 from minidat.autograd import Tensor
 from minidat.autograd.backend import to_device
 from minidat.data.rle import Rle
+from minidat.data.sample_augment import SampleRecipe, augment_sample
 from minidat.data.samples import Sample, extents
 from minidat.dense import DenseModel, Detections, Detector, Objects, Segmenter
 from minidat.metrics.average_precision import AveragePrecision, Curves, Found
@@ -26,13 +27,15 @@ class Detection:
     test_batch = TEST_BATCH
     fixed_shapes = False
 
-    def __init__(self, masks: bool):
+    def __init__(self, recipe: SampleRecipe, masks: bool):
+        self.recipe = recipe
         self.measures = {"box_ap": "box AP"} | ({"mask_ap": "mask AP"} if masks else {})
 
     def prepare(
         self, batch: list[Sample], dataset: SampleBatches, rng: np.random.Generator, device: str, /
     ) -> tuple[list[np.ndarray], list[Objects]]:
         """Images float32 (H, W, 3) of any sizes, and their objects. They stay on the host until they are padded."""
+        batch = [augment_sample(one, self.recipe, rng) for one in batch]
         return [normalised(one, dataset) for one in batch], [objects(one) for one in batch]
 
     def loss(

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from minidat.autograd import Tensor
 from minidat.data.pixels import normalise
+from minidat.data.sample_augment import released_size, resized
 from minidat.data.samples import Sample, SampleSet, Truth
 
 TEST_BATCH = 32  # images that are tested at a time
@@ -59,12 +60,12 @@ def normalised(sample: Sample, dataset: SampleBatches) -> np.ndarray:
 class SampleBatches:
     """The samples `start` … `stop` − 1 of a data set, as the trainer takes a data set: a batch is a list of them.
 
-    kind: "detection" or "segmentation", whether `classes` are those of objects or of pixels. Raises ValueError where the data set
-    has none of them.
+    sides: the short side to which images are resized, and the long one at most. kind: "detection" or "segmentation", whether
+    `classes` are those of objects or of pixels. Raises ValueError where the data set has none of them.
     """
 
-    def __init__(self, samples: SampleSet, kind: str, start: int, stop: int):
-        self.samples, self.kind, self.start, self.stop = samples, kind, start, stop
+    def __init__(self, samples: SampleSet, kind: str, sides: tuple[int, int], start: int, stop: int):
+        self.samples, self.kind, self.sides, self.start, self.stop = samples, kind, sides, start, stop
         self.name, self.mean, self.std = samples.name, samples.mean, samples.std
         self.classes = samples.classes if kind == "detection" else samples.semantic_classes
         if not self.classes:
@@ -72,18 +73,21 @@ class SampleBatches:
 
     def part(self, start: int, stop: int) -> SampleBatches:
         """The samples `start` … `stop` − 1 of these."""
-        return SampleBatches(self.samples, self.kind, self.start + start, self.start + stop)
+        return SampleBatches(self.samples, self.kind, self.sides, self.start + start, self.start + stop)
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def batch(self, indices: ArrayLike) -> list[Sample]:
-        """The samples at the integers `indices` (B,) in 0 … len − 1. Raises IndexError for one outside."""
+        """The samples at the integers `indices` (B,) in 0 … len − 1, resized. Raises IndexError for one outside."""
         indices = np.asarray(indices)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
             span = f"{indices.min()}..{indices.max()}"
             raise IndexError(f"{self.name}: indices run {span}, expected within 0..{len(self) - 1}")
-        return self.samples.samples(indices + self.start)
+        short, long = self.sides
+        return [
+            resized(one, released_size(one.size, long, short)) for one in self.samples.samples(indices + self.start)
+        ]
 
     def truth(self, index: int) -> Truth:
         """The objects of an image as an evaluation takes them."""
