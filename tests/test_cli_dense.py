@@ -9,6 +9,10 @@ from PIL import Image
 
 from minidat import cli
 from minidat.cli import dense
+from minidat.data import sample_sets
+from minidat.data.images import MEAN, STD
+from minidat.data.scene_files import write_ade20k, write_coco
+from minidat.data.scenes import Scenes
 from minidat.dense import IGNORED, SMALL, Detections
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
@@ -144,3 +148,26 @@ def test_listings():
     assert dense.listing(pixels, ["sky", "grass"]) == "  grass   62.50 %\n  sky     25.00 %"
     many = np.arange(12).reshape(3, 4)
     assert dense.listing(many, [str(i) for i in range(12)]).endswith("and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("data", "head", "write"), [("coco", "retina_mask", write_coco), ("ade20k", "semantic_fpn", write_ade20k)]
+)
+def test_the_same_scenes_from_files(data, head, write, tmp_path, monkeypatch, capsys):
+    """Written in the published formats and read back, they are the same data set to the network and to its test."""
+    monkeypatch.setitem(sample_sets.SAMPLES, data, sample_sets.SAMPLES[data]._replace(sides=(64, 192)))
+    monkeypatch.setattr(Scenes, "mean", MEAN)
+    monkeypatch.setattr(Scenes, "std", STD)
+    for split, own, count in (("train", "train", 8), ("test", "val", 3)):
+        write(Scenes(split, size=count), tmp_path / "files", own)
+    options = ["--head", head, "dat_scenes", *TINY, "--recipe", "none", "--lr", "1e-3"]
+    options += ["--set-head", *(f"{name}={json.dumps(value)}" for name, value in SMALLER[head].items())]
+    assert run("train", *options, "--micro", "4", "--data", data, "--data-dir", "files", "--out", "read") == 0
+    assert run("train", *options, "--micro", "4", "--out", "drawn") == 0
+    capsys.readouterr()
+    logs = [[json.loads(line) for line in open(f"{name}/log.jsonl")] for name in ("read", "drawn")]
+    for a, b in zip(*logs, strict=True):
+        same = a.keys() - {"seconds", "images_per_second"}
+        assert {key: a[key] for key in same} == {key: b[key] for key in same}
+    assert run("eval", "read", "--data-dir", "nowhere") == 1
+    assert "nowhere" in capsys.readouterr().err

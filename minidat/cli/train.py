@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,14 @@ def add(commands: Any) -> None:
         "--head",
         choices=HEADS,
         help="for detection or segmentation: the head on the network's pyramid (default: none, for classification)",
+    )
+    flag(
+        "--set-head",
+        dest="head_options",
+        action="extend",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="change the head: channels=128, norm=batch; an option that it does not have is told with those that it has",
     )
     flag(
         "--data",
@@ -121,9 +130,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _start(arguments: argparse.Namespace) -> Run:
     """A new run."""
-    settings = Settings(**defaults(arguments.data or Settings.data, arguments.head) | _given(arguments))
+    default = defaults(arguments.data or Settings.data, arguments.head)
+    settings = Settings(**default | _given(arguments, default.get("head_options", {})))
     if arguments.download:
-        load(settings.data, "train", data_dir=settings.data_dir, download=True)
+        _download(settings, settings.data_dir)
     name = settings.model if settings.head is None else f"{settings.model}-{settings.head}"
     folder = arguments.out or RUNS / f"{name}-{settings.data}"
     return Run.start(settings, folder, numbered=arguments.out is None, **_place(arguments))
@@ -135,7 +145,7 @@ def _resume(arguments: argparse.Namespace) -> Run:
     settings = state_of(checkpoint_in(folder, LAST, BEST)).settings
     if arguments.out is not None:
         raise TrainingError(f"--resume continues a run in its folder, {folder}; leave out --out")
-    given = _given(arguments)
+    given = _given(arguments, settings.head_options)
     epochs = given.pop("epochs", None)
     data_dir = given.pop("data_dir", None)  # the data may have moved
     for name, value in given.items():
@@ -145,16 +155,35 @@ def _resume(arguments: argparse.Namespace) -> Run:
                 f"leave out {FLAGS.get(name) or '--' + name.replace('_', '-')} {shown(value)}, or start a new run"
             )
     if arguments.download:
-        load(settings.data, "train", data_dir=data_dir or settings.data_dir, download=True)
+        _download(settings, data_dir or settings.data_dir)
     epochs = None if epochs == settings.epochs else epochs
     return Run.resume(folder, data_dir=data_dir, epochs=epochs, **_place(arguments))
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the user named."""
+def _download(settings: Settings, data_dir: str | None) -> None:
+    """Fetch the archive that is missing. Raises ValueError for data that must be fetched by hand."""
+    if settings.head is not None and settings.data != "shapes":
+        raise ValueError(f"--download fetches CIFAR; fetch {settings.data} by hand, and name its folder by --data-dir")
+    load(settings.data, "train", data_dir=data_dir, download=True)
+
+
+def _given(arguments: argparse.Namespace, head_options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the user named; of --set-head with the head's other options."""
     named = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Settings)}
     named["changes"] = arguments.changes and tuple(arguments.changes)
+    named["head_options"] = arguments.head_options and head_options | dict(map(_head_option, arguments.head_options))
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _head_option(change: str) -> tuple[str, Any]:
+    """NAME=VALUE of --set-head; the value is JSON, or else text. Raises ValueError for another form."""
+    name, equals, value = change.partition("=")
+    if not equals or not value:
+        raise ValueError(f"--set-head {change}: write NAME=VALUE, such as channels=128")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _place(arguments: argparse.Namespace) -> dict[str, Any]:
