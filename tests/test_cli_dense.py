@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,7 +166,8 @@ def test_the_same_scenes_from_files(data, head, write, tmp_path, monkeypatch, ca
     assert run("train", *options, "--micro", "4", "--data", data, "--data-dir", "files", "--out", "read") == 0
     assert run("train", *options, "--micro", "4", "--out", "drawn") == 0
     capsys.readouterr()
-    logs = [[json.loads(line) for line in open(f"{name}/log.jsonl")] for name in ("read", "drawn")]
+    texts = [Path(name, "log.jsonl").read_text() for name in ("read", "drawn")]
+    logs = [[json.loads(line) for line in text.splitlines()] for text in texts]
     for a, b in zip(*logs, strict=True):
         same = a.keys() - {"seconds", "images_per_second"}
         assert {key: a[key] for key in same} == {key: b[key] for key in same}
