@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from minidat import nn
 from minidat.analysis.mixer_cost import COUNTING, Price, Size, mixer_cost, norm_cost, prices, weights
 from minidat.attention import DeformableAttention
-from minidat.models.blocks import Block, ConvBlock, ConvNorm, ConvStem
+from minidat.models.blocks import Block, ConvBlock, ConvNorm, ConvStem, PatchMerge
 from minidat.models.pyramid import Pyramid
 from minidat.ops.coordinates import output_size
 
@@ -90,7 +90,7 @@ def cost(model: Pyramid, convention: str = "macs", image: int | None = None) -> 
     rows = [stem]
     for i, (stage, options) in enumerate(zip(model.stages, config.stages, strict=True)):
         if i:
-            down, size = _convolutions([model.downs[i - 1]], f"down {i}", size, price)
+            down, size = _down(model.downs[i - 1], f"down {i}", size, price)
             rows.append(down)
         letters = enumerate(zip(stage.blocks, options.mixers, strict=True), 1)
         detail = tuple(_block(block, n, letter, size, convention) for n, (block, letter) in letters)
@@ -156,6 +156,15 @@ def _convolutions(parts: Sequence[ConvNorm], name: str, size: Size, price: Price
         size = rows, cols
         work += prod(size) * weights(part.conv) + norm_cost(part.norm, prod(size), price)
     return Row(name, (*size, dim), "", _parameters(*parts), work), size
+
+
+def _down(part: ConvNorm | PatchMerge, name: str, size: Size, price: Price) -> tuple[Row, Size]:
+    """What is between two stages: its row, and the size of the next stage's map."""
+    if not isinstance(part, PatchMerge):
+        return _convolutions([part], name, size, price)
+    h, w = (n // 2 for n in size)
+    work = h * w * weights(part.reduce) + norm_cost(part.norm, h * w, price)
+    return Row(name, (h, w, part.reduce.weight.shape[1]), "", _parameters(part), work), (h, w)
 
 
 def _block(block: Block | ConvBlock, number: int, letter: str, size: Size, convention: str) -> BlockCost:

@@ -78,6 +78,19 @@ class ConvNorm(nn.Module):
         return self.norm(self.conv(x))
 
 
+class PatchMerge(nn.Module):
+    """A layer norm of every 2×2 pixels side by side, and a linear layer of them: what Swin has between two stages."""
+
+    def __init__(self, c_in: int, c_out: int, rng: np.random.Generator):
+        self.norm = nn.LayerNorm(4 * c_in)
+        self.reduce = nn.Linear(4 * c_in, c_out, rng=rng, bias=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        b, h, w, c = x.shape
+        pixels = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 4, 2, 5)  # Swin takes them column by column
+        return self.reduce(self.norm(pixels.reshape(b, h // 2, w // 2, 4 * c)))
+
+
 class ConvStem(nn.Module):
     """DAT++'s first layers: 3×3 convolution to half the width, layer norm, GELU, 3×3 convolution, layer norm.
 
@@ -103,7 +116,9 @@ def stem(kind: str, dim: int, patch: int, rng: np.random.Generator) -> ConvNorm 
     return ConvNorm(3, dim, k, stride=patch, padding=padding, rng=rng, bias=True)
 
 
-def down(kind: str, c_in: int, c_out: int, rng: np.random.Generator) -> ConvNorm:
+def down(kind: str, c_in: int, c_out: int, rng: np.random.Generator) -> ConvNorm | PatchMerge:
     """The layer from a stage's map to the next stage's, half as high and wide. kind: of `config.STEMS`."""
+    if kind == "merge":
+        return PatchMerge(c_in, c_out, rng)
     k, padding = (2, 0) if kind == "patch" else (3, 1)
     return ConvNorm(c_in, c_out, k, stride=2, padding=padding, rng=rng, bias=False)

@@ -9,7 +9,7 @@ from typing import Any
 from minidat.attention import CONVENTIONS, Offsets
 from minidat.ops.checks import check_whole
 
-STEMS = ("patch", "overlap", "conv")
+STEMS = ("patch", "overlap", "conv", "merge")
 MLPS = ("plain", "conv", "residual conv")
 
 
@@ -69,7 +69,7 @@ class Config:
 
     `patch`: pixels of the image along one pixel of the first map. `stem`, the convolutions before the first stage and between
     stages: "patch" k×k with stride k, then 2×2 with stride 2; "overlap" (an option of released v1) 7×7, then 3×3; "conv"
-    (DAT++) 3×3 twice, then 3×3.
+    (DAT++) 3×3 twice, then 3×3; "merge" (Swin) as "patch", but the layer norm between stages comes before the 2×2.
     `stem_dim`: the stem's width, where it is not the first stage's. `absolute`: add a learned vector to each position of
     the first map, as ViT does. `drop_path`: the last block's rate, in [0, 1); it grows linearly from 0 in the first.
     `convention`: see `minidat.attention.CONVENTIONS`. Raises ValueError for a number below 1, an unknown stem and an image
@@ -111,7 +111,7 @@ class Config:
     @property
     def multiple(self) -> int:
         """What the sides of an image must be multiples of: patches must tile it, overlapping convolutions take any size."""
-        return self.patch * 2 ** (len(self.stages) - 1) if self.stem == "patch" else 1
+        return self.patch * 2 ** (len(self.stages) - 1) if self.stem in ("patch", "merge") else 1
 
     def map_sizes(self, side: int | None = None) -> list[int]:
         """Each stage's map along an axis of an image with `side` pixels, by default the configuration's own."""

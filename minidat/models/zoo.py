@@ -63,6 +63,12 @@ def swin_tiny() -> Config:
     return Config(224, 4, 1000, made, drop_path=0.2)
 
 
+def swin(dims: Ints, heads: Ints, deep: int, drop_path: float) -> Config:
+    """Swin as published, the backbone of the paper's tables of detection and segmentation. `deep`: blocks of stage 3."""
+    made = stages(dims, heads, ("LS", "LS", "LS" * (deep // 2), "LS"), shift=3, pad_windows=True)
+    return Config(224, 4, 1000, made, drop_path=drop_path, stem="merge")
+
+
 def pvt_small() -> Config:
     """PVT-S's widths, depths and reductions, in this pyramid: no class token, no vector for each position."""
     made = stages(
@@ -113,6 +119,9 @@ MODELS: dict[str, Callable[[], Config]] = {
     "dat_pp_base": lambda: dat_pp(*_B_PP, drop_path=0.7),
     "dat_pp_base_384": lambda: dat_pp(*_B_PP, image=384, drop_path=0.6),
     "swin_tiny": swin_tiny,
+    "swin_t": lambda: swin(*_T[:2], 6, 0.2),
+    "swin_s": lambda: swin(*_T[:2], 18, 0.3),
+    "swin_b": lambda: swin(*_B[:2], 18, 0.5),
     "pvt_small": pvt_small,
     "nat_tiny": nat_tiny,
     "vit_small": vit_small,

@@ -21,7 +21,7 @@ from minidat.attention import (
 from minidat.attention.positions import DepthwisePosition, FixedPosition, LogPosition, RelativePosition
 from minidat.autograd import Tensor
 from minidat.autograd.backend import asnumpy
-from minidat.models.blocks import ConvBlock, ConvStem
+from minidat.models.blocks import ConvBlock, ConvStem, PatchMerge
 from minidat.models.pyramid import Pyramid
 
 
@@ -57,6 +57,8 @@ def entries(model: Pyramid) -> Iterator[Entry]:
         for j, block in enumerate(stage.blocks):
             yield from _block(block, f"stages.{i}", j)
     for i, down in enumerate(model.downs):
+        if isinstance(down, PatchMerge):
+            raise ValueError("stem 'merge': the released models have no such layer between stages")
         yield from _conv_norm(down, f"down_projs.{i}", 0)
     yield from _norm(model.norm, "cls_norm.norm")
     yield from _layer(model.head, "cls_head", LINEAR)

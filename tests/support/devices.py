@@ -20,6 +20,7 @@ EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
     "ops/test_three_versions.py",
     "attention/",
     "autograd/test_check.py",
+    "models/test_backbone.py",
     "models/test_pyramid.py",
     "released/test_released.py",
     "released/test_options.py",
