@@ -59,7 +59,8 @@ endef
 
 $(RUNTIME): pyproject.toml
 	$(make_venv)
-	$(INSTALL) '.$(EXTRAS:%=[%])'
+	$(INSTALL) '.[compiled$(EXTRAS:%=$(COMMA)%)]' || { echo "without numba, which cannot be installed here" >&2; \
+		$(INSTALL) '.$(EXTRAS:%=[%])'; }
 	@touch $@
 
 $(CHAPTERS): pyproject.toml

@@ -10,7 +10,7 @@ import numpy as np
 @dataclass(frozen=True)
 class Case:
     """work: "step" is forward, backward and AdamW; "forward" is inference. repeats: how often, in one turn. micro: images in
-    one of our micro-batches on the CPU."""
+    one of our micro-batches on the CPU. together: at most so many sides hold their memory at a time."""
 
     name: str
     model: str
@@ -18,6 +18,7 @@ class Case:
     work: str
     repeats: int = 1
     micro: int = 32
+    together: int = 6
 
     def inputs(self, image: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Images float32 (B, S, S, 3) and labels (B,): noise, the same on all sides."""
@@ -33,9 +34,9 @@ CASES = {
         Case("dat_tiny 224 forward, batch 8", "dat_tiny", 8, "forward", micro=2),
         Case("dat_tiny 224 step, batch 8", "dat_tiny", 8, "step", micro=2),
     ),
-    "gpu": (
-        Case("dat_cifar step, batch 128", "dat_cifar", 128, "step", repeats=20),
-        Case("dat_cifar step, batch 512", "dat_cifar", 512, "step", repeats=10),
-        Case("dat_tiny 224 step, batch 64", "dat_tiny", 64, "step", repeats=5),
+    "gpu": (  # enough repeats for a GPU to reach its clock rate
+        Case("dat_cifar step, batch 128", "dat_cifar", 128, "step", repeats=50),
+        Case("dat_tiny 224 step, batch 64", "dat_tiny", 64, "step", repeats=50, together=3),
+        Case("dat_cifar step, batch 512", "dat_cifar", 512, "step", repeats=50),
     ),
 }

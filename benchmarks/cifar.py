@@ -2,10 +2,10 @@
 
     minidat bench --cifar data --device gpu --accuracy 80
 
-One side after the other, each in a process of its own: eager PyTorch, then torch.compile where there is a GPU. The recipe is that
-of `minidat train --data cifar10`: random crops and flips, AdamW with a warm-up and a cosine, clipping. PyTorch's side holds all
-images on its device too and augments them there. The clock starts with the first step, so compilation counts, and runs through
-the tests at the end of each epoch.
+One side after the other, each in a process of its own: eager PyTorch, then torch.compile where there is a GPU. A line is printed
+after each epoch; a side that fails does not end the others. The recipe is that of `minidat train --data cifar10`: random crops
+and flips, AdamW with a warm-up and a cosine, clipping. PyTorch's side holds all images on its device too and augments them there.
+The clock starts with the first step, so compilation counts, and runs through the tests at the end of each epoch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
 import numpy as np
 from compare import heading
@@ -43,25 +46,42 @@ def main() -> int:
             print(f"minidat bench: {error}", file=sys.stderr)
             return 1
         return 0
-    results = {}
-    for side in SIDES[arguments.device]:
-        here = Path(__file__).resolve().parent
-        path = os.pathsep.join(filter(None, [str(here.parent), os.environ.get("PYTHONPATH")]))
-        done = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--side", side],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONPATH": path, "CUPY_TF32": "0"},
-        )
-        if done.returncode:
-            print(f"minidat bench: the process for {side} ended with code {done.returncode}", file=sys.stderr)
-            return 1
-        results[side] = [json.loads(line) for line in done.stdout.splitlines()]
     libraries = [f"{name} {_version(name)}" for name in ("numpy" if arguments.device == "cpu" else "cupy", "torch")]
-    print(f"dat_cifar, batch {arguments.batch}: {heading(arguments.device, os.cpu_count() or 1, libraries)}\n")
-    print(table(results, arguments.accuracy))
-    return 0
+    print(
+        f"dat_cifar, batch {arguments.batch}: {heading(arguments.device, os.cpu_count() or 1, libraries)}\n", flush=True
+    )
+    results, complete = {}, True
+    for side in SIDES[arguments.device]:
+        results[side], failed = _side(side, arguments.limit)
+        if failed:
+            complete = False
+            print(f"minidat bench: {side}: {failed}", file=sys.stderr, flush=True)
+    print(f"\n{table(results, arguments.accuracy)}")
+    return 0 if complete else 1
+
+
+def _side(side: str, limit: float) -> tuple[list[dict[str, float]], str]:
+    """(a record for each epoch that a side's process came to, why it came to no more or ""). Prints a line for each."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, __file__, *sys.argv[1:], "--side", side],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "CUPY_TF32": "0", "PYTHONUTF8": "1"},
+    )
+    late = threading.Timer(limit, process.kill)
+    late.start()
+    records = []
+    assert process.stdout is not None
+    with process.stdout as lines:
+        for line in lines:
+            records.append(json.loads(line))
+            print("{}: epoch {epoch}, {accuracy:.2f} %, {seconds:.1f} s".format(side, **records[-1]), flush=True)
+    code, ended = process.wait(), not late.is_alive()
+    late.cancel()
+    return records, f"stopped after {limit:.0f} s" if ended and code else f"its process ended with code {code}" * bool(
+        code
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-size", type=int, help="use only so many images")
     parser.add_argument("--test-size", type=int)
+    parser.add_argument("--limit", type=float, default=7200, help="seconds for one side")
     parser.add_argument("--side", choices=SIDES["gpu"], help=argparse.SUPPRESS)
     return parser
 
@@ -90,7 +111,7 @@ def table(results: dict[str, list[dict[str, float]]], accuracy: float) -> str:
         f"| epoch | {' | '.join(f'{side}, % | s' for side in results)} |",
         "|" + "---|" * (1 + 2 * len(results)),
     ]
-    for i in range(max(map(len, results.values()))):
+    for i in range(max(map(len, results.values()), default=0)):
         rows = [records[i] if i < len(records) else None for records in results.values()]
         cells = [f"{r['accuracy']:.2f} | {r['seconds']:.1f}" if r else " | " for r in rows]
         lines.append(f"| {i + 1} | {' | '.join(cells)} |")
@@ -109,7 +130,6 @@ def _train(arguments: argparse.Namespace) -> None:
     def report(epoch: int, accuracy: float, seconds: float) -> bool:
         record = {"epoch": epoch, "accuracy": 100 * accuracy, "seconds": seconds}
         print(json.dumps(record), flush=True)
-        print(f"{arguments.side}: epoch {epoch}, {100 * accuracy:.2f} %, {seconds:.1f} s", file=sys.stderr)
         return 100 * accuracy >= arguments.accuracy
 
     given = ("data", "data_dir", "epochs", "batch", "seed", "train_size", "test_size")

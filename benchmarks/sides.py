@@ -1,15 +1,19 @@
 """The sides of a comparison, each in a process of its own that answers requests: `python sides.py JSON`.
 
-"minidat"; "torch", eager PyTorch with fused AdamW; "compiled", the same through `torch.compile(mode="reduce-overhead")`, which
-launches CUDA graphs on a GPU. All compute in float32, with TF32 off.
+"minidat", on a GPU with a CUDA graph, and "no graph", without; "torch", eager PyTorch with fused AdamW; "compiled", the same
+through `torch.compile(mode="reduce-overhead")`, which launches CUDA graphs on a GPU. "torch sdpa" and "compiled sdpa" take
+attention by `F.scaled_dot_product_attention`, where the others spell it out. Arrays are float32; the precision of products is
+"fp32" or "tf32", on all sides.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,15 +24,34 @@ from cases import Case
 
 RATE = 1e-4
 CONVENTION = {"dat_cifar": "paper", "dat_tiny": "v1"}
+OURS = ("minidat", "no graph")
+
+
+def write_weights(case: Case, folder: Path) -> None:
+    """The first weights, which all sides share, under their released names."""
+    from minidat.models import create
+    from minidat.released import official
+
+    np.savez(folder / "weights.npz", **official.to_official(create(case.model, drop_path=0.0)))
 
 
 class Minidat:
-    """Our side. Imports happen in the constructor, arrays come into being in `prepare`."""
+    """Our side. Imports happen in the constructor, arrays come into being in `prepare`. graph: launch a GPU's step as a CUDA
+    graph."""
 
-    def __init__(self, case: Case, device: str, threads: int, loops: bool = False):
+    def __init__(
+        self,
+        case: Case,
+        device: str,
+        threads: int,
+        loops: str = "numpy",
+        *,
+        name: str = "minidat",
+        precision: str = "fp32",
+    ):
         from minidat.autograd import backend
         from minidat.data import augment
-        from minidat.fast import numba as compiled
+        from minidat.fast import loops as fast_loops
         from minidat.models import create
         from minidat.released import official
         from minidat.training import optim, parallel
@@ -42,10 +65,10 @@ class Minidat:
         self.case, self.device, self.create, self.official = case, device, create, official
         self.augment, self.optim, self.parallel, self.backend = augment, optim, parallel, backend
         self.task = task_of(Settings())
-        self.loops = loops
-        if loops:
-            compiled.install()
+        self.loops = fast_loops.use(loops if device == "cpu" else "numpy")
+        self.name, self.precision, self.graph = name, precision, name == "minidat"
         self.pools: list[Any] = []  # of memory on a GPU, beside CuPy's own
+        self.told: list[str] = []
         shards = (
             threads if device == "cpu" and case.batch >= threads else 1
         )  # a single image leaves the threads to BLAS
@@ -55,24 +78,31 @@ class Minidat:
 
     def about(self) -> str:
         if self.device == "cpu":
-            return f"NumPy {np.__version__}" + (f" and numba {version('numba')}" if self.loops else "")
+            return f"NumPy {np.__version__}" + (f" and numba {version('numba')}" if self.loops == "numba" else "")
         import cupy
 
         return f"CuPy {cupy.__version__} on CUDA {_cuda_version(cupy.cuda.runtime.runtimeGetVersion())}"
 
-    def stream(self) -> AbstractContextManager:
-        """What to work inside of: a stream that may be captured."""
-        if self.device == "cpu":
-            return nullcontext()
-        return self.backend.device_module(self.device).cuda.Stream(non_blocking=True)
+    def inside(self) -> ExitStack:
+        """What to work inside of: on a GPU the precision of products, and a stream that may be captured."""
+        stack = ExitStack()
+        if self.device == "gpu":
+            from minidat.fast.cuda import cublas
+
+            stack.enter_context(cublas.precision(self.precision))
+            stack.enter_context(self.backend.device_module(self.device).cuda.Stream(non_blocking=True))
+        return stack
 
     def meter(self) -> Any:
         return meters.Host() if self.device == "cpu" else meters.Cupy(self.pools)
 
+    def notes(self) -> list[str]:
+        """What a reader of the times must know."""
+        return self.told
+
     def prepare(self, folder: Path) -> None:
-        """Write the weights that all sides share, then our logits and gradients."""
+        """Write our logits and gradients; then `run` does the case's work once."""
         model = self.model = self.create(self.case.model, drop_path=0.0)
-        np.savez(folder / "weights.npz", **self.official.to_official(model))
         images, labels = self.case.inputs(model.config.image, model.config.classes)
         model.to(device=self.device)
         x = self.backend.to_device(images, self.device)
@@ -86,7 +116,7 @@ class Minidat:
             found |= self.official.to_official(model, grads=True)
             for tensor in model.parameters().values():
                 tensor.grad = None
-        np.savez(folder / "minidat.npz", **found)
+        np.savez(folder / f"{self.name}.npz", **found)
 
     def training_step(self, model: Any, x: Any, targets: Any) -> tuple[Callable[[], list[Any]], Callable[[], None]]:
         """(what gives the gradient of each parameter, what takes one step of AdamW), on a batch that stays."""
@@ -102,10 +132,10 @@ class Minidat:
 
         if optimiser.fused is None:
             return parts, lambda: optimiser.step(flat(), RATE)
-        return parts, self.graphed_step(model, optimiser, x, targets)
+        return parts, self.device_step(model, optimiser, x, targets)
 
-    def graphed_step(self, model: Any, optimiser: Any, x: Any, targets: Any) -> Callable[[], None]:
-        """As a run on a GPU takes a step: forward, backward and AdamW in one CUDA graph, its scalars sent before."""
+    def device_step(self, model: Any, optimiser: Any, x: Any, targets: Any) -> Callable[[], None]:
+        """As a run on a GPU takes a step: forward, backward and AdamW, in one CUDA graph or without, its scalars sent before."""
         from minidat import ops
         from minidat.autograd import Tensor, array_module, gradients
         from minidat.training.graph import Graphed
@@ -117,39 +147,52 @@ class Minidat:
             optimiser.arena.flatten(gradients(loss, leaves), grad)
             optimiser.fused.step(grad)
 
-        graphed = Graphed(compute, xp, note=lambda text: print(text, file=sys.stderr))
-        self.pools.append(graphed.pool)
+        work = compute
+        if self.graph:
+            work = Graphed(compute, xp, note=self.told.append)
+            self.pools.append(work.pool)
 
         def step() -> None:
             optimiser.fused.scalars[...] = xp.asarray(optimiser.scalars(RATE, float("inf")))
-            graphed()
+            work()
 
         return step
 
 
 class Torch:
-    """The rival, eager or compiled."""
+    """The rival: eager or compiled, attention spelled out or PyTorch's own, as its name says."""
 
-    def __init__(self, case: Case, device: str, threads: int, compiled: bool):
+    def __init__(self, case: Case, device: str, threads: int, *, name: str = "torch", precision: str = "fp32"):
         import torch
         import torch_dat
+        import torch_layers
 
         if device == "gpu" and not torch.cuda.is_available():
-            raise SystemExit("minidat bench: this PyTorch finds no GPU; install one built for CUDA")
+            raise SystemExit("this PyTorch finds no GPU; install one built for CUDA")
         torch.set_num_threads(threads)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self.case, self.torch, self.torch_dat, self.compiled = case, torch, torch_dat, compiled
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch_layers.FUSED = name.endswith(" sdpa")
+        self.case, self.torch, self.torch_dat = case, torch, torch_dat
+        self.name, self.compiled = name, name.startswith("compiled")
         self.place = "cuda" if device == "gpu" else "cpu"
 
     def about(self) -> str:
         cuda = f" on CUDA {self.torch.version.cuda}" if self.place == "cuda" else ""
         return f"PyTorch {self.torch.__version__}{cuda}"
 
-    def stream(self) -> AbstractContextManager:
-        return nullcontext()
+    def inside(self) -> ExitStack:
+        return ExitStack()
 
     def meter(self) -> Any:
         return meters.Host() if self.place == "cpu" else meters.Torch()
+
+    def notes(self) -> list[str]:
+        if not self.compiled or self.place == "cpu":
+            return []
+        from torch._dynamo.utils import counters
+
+        skips = counters["inductor"]["cudagraph_skips"]
+        return [f"the compiler left out CUDA graphs {skips} times"] if skips else []
 
     def prepare(self, folder: Path) -> None:
         torch, case = self.torch, self.case
@@ -168,7 +211,7 @@ class Torch:
             gradient, self.run = self._training_step(model.train(), x, y)
             gradient()
             found |= {name: p.grad.cpu().numpy().copy() for name, p in model.named_parameters()}
-        np.savez(folder / f"{'compiled' if self.compiled else 'torch'}.npz", **found)
+        np.savez(folder / f"{self.name}.npz", **found)
 
     def _forward(self, model: Any, x: Any) -> Callable[[], None]:
         def run() -> None:
@@ -198,19 +241,25 @@ class Torch:
         return self.torch.compile(function, mode="reduce-overhead", dynamic=False) if self.compiled else function
 
 
-def make(side: str, case: Case, device: str, threads: int, loops: bool = False) -> Minidat | Torch:
-    """A side by its name. loops: ours, compiled."""
-    return (
-        Minidat(case, device, threads, loops) if side == "minidat" else Torch(case, device, threads, side == "compiled")
-    )
+def make(
+    side: str, case: Case, device: str, threads: int, loops: str = "numpy", precision: str = "fp32"
+) -> Minidat | Torch:
+    """A side by its name. loops: ours. precision: of products on a GPU."""
+    if side in OURS:
+        return Minidat(case, device, threads, loops, name=side, precision=precision)
+    return Torch(case, device, threads, name=side, precision=precision)
 
 
-def serve(side: Minidat | Torch, requests: Any = sys.stdin, answers: Any = sys.stdout) -> None:
-    """Answer requests, one a line, until they end."""
+def serve(side: Minidat | Torch, requests: Any, answers: Any) -> None:
+    """Answer requests, one a line, until they end. An answer is {"failed": traceback} where the work failed."""
     meter = side.meter()
-    with side.stream():
+    with side.inside():
         for line in requests:
-            print(json.dumps(_answer(side, meter, json.loads(line))), file=answers, flush=True)
+            try:
+                answer = _answer(side, meter, json.loads(line))
+            except Exception:
+                answer = {"failed": traceback.format_exc()}
+            print(json.dumps(answer), file=answers, flush=True)
 
 
 def _answer(side: Minidat | Torch, meter: Any, request: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +269,7 @@ def _answer(side: Minidat | Torch, meter: Any, request: dict[str, Any]) -> dict[
         return {"about": side.about()}
     if request["do"] == "run":
         return {"seconds": meter.seconds(side.run, side.case.repeats)}
-    return {"megabytes": meter.megabytes()}
+    return {"megabytes": meter.megabytes(), "notes": side.notes()}
 
 
 def _cuda_version(number: int) -> str:
@@ -228,6 +277,13 @@ def _cuda_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-if __name__ == "__main__":
+def main() -> None:
     asked = json.loads(sys.argv[1])
-    serve(make(asked["side"], Case(**asked["case"]), asked["device"], asked["threads"], asked["loops"]))
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints is no answer
+    case, rest = Case(**asked["case"]), (asked["device"], asked["threads"], asked["loops"], asked["precision"])
+    serve(make(asked["side"], case, *rest), sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -40,12 +40,28 @@ def embed(layers: nn.Sequential, x: Tensor) -> Tensor:
     return x
 
 
+FUSED = False
+"""Whether `attend` is `F.scaled_dot_product_attention`. To be set before a network is compiled."""
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """softmax(q kᵀ / √d + bias) v: q (..., N, d), k and v (..., Ns, d), bias broadcasting to (..., N, Ns)."""
+    if FUSED:
+        return _fused_attention(q, k, v, bias)
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if bias is not None:
         logits += bias
     return logits.softmax(-1) @ v
+
+
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """The same by PyTorch's own function, which has its fast kernels for four axes only. Windows become heads, so that all
+    images share a bias that has no axis of images."""
+    if bias is not None:
+        images = bias.shape[0] if bias.ndim == q.ndim else 1
+        bias = bias.expand(images, *q.shape[1:-1], k.shape[-2]).flatten(1, -3)
+    flat = (t.flatten(1, -3) for t in (q, k, v))  # (B, windows · heads, N, d)
+    return F.scaled_dot_product_attention(*flat, attn_mask=bias).unflatten(1, q.shape[1:-2])
 
 
 class MLP(nn.Module):

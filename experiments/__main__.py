@@ -10,7 +10,7 @@ from experiments import records, report, runner
 from experiments.tables import TABLES, key
 from minidat.cli import FAILED, STOPPED
 from minidat.data import DataError
-from minidat.fast import numba as compiled
+from minidat.fast import loops
 from minidat.training.errors import Interrupted
 
 
@@ -27,9 +27,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process of its own (default: 1)")
     run.add_argument(
         "--loops",
-        choices=("numba", "numpy"),
-        default="numba",
-        help="on the CPU (default: numba; results agree to rounding)",
+        choices=(loops.AUTO, *loops.LOOPS),
+        default=loops.DEFAULT,
+        help="as of minidat train; results of the two agree to rounding",
     )
     return top
 
@@ -49,14 +49,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     others = [subprocess.Popen([sys.executable, "-m", "experiments", *_alone(argv)]) for _ in range(arguments.jobs - 1)]
     try:
-        if arguments.loops == "numba":
-            compiled.install(print)
-        done = runner.work(tables, data_dir=arguments.data_dir, minutes=arguments.minutes)
+        used = loops.use(arguments.loops, print)
+        done = runner.work(tables, data_dir=arguments.data_dir, minutes=arguments.minutes, loops=used)
     except Interrupted:
         for other in others:
             other.terminate()
         return STOPPED
-    except (DataError, ValueError, compiled.CompiledError) as error:
+    except (DataError, ValueError) as error:
         print(f"experiments: {error}", file=sys.stderr)
         return FAILED
     finally:

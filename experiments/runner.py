@@ -62,6 +62,7 @@ def work(
     *,
     data_dir: str | None,
     minutes: float,
+    loops: str = "numpy",
     records_folder: Path = records.FOLDER,
     work: Path = WORK,
     say: Callable[[str], Any] = print,
@@ -78,7 +79,8 @@ def work(
         say(f"{table.question}: {row.name}, seed {seed} ({name})")
         try:
             with threadpool_limits(1, "blas"):
-                trained = _train(table, row, seed, work / name, data_dir, deadline)
+                wanted = Settings(**settings(table, row, seed), data_dir=data_dir, loops=loops)
+                trained = _train(wanted, work / name, deadline)
         except TrainingError as error:
             say(f"  left out: {error}")
             continue
@@ -91,12 +93,11 @@ def work(
     return done
 
 
-def _train(table: Table, row: Row, seed: int, folder: Path, data_dir: str | None, deadline: Deadline) -> Run:
+def _train(wanted: Settings, folder: Path, deadline: Deadline) -> Run:
     """The run, complete: from its start, or from where it was stopped. Raises Interrupted as `Run.train`."""
     if (folder / LAST).exists():
-        run = Run.resume(folder, data_dir=data_dir, threads=1)
+        run = Run.resume(folder, data_dir=wanted.data_dir, threads=1)
     else:
-        wanted = Settings(**settings(table, row, seed), data_dir=data_dir)
         folder.parent.mkdir(parents=True, exist_ok=True)
         run = Run.start(wanted, folder, threads=1)
     deadline.run = run
@@ -108,7 +109,7 @@ def _record(run: Run, row: Row) -> records.Record:
     """What is kept of a complete run."""
     s = run.settings
     counted = totals(cost(skeleton(zoo.config(s.model, classes=len(run.testing.classes), changes=s.changes))))
-    kept = {name: value for name, value in s.to_json().items() if name != "data_dir"}
+    kept = {name: value for name, value in s.to_json().items() if name not in ("data_dir", "loops")}
     return {
         "settings": kept,
         "parameters": counted.parameters,

@@ -13,6 +13,8 @@ if (
 ):  # before NumPy is imported: one of several processes, each of which has one core
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+os.environ.setdefault("MINIDAT_LOOPS", "numpy")  # tests of loops ask for them; here and in processes that tests start
+
 import devices
 import numpy as np
 import pytest
@@ -50,7 +52,10 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """With the speed floor switched off, what is about it is left out."""
+    """What CuPy or a driver warns of fails no test. With the speed floor switched off, what is about it is left out."""
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.filterwarnings("default"))
     if not is_off():
         return
     for item in items:

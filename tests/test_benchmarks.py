@@ -2,123 +2,234 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
+from pathlib import Path
 
 import cases
 import cifar
 import compare
+import meters
 import numpy as np
 import pytest
 import sides
+import torch_layers
+import turns
 
 from minidat import cli
 from minidat.data import augment
 from minidat.data.dataset import InMemory
-from minidat.models import create
+from minidat.models import Config, create
+from minidat.models.zoo import MODELS, stages
 from minidat.released import official
+from minidat.training.graph import Graphed
 from minidat.training.optim import Arena, decays
 from minidat.training.settings import Settings
 
 torch = pytest.importorskip("torch")
+ROOT = Path(__file__).resolve().parents[1]
 
-SMALL = cases.Case("small", "dat_cifar", 2, "step", repeats=2)
+SMALL = cases.Case("small", "dat_cifar", 2, "step")
+TINY = {"img_size": 16, "dims": [12, 24, 48], "dim_stem": 12, "window_sizes": [4, 2, 2]}  # of DAT_CIFAR
 
 
-def test_a_row_of_the_table():
+@pytest.fixture
+def tiny(monkeypatch):
+    """`dat_cifar` on both sides with few channels and small maps."""
+    import torch_dat
+
+    made = stages((12, 24, 48), (3, 6, 12), ("LS", "LD", "LD"), window=(4, 2, 2), groups=(1, 2, 4), kernel=(5, 5, 3))
+    monkeypatch.setitem(MODELS, "dat_cifar", lambda: Config(16, 2, 10, made))
+    monkeypatch.setattr(torch_dat, "DAT_CIFAR", torch_dat.DAT_CIFAR | TINY)
+
+
+def test_a_row_of_the_table_from_a_bare_checkout(tmp_path, monkeypatch):
     """Both sides in their processes, as the command has them."""
-    abouts, row = compare.compare(SMALL, "cpu", 1, 1)
+    monkeypatch.setattr("sys.argv", [])
+    monkeypatch.chdir(tmp_path)
+    code = f"""if True:
+        import sys
+        sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+        import cases, compare, turns
+        found = turns.measure({SMALL!r}, "cpu", compare.SIDES["cpu"], rounds=1, threads=1)
+        print(compare.row_cpu({SMALL!r}, found), *(f.about for f in found), sep=chr(10))
+    """.replace("Case(", "cases.Case(")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+    )
+    row, *abouts = done.stdout.splitlines()
     assert abouts[0].startswith("NumPy") and abouts[1].startswith("PyTorch")
     name, ours, theirs, ratio, *_, difference = (cell.strip() for cell in row.strip("|").split("|"))
     assert name == "small" and float(difference) < 1e-4
     assert float(ratio.split()[0]) == pytest.approx(float(ours.split()[0]) / float(theirs.split()[0]), rel=0.2)
 
 
-class Clock:
-    """CUDA events on a machine that has none: each is 10 ms after the one before."""
-
-    def __init__(self, cuda):
-        self.now, self.cuda = 0.0, cuda
-
-    def event(self):
-        made = types.SimpleNamespace(at=None, synchronize=lambda: self.cuda.get_current_stream().synchronize())
-        made.record = lambda: (setattr(self, "now", self.now + 10.0), setattr(made, "at", self.now))
-        return made
-
-
-@pytest.fixture
-def clock(device, monkeypatch):
-    """Gives the stand-in what the benchmark measures by: 10 ms and 3 MB, whatever is done. None on a GPU, which has it."""
-    if hasattr(device, "__file__"):
-        return None
-    made = Clock(device.cuda)
-    pool = types.SimpleNamespace(free_all_blocks=lambda: None, total_bytes=lambda: 3 << 20)
-    runtime = types.SimpleNamespace(runtimeGetVersion=lambda: 12090)
-    for place, name, value in (
-        (device, "__version__", "14.0"),
-        (device, "get_default_memory_pool", lambda: pool),
-        (device.cuda, "Event", made.event),
-        (device.cuda, "get_elapsed_time", lambda a, b: b.at - a.at),
-        (device.cuda, "runtime", runtime),
-    ):
-        monkeypatch.setattr(place, name, value, raising=False)
-    return made
-
-
-def test_our_side_on_a_device_agrees_and_measures_there(clock, tmp_path):
-    requests = [{"do": "prepare", "folder": str(tmp_path)}, {"do": "run"}, {"do": "memory"}]
+def served(side, *requests):
+    """The answers of a side in this process."""
     answers = io.StringIO()
-    ours = sides.make("minidat", SMALL, "gpu", 1)
-    sides.serve(ours, io.StringIO("\n".join(map(json.dumps, requests))), answers)
+    sides.serve(side, io.StringIO("\n".join(map(json.dumps, requests))), answers)
+    return [json.loads(line) for line in answers.getvalue().splitlines()]
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("name", sides.OURS)
+def test_our_side_on_a_device_agrees_and_measures_there(name, device, tmp_path):
+    sides.write_weights(SMALL, tmp_path)
+    ours = sides.make(name, SMALL, "gpu", 1)
+    prepared, run, report = served(ours, {"do": "prepare", "folder": str(tmp_path)}, {"do": "run"}, {"do": "report"})
     theirs = sides.make("torch", SMALL, "cpu", 1)
     theirs.prepare(tmp_path)
-    assert 0 < compare._difference(tmp_path, ("minidat", "torch")) < 1e-4
-    about, seconds, megabytes = (next(iter(json.loads(line).values())) for line in answers.getvalue().splitlines())
-    assert about.startswith("CuPy") and " on CUDA " in about
-    assert seconds > 0 and megabytes > 0
-    if clock:
-        assert (about, seconds, megabytes) == ("CuPy 14.0 on CUDA 12.9", 0.01 / SMALL.repeats, 3.0)
-    theirs.run()
-    theirs.run()
+    assert 0 < turns.differences(tmp_path, (name, "torch"))["torch"] < 1e-4
+    assert prepared["about"].startswith("CuPy") and " on CUDA " in prepared["about"]
+    assert run["seconds"] > 0 and report["megabytes"] >= 0 and report["notes"] == []
+    for _ in range(meters.UNTIMED + SMALL.repeats):
+        theirs.run()
     before, after = np.load(tmp_path / "weights.npz"), official.to_official(ours.model)
-    for name, parameter in theirs.model.named_parameters():
-        moved = [abs(a - before[name]).max() for a in (after[name], parameter.detach().numpy())]
-        if not name.endswith("proj_k.bias"):  # which moves no softmax: its gradient is 0
-            np.testing.assert_allclose(
-                moved, 2 * sides.RATE, rtol=0.2, err_msg=name
-            )  # AdamW's first steps are all as long
+    for parameter_name, parameter in theirs.model.named_parameters():
+        moved = [abs(a - before[parameter_name]).max() for a in (after[parameter_name], parameter.detach().numpy())]
+        if not parameter_name.endswith("proj_k.bias"):  # which moves no softmax: its gradient is 0
+            np.testing.assert_allclose(*moved, rtol=0.1, err_msg=parameter_name)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_capture_that_fails_and_a_step_that_fails_are_told(device, tmp_path, monkeypatch):
+    def refused(self):
+        self.note("training without a CUDA graph: no")
+
+    monkeypatch.setattr(Graphed, "_captured", refused)
+    ours = sides.make("minidat", SMALL, "gpu", 1)
+    _, _, report = served(ours, {"do": "prepare", "folder": str(tmp_path)}, {"do": "run"}, {"do": "report"})
+    assert report["notes"] == ["training without a CUDA graph: no"]
+    ours.run = lambda: 1 / 0
+    failed, report = served(ours, {"do": "run"}, {"do": "report"})
+    assert failed["failed"].startswith("Traceback") and failed["failed"].endswith(
+        "ZeroDivisionError: division by zero\n"
+    )
+    assert set(report) == {"megabytes", "notes"}
+
+
+SLEEPER = """
+import json, sys, time
+name = json.loads(sys.argv[1])["side"]
+for line in sys.stdin:
+    if name == "hangs":
+        time.sleep(60)
+    if name == "ends":
+        sys.exit("no GPU here")
+    if name == "fails" and "run" in line:
+        print(json.dumps({"failed": "Traceback\\n  line 1\\nOSError: gone"}), flush=True)
+    else:
+        print(json.dumps({"about": "x", "seconds": 2.0, "megabytes": 3.0, "notes": ["a note"]}), flush=True)
+"""
+
+
+def test_a_side_that_hangs_or_fails_takes_nothing_from_the_others(tmp_path, monkeypatch):
+    """In this process too: what was found before stays found."""
+    (tmp_path / "sides.py").write_text(SLEEPER)
+    monkeypatch.setattr(turns, "__file__", str(tmp_path / "turns.py"))
+    monkeypatch.setattr(turns, "write_weights", lambda *_: None)
+    small = replace(SMALL, together=3)
+    names = ["minidat", "hangs", "fails", "ends", "works"]
+    found = dict(zip(names, turns.measure(small, "gpu", names, rounds=2, threads=1, limit=1.0), strict=True))
+    assert found["minidat"].seconds == found["works"].seconds == [2.0, 2.0] and found["works"].notes == ["a note"]
+    assert found["hangs"].failed == "no answer within 1 s" and found["hangs"].seconds == []
+    assert found["fails"].failed == "OSError: gone" and found["fails"].details.startswith("Traceback")
+    assert found["ends"].failed == "no GPU here"
 
 
 def test_networks_that_differ_are_not_compared(tmp_path):
-    for name, value in (("minidat", 1.0), ("torch", 1.0), ("compiled", 1.002)):
-        np.savez(tmp_path / f"{name}.npz", logits=np.full(3, value))
-    assert compare._difference(tmp_path, ("minidat", "torch")) == 0
-    with pytest.raises(RuntimeError, match=r"differ by 2\.0e-03"):
-        compare._difference(tmp_path, ("minidat", "torch", "compiled"))
+    for name, value in (("minidat", 1.0), ("torch", 1.0), ("compiled", 1.002), ("nan", np.nan)):
+        np.savez(tmp_path / f"{name}.npz", logits=np.full(3, value), w=np.ones(2))
+    for precision, off in (("fp32", 2e-3), ("tf32", 2e-3)):
+        found = turns.differences(tmp_path, ("minidat", "not there", "torch", "compiled", "nan"), precision)
+        assert found == {"torch": 0, "compiled": pytest.approx(off, rel=0.01), "nan": np.inf}
+    together = turns.Together(
+        {name: Closing() for name in ("minidat", "compiled")}, {n: turns.Found(n) for n in found}, 1
+    )
+    together.check(found, turns.LARGEST["fp32"])
+    assert list(together.running) == ["minidat"] and together.found["compiled"].failed.startswith(
+        "its network differs by 2.0e-03"
+    )
 
 
-def test_the_gpu_s_table_says_images_a_second_and_how_many_times_as_fast():
-    seconds = {"minidat": [0.1, 0.2, 0.1], "torch": [0.2, 0.2, 0.3], "compiled": [0.05, 0.1, 0.05]}
-    memory = {"minidat": 1000.0, "torch": 2000.0, "compiled": 2500.0}
-    row = compare._row_gpu(cases.Case("c", "dat_cifar", 64, "step"), seconds, memory, 1e-6)
-    assert row == "| c | 640 | 320 | 2.00 × | 1,280 | 0.50 × | 1,000 | 2,000 | 2,500 | 1e-06 |"
-    assert row.count("|") == compare.HEADS["gpu"].count("|")
+class Closing:
+    def close(self):
+        pass
 
 
-def test_a_side_that_cannot_start_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["compare.py", "--case", "batch 128"])
-    monkeypatch.setattr(compare, "compare", lambda *_: (_ for _ in ()).throw(compare.EndedError("ended with code 1")))
+def test_the_gpu_s_table_has_a_row_for_each_side_and_says_what_failed():
+    found = [
+        turns.Found("minidat", seconds=[0.1, 0.2, 0.1], megabytes=1000.0, notes=["no graph"]),
+        turns.Found("torch", seconds=[0.2, 0.2, 0.3], megabytes=2000.0, difference=1e-6),
+        turns.Found("compiled", seconds=[0.05], failed="killed", difference=2e-6),
+    ]
+    text = compare.table_gpu(cases.Case("c", "dat_cifar", 64, "step"), found)
+    assert text.splitlines() == [
+        "| **c** | | | | | |",
+        "| minidat (1) | 640 | 100.00 | 1.00 × | 1,000 | – |",
+        "| PyTorch, eager | 320 | 200.00 | 2.00 × | 2,000 | 1e-06 |",
+        "| torch.compile (2) | 1,280 | 50.00 | 0.50 × | – | 2e-06 |",
+        "",
+        "(1) minidat: no graph",
+        "",
+        "(2) torch.compile: failed: killed",
+    ]
+    assert all(line.count("|") == compare.HEADS["gpu"].count("|") for line in text.splitlines()[:4])
+
+
+def test_the_cpu_s_row_leaves_out_what_failed():
+    found = [turns.Found("minidat", seconds=[0.1, 0.3], megabytes=10.0), turns.Found("torch", failed="gone")]
+    assert compare.row_cpu(SMALL, found) == "| small | 0.200 s | – | – | 10 MB | – | – | – |"
+
+
+def test_finished_rows_stay_and_a_failed_side_is_one_line(monkeypatch, capsys):
+    made = iter([[turns.Found("minidat", seconds=[0.1]), turns.Found("torch", failed="ended with code 1")]] * 2)
+    monkeypatch.setattr("sys.argv", ["compare.py", "--case", "batch 128", "--case", "256"])
+    monkeypatch.setattr(compare, "measure", lambda *_, **__: next(made))
     assert compare.main() == 1
-    assert capsys.readouterr().err == "minidat bench: ended with code 1\n"
+    said = capsys.readouterr()
+    assert "dat_cifar step, batch 128: PyTorch, eager: ended with code 1" in said.err and said.err.count("\n") == 2
+    assert said.out.count("| 0.100 s |") == 2
 
 
-def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["compare.py", "--device", "gpu"])
+def test_what_cannot_be_compared_is_one_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert compare.main() == 1
-    said = capsys.readouterr().err
-    assert "device 'gpu' needs CuPy" in said and said.count("\n") == 1
+    for arguments, message in (
+        (["--device", "gpu"], "device 'gpu' needs CuPy"),
+        (["--precision", "tf32"], "precision tf32 is of a GPU's tensor cores"),
+        (["--case", "1024"], "no case has ['1024']"),
+    ):
+        monkeypatch.setattr("sys.argv", ["compare.py", *arguments])
+        assert compare.main() == 1
+        said = capsys.readouterr().err
+        assert message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("config", ["DAT_CIFAR", "neighborhood"])
+def test_pytorch_s_own_attention_is_the_one_spelled_out(config, monkeypatch):
+    """Logits and gradients: windows, shifted windows, deformed points with a bias; neighbours."""
+    import torch_dat
+
+    chosen = torch_dat.DAT_CIFAR | TINY
+    if config == "neighborhood":
+        spec = [["N", "D"], ["N", "D"], ["D", "D"]]
+        chosen |= {"version": 2, "stage_spec": spec, "nat_ksizes": [3] * 3, "groups": [1, 2, 4], "strides": [2, 1, 1]}
+        chosen |= {"ksizes": [3, 3, 3], "use_pes": [True] * 3, "heads": [3, 6, 12]}
+    torch.manual_seed(0)
+    model, x = torch_dat.TorchDAT(chosen).double().train(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    found = []
+    for fused in (False, True):
+        monkeypatch.setattr(torch_layers, "FUSED", fused)
+        model.zero_grad()
+        logits = model(x)
+        logits.backward(torch.linspace(-1, 1, logits.numel(), dtype=torch.float64).view_as(logits))
+        found.append([logits, *(p.grad for p in model.parameters() if p.grad is not None)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
 
 # Training to an accuracy
@@ -188,3 +299,28 @@ def test_the_command_hands_on_what_it_was_told(monkeypatch):
     assert one.endswith("compare.py") and two.endswith("cifar.py")
     assert first == ["--device", "gpu", "--rounds", "7", "--threads", "2", "--case", "512"]
     assert second == ["--device", "cpu", "--data-dir", "data", "--accuracy", "75.0"]
+
+
+def test_training_says_each_epoch_as_it_ends_and_goes_on_after_a_side_that_fails(tmp_path, monkeypatch, capsys):
+    script = tmp_path / "side.py"
+    script.write_text("""
+import json, sys, time
+side = sys.argv[-1]
+for epoch in (1, 2):
+    print(json.dumps({"epoch": epoch, "accuracy": 40.0 * epoch, "seconds": 1.5 * epoch}), flush=True)
+    if side == "torch":
+        sys.exit(3)
+    if side == "compiled":
+        time.sleep(60)
+""")
+    monkeypatch.setattr(cifar, "__file__", str(script))
+    monkeypatch.setitem(cifar.SIDES, "cpu", ("minidat", "torch", "compiled"))
+    monkeypatch.setattr("sys.argv", ["cifar.py", "--limit", "2"])
+    assert cifar.main() == 1
+    said = capsys.readouterr()
+    assert "minidat: epoch 2, 80.00 %, 3.0 s" in said.out and "torch: epoch 1, 40.00 %, 1.5 s" in said.out
+    assert "minidat: 80 % after 3.0 s, epoch 2" in said.out and "torch: 80 % never" in said.out
+    assert said.err.splitlines() == [
+        "minidat bench: torch: its process ended with code 3",
+        "minidat bench: compiled: stopped after 2 s",
+    ]

@@ -49,7 +49,9 @@ def test_compiled_loops_train_and_test(tmp_path, capsys):
     pytest.importorskip("numba")
     for command in (["train", *TINY, "--out", str(tmp_path / "run")], ["eval", str(tmp_path / "run")]):
         with backends.restored():
-            assert run(*command, "--compiled") == 0
+            assert (
+                run(*command, *(["--loops", "numba"] if command[0] == "train" else [])) == 0
+            )  # the run keeps its choice
             assert any(one.backend is NUMBA for one in OPS["layer_norm"].raw.implementations)
         assert "test accuracy" in capsys.readouterr().out
 
@@ -177,8 +179,7 @@ def test_a_bare_command_prints_help(arguments, said, capsys):
         (["train", "--lr", "-1"], "lr is -1.0; it must be positive"),
         (["train", "--data", "cifar10", "--data-dir", "nowhere"], "cifar10: .*nowhere"),
         (["train", "dat_tiny"], "model dat_tiny takes images of 224 pixels, data shapes has 32"),
-        (["train", "--compiled", "--device", "gpu"], "--compiled is for the CPU, and --device is gpu"),
-        (["eval", "run", "--compiled", "--device", "gpu"], "--compiled is for the CPU, and --device is gpu"),
+        (["train", "--loops", "numba", "--device", "gpu"], "--loops numba is for the CPU, and --device is gpu"),
         (["train", "--threads", "100000"], "threads is 100000; it must be from 1 to 256"),
         (["train", "--clip", "inf"], "clip is inf; it must be a finite number"),
         (["train", "--precision", "tf32"], "precision tf32 is of a GPU's tensor cores"),

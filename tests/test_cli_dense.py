@@ -21,7 +21,9 @@ from minidat.training import checkpoint
 
 TINY = ["--epochs", "1", "--batch", "4", "--train-size", "8", "--test-size", "3", "--warmup", "0", "--threads", "1"]
 SMALLER = {
-    "retina_mask": {"channels": 8, "convs": 1, "levels": [0, 1], "outputs": 2, "extra": 0, "mask_convs": 1, "mask_side": 4, "score": 0.0},
+    "retina_mask": {
+        "channels": 8, "convs": 1, "levels": [0, 1], "outputs": 2, "extra": 0, "mask_convs": 1, "mask_side": 4, "score": 0.0
+    },
     "semantic_fpn": {"channels": 8, "scale_channels": 8, "norm": "batch"},
 }  # fmt: skip
 

@@ -94,8 +94,8 @@ print(
 show_source(Dispatch.__call__)
 
 # %% [markdown]
-# The fast floor has three backends: NumPy in another arrangement, always on; loops compiled by numba, where you ask for them
-# (`--compiled`); CUDA on a GPU (chapter 18). An implementation that does not cover a case says `NotImplemented`, and the next
+# The fast floor has three backends: NumPy in another arrangement, always on; loops compiled by numba, where it is installed
+# (`--loops numpy` does without); CUDA on a GPU (chapter 18). An implementation that does not cover a case says `NotImplemented`, and the next
 # one is asked, in the end the plain op. `with plain_only():`, or `MINIDAT_FAST=off` before a command, leaves the plain ops
 # alone. So one loop says what this chapter must prove, and the package's tests say it with many more cases:
 

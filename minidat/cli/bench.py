@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from minidat.cli.flags import add_compiled, add_device, check_compiled, new_command
+from minidat.cli.flags import add_device, add_loops, new_command
 from minidat.training.loop import TrainingError
 from minidat.training.parallel import available_cores
 
@@ -23,9 +23,12 @@ def add(commands: Any) -> None:
         "On a GPU beside eager PyTorch and torch.compile. Needs a checkout of minidat and torch (pip install torch).",
     )
     add_device(command)
-    add_compiled(command)
+    add_loops(command, "auto")
     command.add_argument("--rounds", type=int, default=7, help="interleaved pairs of measurements; the median counts")
     command.add_argument("--threads", type=int, default=available_cores(), help="CPU threads of both")
+    command.add_argument(
+        "--precision", choices=("fp32", "tf32"), default="fp32", help="of products on a GPU, on all sides"
+    )
     command.add_argument("--case", action="append", help="only the cases whose name contains this (may be repeated)")
     command.add_argument(
         "--cifar", metavar="DIR", help="instead, train on the CIFAR-10 in DIR until the accuracy is reached"
@@ -36,7 +39,6 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a script of benchmarks/, which needs PyTorch and so is not in the package."""
-    check_compiled(arguments)
     name = "compare.py" if arguments.cifar is None else "cifar.py"
     script = Path(__file__).resolve().parents[2] / "benchmarks" / name
     if not script.exists():
@@ -44,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     options: list[Any] = ["--device", arguments.device]
     if arguments.cifar is None:
         options += ["--rounds", arguments.rounds, "--threads", arguments.threads]
-        options += ["--compiled"] if arguments.compiled else []
+        options += ["--loops", arguments.loops] if arguments.loops else []
+        options += ["--precision", arguments.precision] if arguments.precision != "fp32" else []
         for case in arguments.case or []:
             options += ["--case", case]
     else:

@@ -10,22 +10,23 @@ from typing import Any
 
 from minidat.cli import dense
 from minidat.cli.flags import (
-    add_compiled,
     add_device,
     add_head_rows,
     add_key,
+    add_loops,
     add_model,
     add_protocol,
     add_threads,
     count_or_all,
     head_rows,
-    install_compiled,
     new_command,
+    use_loops,
 )
-from minidat.cli.terminal import Terminal, duration, plural, printable
+from minidat.cli.terminal import Terminal, duration, plural, printable, say
 from minidat.cli.weights import is_run, load_run
 from minidat.data import imagenet, load
 from minidat.data.imagenet import ImageFolder
+from minidat.fast import loops
 from minidat.fast.cuda import cublas
 from minidat.released import official
 from minidat.training import top_k
@@ -78,7 +79,7 @@ def add(commands: Any) -> None:
     )
     add_device(command)
     add_threads(command)
-    add_compiled(command)
+    add_loops(command, "the run's; auto for --weights")
     command.set_defaults(run=run)
 
 
@@ -86,7 +87,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Test what was named."""
     if (arguments.run_folder is None) == (arguments.weights is None):
         raise ValueError("eval: name either a RUN, or --weights FILE and --data-dir DIR")
-    install_compiled(arguments)
     return _run(arguments) if arguments.weights is None else _weights(arguments)
 
 
@@ -96,6 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"eval RUN knows its model and its data; leave out {', '.join(surplus)}")
     trained = load_run(arguments.run_folder)
     settings = trained.state.settings
+    use_loops(arguments, settings.loops, say)
     size = settings.test_size if arguments.test_size is None else _size(arguments.test_size)
     if settings.head is not None:
         print(dense.evaluate_run(trained, arguments, size, Progress()) + _other_images(settings, size))
@@ -146,6 +147,7 @@ def _weights(arguments: argparse.Namespace) -> int:
         raise ValueError(f"batch is {batch}; it must be at least 1")
     model = official.from_file(path, arguments.model, rows=head_rows(arguments.head_rows), key=arguments.key)
     transform = imagenet.transform_for(model.config, arguments.protocol or "released")
+    use_loops(arguments, loops.DEFAULT, say)
     size, skip = _size(arguments.test_size), bool(arguments.skip_damaged)
     folder = ImageFolder(arguments.data_dir, transform=transform, size=size, skip_damaged=skip)
     model.to(device=device)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from minidat.autograd.backend import DEVICES
 from minidat.cli.terminal import printable
 from minidat.data.images import PROTOCOLS
+from minidat.fast import loops
 from minidat.fast import numba as compiled
 from minidat.models import MODELS
 from minidat.released.state_dict import KEYS
@@ -84,24 +85,24 @@ def add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
 
 
-def add_compiled(command: argparse.ArgumentParser) -> None:
+def add_loops(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument(
-        "--compiled", action="store_true", help="on the CPU: loops compiled by numba (pip install numba)"
+        "--loops",
+        choices=(loops.AUTO, *loops.LOOPS),
+        help=f"on the CPU: compiled by numba, or NumPy's; auto is numba where it is installed (default: {default})",
     )
 
 
-def check_compiled(arguments: argparse.Namespace) -> None:
-    """Raises ValueError where --compiled goes with another device than the CPU."""
-    if arguments.compiled and arguments.device != "cpu":
-        raise ValueError(f"--compiled is for the CPU, and --device is {arguments.device}: leave one of them out")
-
-
-def install_compiled(arguments: argparse.Namespace) -> None:
-    """Enable the compiled loops where --compiled is given. Raises ValueError as `check_compiled`, CompiledError where numba is
-    missing."""
-    check_compiled(arguments)
-    if arguments.compiled:
-        compiled.install(print)
+def use_loops(arguments: argparse.Namespace, default: str, report: Callable[[str], Any]) -> str:
+    """Work with the loops of --loops, or of `default`; returns those that are used. Raises ValueError where --loops numba goes
+    with a GPU, CompiledError where it is asked for and cannot be had."""
+    if arguments.loops == "numba" and arguments.device != "cpu":
+        raise ValueError(f"--loops numba is for the CPU, and --device is {arguments.device}: leave one of them out")
+    if arguments.device != "cpu":
+        return loops.use("numpy", report)
+    if arguments.loops == "numba":
+        compiled.install(report)
+    return loops.use(arguments.loops or default, report)
 
 
 def add_model(command: argparse.ArgumentParser) -> None:

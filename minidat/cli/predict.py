@@ -19,12 +19,13 @@ from minidat.autograd.backend import asnumpy, to_device
 from minidat.cli import dense
 from minidat.cli.flags import add_device, add_head_rows, add_key, add_model, head_rows, new_command
 from minidat.cli.photograph import Letterbox, read_photograph
-from minidat.cli.terminal import printable
+from minidat.cli.terminal import printable, say
 from minidat.cli.weights import TrainedRun, is_run, load_run
 from minidat.data.augment import normalise
 from minidat.data.dataset import DataError
 from minidat.data.imagenet import class_names, transform_for
 from minidat.data.images import FORMATS, MEAN, PROTOCOLS, STD, SUFFIXES
+from minidat.fast import loops
 from minidat.metrics.top_k import check_finite
 from minidat.models import Pyramid
 from minidat.released import official
@@ -172,7 +173,10 @@ def _run_of(arguments: argparse.Namespace) -> TrainedRun | None:
     for flag, value in (("--model", arguments.model), ("--head-rows", arguments.head_rows), ("--key", arguments.key)):
         if value is not None:
             raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
-    return load_run(path)
+    trained = load_run(path)
+    if arguments.device == "cpu":
+        loops.use(trained.state.settings.loops, say)
+    return trained
 
 
 def _classifier(arguments: argparse.Namespace, trained: TrainedRun | None) -> _Classifier:

@@ -70,6 +70,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def say(text: str) -> None:
+    """Print a line beside the results, on standard error."""
+    print(f"minidat: {printable(text)}", file=sys.stderr, flush=True)
+
+
 def duration(seconds: float) -> str:
     """63 → "1:03", 3700 → "1:01:40"."""
     minutes, s = divmod(round(seconds), 60)

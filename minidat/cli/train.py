@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from minidat.cli.console import Console
-from minidat.cli.flags import add_changes, add_compiled, add_device, add_threads, install_compiled, new_command
+from minidat.cli.flags import add_changes, add_device, add_loops, add_threads, new_command, use_loops
 from minidat.cli.runs import checkpoint_in, run_folder, shown, state_of
 from minidat.data import DATASETS, SAMPLES, load
 from minidat.data.augment import RECIPES
 from minidat.dense import HEADS
+from minidat.fast import loops
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
 from minidat.training.folder import BEST, LAST
@@ -105,13 +106,12 @@ def add(commands: Any) -> None:
         help="on a GPU: launch every kernel by itself, not as one CUDA graph; slower, with the same results",
     )
     add_threads(command)
-    add_compiled(command)
+    add_loops(command, "auto")
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue to train, and report."""
-    install_compiled(arguments)
     training = _resume(arguments) if arguments.resume else _start(arguments)
     console = Console(training)
     console.begin()
@@ -132,6 +132,7 @@ def _start(arguments: argparse.Namespace) -> Run:
     """A new run."""
     default = defaults(arguments.data or Settings.data, arguments.head)
     settings = Settings(**default | _given(arguments, default.get("head_options", {})))
+    settings = replace(settings, loops=use_loops(arguments, loops.DEFAULT, print))
     if arguments.download:
         _download(settings, settings.data_dir)
     name = settings.model if settings.head is None else f"{settings.model}-{settings.head}"
@@ -143,6 +144,7 @@ def _resume(arguments: argparse.Namespace) -> Run:
     """The run that --resume names. Raises TrainingError for a flag that asks for what the run does not have."""
     folder = run_folder(arguments.resume)
     settings = state_of(checkpoint_in(folder, LAST, BEST)).settings
+    use_loops(arguments, settings.loops, print)  # says that loops are compiled before that takes its time
     if arguments.out is not None:
         raise TrainingError(f"--resume continues a run in its folder, {folder}; leave out --out")
     given = _given(arguments, settings.head_options)
@@ -169,7 +171,8 @@ def _download(settings: Settings, data_dir: str | None) -> None:
 
 def _given(arguments: argparse.Namespace, head_options: dict[str, Any]) -> dict[str, Any]:
     """The settings that the user named; of --set-head with the head's other options."""
-    named = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Settings)}
+    named = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
+    named["loops"] = None if arguments.loops == loops.AUTO else arguments.loops
     named["changes"] = arguments.changes and tuple(arguments.changes)
     named["head_options"] = arguments.head_options and head_options | dict(map(_head_option, arguments.head_options))
     return {name: value for name, value in named.items() if value is not None}

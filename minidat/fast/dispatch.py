@@ -99,6 +99,10 @@ class Dispatch:
             self.implementations.append(implementation)
             self.implementations.sort(key=lambda one: BACKENDS.index(one.backend))
 
+    def remove(self, implementation: Implementation) -> None:
+        """Offer calls to it no more. Does nothing where it is not offered any."""
+        self.implementations = [one for one in self.implementations if one is not implementation]
+
 
 class Backend:
     """A set of implementations, which `enable` puts to use. accepts: whether they work on an array. contiguous: whether
@@ -129,11 +133,17 @@ class Backend:
         return register
 
     def enable(self) -> None:
-        """Let every op that this backend implements choose by its arrays, in this process and for good."""
+        """Let every op that this backend implements choose by its arrays, in this process."""
         for op, implementation in self.implementations:
             if not isinstance(op.raw, Dispatch):
                 op.raw = Dispatch(op)
             op.raw.add(implementation)
+
+    def disable(self) -> None:
+        """Leave every op to the other backends again."""
+        for op, implementation in self.implementations:
+            if isinstance(op.raw, Dispatch):
+                op.raw.remove(implementation)
 
 
 def on_gpu(array: Any) -> bool:

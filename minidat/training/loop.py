@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minidat.data import Dataset
+from minidat.fast import loops
 from minidat.fast.cuda import cublas
 from minidat.training import checkpoint, log, state
 from minidat.training.checkpoint import CheckpointError
@@ -58,6 +59,7 @@ class Run:
     ):
         _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
+        self._use_loops()
         self.threads = thread_count(device, threads)
         self.task = task_of(settings)
         splits = load_splits(settings)
@@ -133,6 +135,7 @@ class Run:
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted, after saving, when the user asks to stop, and TrainingError, which says what
         is lost, when the loss or the gradient is not finite or a file cannot be written."""
+        self._use_loops()
         while self.notes:
             reporter.note(self.notes.pop(0))
         workers = Workers.on(self.device, self.threads, self.settings.micro)
@@ -160,6 +163,10 @@ class Run:
             raise self.cannot_write(error) from error
         if name == LAST:
             self.saved_step = self.step
+
+    def _use_loops(self) -> None:
+        """Work with the settings' loops in this process, or with NumPy's where numba is missing now."""
+        loops.use(self.settings.loops if self.device == "cpu" else "numpy")
 
     def _step(self, reporter: Reporter) -> HostStep | DeviceStep:
         return step_for(

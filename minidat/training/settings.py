@@ -12,6 +12,7 @@ from minidat.data.augment import RECIPES
 from minidat.data.sample_sets import SAMPLE_RECIPES
 from minidat.dense import HEADS, SMALL, head_options
 from minidat.fast.cuda.cublas import PRECISIONS
+from minidat.fast.loops import LOOPS
 from minidat.models import zoo
 from minidat.training import schema
 
@@ -20,14 +21,16 @@ MOST_IMAGES = 100_000_000  # an epoch's order lies in memory
 
 @dataclass(frozen=True)
 class Settings:
-    """changes: of the model's configuration, "NAME=VALUE" each; see `models.changes`. head: for detection or segmentation, of
-    `dense.HEADS`, on the model's pyramid (None: classification); head_options: what `dense.create` takes for it. epochs,
-    warmup: passes over the data. batch: images a step. lr: the highest learning rate; minimum_lr: the last one. clip: largest
-    norm of the gradient (0: it is not clipped). smoothing: of the labels. drop_path: the last block's rate (None: the model's
-    own). recipe: a name of `RECIPES`. train_size, test_size: use only so many images (None: all). validation: share of the
-    training images that is held out, to choose the best epoch (0: it is chosen on the test images). micro: images that a
-    thread takes at a time; a GPU takes the whole batch, and draws the noise of as many micro-batches. precision: of products
-    on a GPU, see `cublas.precision`.
+    """changes: of the model's configuration, "NAME=VALUE" each; see `models.changes`. epochs, warmup: passes over the data.
+    batch: images a step. lr: the highest learning rate; minimum_lr: the last one. clip: largest norm of the gradient (0: it is
+    not clipped). smoothing: of the labels. drop_path: the last block's rate (None: the model's own). recipe: a name of
+    `RECIPES`. train_size, test_size: use only so many images (None: all). validation: share of the training images that is
+    held out, to choose the best epoch (0: it is chosen on the test images). micro: images that a thread takes at a time; a
+    GPU takes the whole batch, and draws the noise of as many micro-batches. precision: of products on a GPU, see
+    `cublas.precision`. loops: on the CPU, see `fast.loops`.
+
+    head: for detection or segmentation, of `dense.HEADS`, on the model's pyramid (None: classification); data and recipe are then
+    of `SAMPLES` and `SAMPLE_RECIPES`. head_options: what `dense.create` takes for it.
 
     Raises ValueError, naming the setting and what it may be.
     """
@@ -54,6 +57,7 @@ class Settings:
     micro: int = 32
     precision: str = "fp32"
     validation: float = 0.0
+    loops: str = "numpy"
 
     def __post_init__(self) -> None:
         schema.check(self)
@@ -62,6 +66,7 @@ class Settings:
             "data": DATASETS if self.head is None else SAMPLES,
             "recipe": RECIPES if self.head is None else SAMPLE_RECIPES,
             "precision": PRECISIONS,
+            "loops": LOOPS,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:

@@ -51,7 +51,7 @@ def test_operators_take_numbers_and_arrays_of_the_device(leaf, device, on_device
 
 def test_arrays_of_the_host_are_refused(leaf):
     for use in (lambda x: x * np.ones(SHAPE), lambda x: ops.matmul(np.ones((3, 2)), x), lambda x: np.ones(SHAPE) + x):
-        with pytest.raises(TypeError, match="Unsupported type"):
+        with pytest.raises(TypeError, match=r"Unsupported type|has incorrect type"):
             use(leaf())
 
 

@@ -51,6 +51,22 @@ def test_what_cupy_refuses_is_refused(slip, cupy):
         slip(cupy, cupy.asarray(HOST))
 
 
+@pytest.mark.parametrize(
+    "product, name",
+    [
+        (lambda cupy, x: cupy.matmul(HOST, x), "a"),
+        (lambda cupy, x: HOST @ x, "a"),
+        (lambda cupy, x: x @ HOST, "b"),
+        (lambda cupy, x: np.matmul(x, HOST), "b"),
+    ],
+)
+def test_a_product_with_an_array_of_numpys_is_refused_in_cupys_words(product, name, cupy):
+    with pytest.raises(
+        TypeError, match=rf"^Argument '{name}' has incorrect type \(expected cupy\..*, got numpy.ndarray\)$"
+    ):
+        product(cupy, cupy.asarray(HOST.T.copy()))
+
+
 def test_functions_that_cupy_lacks_are_not_there(cupy):
     for name in ("frompyfunc", "nditer", "float128", "object_"):
         with pytest.raises(AttributeError):

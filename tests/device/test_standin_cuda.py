@@ -152,3 +152,69 @@ def test_streams_that_do_not_wait_for_each_other_are_seen(cupy):
         x.get()
     stream.synchronize()
     assert x.get().tolist() == [2, 2, 2]
+
+
+def test_a_machine_is_forgotten_with_its_test():
+    before = standin_cuda.machine
+    with pytest.MonkeyPatch.context() as patch:
+        cupy = standin.install(patch)
+        inner, handle = standin_cuda.machine, cublas._handle
+        with pytest.MonkeyPatch.context() as nested:
+            standin.install(nested)
+            assert standin_cuda.machine is not inner and cublas._handle is not handle
+        assert standin_cuda.machine is inner and cublas._handle is handle
+        x = cupy.ones(3)
+    assert standin_cuda.machine is before
+    if before is None:
+        assert (x + 1).get().tolist() == [2, 2, 2]  # an array that outlives its machine is watched by none
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        (lambda cupy, x: x.T, {}),
+        (lambda cupy, x: x.reshape(3, 2)[1:].swapaxes(0, 1), {}),
+        (lambda cupy, x: cupy.broadcast_to(x, (2, 2, 3)), {}),
+        (lambda cupy, x: cupy.empty((4, 4)), {}),
+        (lambda cupy, x: cupy.ascontiguousarray(x), {}),
+        (lambda cupy, x: cupy.ascontiguousarray(x.T), {"strided copy": 1}),
+        (lambda cupy, x: x.T.reshape(6), {"strided copy": 1}),
+        (lambda cupy, x: x.__setitem__(0, x[1]), {"copy into a view": 1}),
+        (lambda cupy, x: cupy.exp(x) + 1, {"exp": 1, "__add__": 1}),
+        (lambda cupy, x: x.__iadd__(1.0), {"__iadd__": 1}),
+        (lambda cupy, x: cupy.exp(x, out=x), {"exp": 1}),
+        (lambda cupy, x: x.sum(), {"sum": 1}),
+        (lambda cupy, x: cupy.zeros((40, 40)).sum(0), {"zeros": 1, "sum": 1}),
+        (lambda cupy, x: cupy.zeros((40, 40)).sum(), {"zeros": 1, "sum": 2}),
+        (lambda cupy, x: cublas.product(x, x.T), {"cublasGemmEx": 1}),
+        (lambda cupy, x: float(x.sum()), {"sum": 1, "copy to the host": 1}),
+    ],
+)
+def test_launches_are_counted_and_copies_among_them(work, expected, cupy):
+    x = cupy.asarray(HOST)
+    cublas.product(x, x.T)  # a handle takes its workspace
+    launches = standin_cuda.machine.launches
+    launches.clear()
+    work(cupy, x)
+    assert launches == expected
+
+
+def test_a_graphs_nodes_are_what_was_launched_in_its_capture(cupy):
+    x, y = cupy.asarray(HOST), cupy.zeros((2, 2))
+    cublas.product(x, x.T)
+    cupy.cuda.get_current_stream().synchronize()
+
+    def work():
+        y[...] = cublas.product(x + 1.0, x.T)
+        cupy.add.at(y, (cupy.arange(2), cupy.arange(2)), 1.0)
+
+    graph = captured(cupy, work)
+    assert graph.launches == {"__add__": 1, "cublasGemmEx": 1, "copy into a view": 1, "arange": 2, "at": 1}
+
+
+def test_events_measure(cupy):
+    start, end = cupy.cuda.Event(), cupy.cuda.Event()
+    start.record()
+    end.record()
+    end.synchronize()
+    assert cupy.cuda.get_elapsed_time(start, end) >= 0

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import standin
 import standin_cuda
 
 from minidat.autograd.backend import asnumpy
@@ -38,19 +39,32 @@ TIMES = ("seconds", "images_per_second")
 
 
 class Watcher(Reporter):
-    """A reporter that keeps what it is told, and how often the device was read and written by then."""
+    """A reporter that keeps what it is told."""
 
     def __init__(self):
-        self.records, self.notes, self.traffic = [], [], []
+        self.records, self.notes = [], []
 
     def train(self, record):
         self.records.append({k: v for k, v in record.items() if k not in TIMES})
-        self.traffic.append((record["step"], standin_cuda.machine.reads, standin_cuda.machine.uploads))
 
     test = train
 
     def note(self, text):
         self.notes.append(text)
+
+
+class TrafficWatcher(Watcher):
+    """Also keeps how often the stand-in was read and written by then."""
+
+    def __init__(self):
+        super().__init__()
+        self.traffic = []
+
+    def train(self, record):
+        super().train(record)
+        self.traffic.append((standin_cuda.machine.reads, standin_cuda.machine.uploads))
+
+    test = train
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +81,9 @@ def kernels(device):
         pytest.skip("the stand-in has no kernels: there is no g++")
 
 
-def trained(folder, settings=SMALL, **options):
+def trained(folder, settings=SMALL, kind=Watcher, **options):
     """(the run at its end, who watched it)"""
-    run, watcher = Run.start(settings, folder, **options), Watcher()
+    run, watcher = Run.start(settings, folder, **options), kind()
     run.train(watcher)
     return run, watcher
 
@@ -173,8 +187,8 @@ def test_held_out_images_and_the_test_of_the_best_epoch_agree_with_the_cpu(tmp_p
 @pytest.mark.parametrize("device", ["stand-in"], indirect=True)
 def test_the_host_sends_once_a_step_and_reads_once_a_line(device, tmp_path):
     """A checkpoint reads three arrays: parameters, m and v. It is written before the line of an epoch's end is told."""
-    _, watcher = trained(tmp_path, replace(SMALL, train_size=42), device="gpu")
-    told = [(r["kind"], r["step"], reads, uploads) for r, (_, reads, uploads) in zip(watcher.records, watcher.traffic)]
+    _, watcher = trained(tmp_path, replace(SMALL, train_size=42), TrafficWatcher, device="gpu")
+    told = [(r["kind"], r["step"], *traffic) for r, traffic in zip(watcher.records, watcher.traffic, strict=True)]
     assert [(kind, step) for kind, step, _, _ in told[:4]] == [("train", 4), ("train", 8), ("train", 10), ("test", 10)]
     apart = [(b[1] - a[1], b[2] - a[2], b[3] - a[3]) for a, b in pairwise(told)]
     steps, reads, uploads = apart[0]
@@ -222,15 +236,18 @@ def test_a_step_that_cannot_be_captured_is_taken_without_a_graph(tmp_path, monke
 
 
 @pytest.mark.usefixtures("device", "kernels")
-def test_a_precision_is_the_run_s_own(tmp_path):
-    """Rounded factors change the losses, a little; a CPU does not pretend."""
+def test_a_precision_is_the_run_s_own(tmp_path, device):
+    """Rounded factors change the losses, a little; a CPU does not pretend. cuBLAS may multiply layers as small as these without
+    its tensor cores, so a GPU may round less than it was allowed to."""
     short = replace(SMALL, epochs=1, recipe="none", drop_path=0.0)
     losses = {}
     for precision in ("fp32", "tf32", "bf16"):
         _, watcher = trained(tmp_path / precision, replace(short, precision=precision), device="gpu")
         losses[precision] = np.array([r["loss"] for r in watcher.records])
     off = {name: abs(losses[name] - losses["fp32"]).max() for name in ("tf32", "bf16")}
-    assert 0 < off["tf32"] < off["bf16"] < 0.05
+    assert max(off.values()) < 0.05
+    if device.ndarray is standin.ndarray:
+        assert 0 < off["tf32"] < off["bf16"]
     for start in (
         lambda: Run.start(replace(short, precision="tf32"), tmp_path / "cpu"),
         lambda: Run.resume(tmp_path / "tf32"),

@@ -16,7 +16,11 @@ def library():
     folders = [*(wheels.submodule_search_locations if wheels else ()), f"{sys.prefix}/lib"]
     patterns = ("*/lib/libnvrtc.so*", "libnvrtc.so*")
     found = sorted(path for folder in folders for pattern in patterns for path in Path(folder).glob(pattern))
-    return ctypes.CDLL(str(found[0])) if found else None
+    if not found:
+        return None
+    for builtins in sorted(found[0].parent.glob("libnvrtc-builtins.so*")):
+        ctypes.CDLL(str(builtins))  # the compiler looks for them by name alone, where the system finds no wheel's
+    return ctypes.CDLL(str(found[0]))
 
 
 def compile_kernels(nvrtc, code, options):

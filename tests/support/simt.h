@@ -12,6 +12,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#ifdef SIMT_FLUSH
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 
@@ -344,6 +347,10 @@ extern "C" int simt_launch(void (*call)(void**), const unsigned* grid, const uns
     action.sa_flags = SA_SIGINFO | SA_NODEFER;
     for (int i = 0; i < 3; i++) sigaction(signals[i], &action, &before[i]);
     volatile int failed = 1;
+#ifdef SIMT_FLUSH  // denormals become 0, as with CuPy's -ftz=true
+    unsigned rounding = _mm_getcsr();
+    _mm_setcsr(rounding | 0x8040);
+#endif
     if (!_setjmp(escape)) {
         gridDim = {grid[0], grid[1], grid[2]}, blockDim = {block[0], block[1], block[2]};
         size = block[0] * block[1] * block[2];
@@ -355,6 +362,9 @@ extern "C" int simt_launch(void (*call)(void**), const unsigned* grid, const uns
         }
         failed = 0;
     }
+#ifdef SIMT_FLUSH
+    _mm_setcsr(rounding);
+#endif
     for (int i = 0; i < 3; i++) sigaction(signals[i], &before[i], nullptr);
     if (failed) {  // else nobody is left at a meeting
         memset(&barrier, 0, sizeof barrier);

@@ -4,6 +4,9 @@ An error, and no wrong number, is what a kernel gets for: an index outside of it
 arguments'; a barrier or a shuffle that some of the threads do not come to; an argument of another type than its
 parameter's. Shared memory begins as NaN, and blocks and threads run in a scrambled order, so that a missing barrier
 shows. Atomics of floats are not there, since their sums depend on the order.
+
+A GPU joins products and sums (FMA) and, as CuPy compiles, flushes denormals; neither happens here, unless SIMT_FUSED=1 is in the
+environment of an x86 processor that has FMA: so it is seen whether a test's tolerance allows for it.
 """
 
 import ctypes
@@ -21,6 +24,7 @@ import numpy as np
 HEADER = Path(__file__).with_name("simt.h")
 CACHE = Path(__file__).with_name("__pycache__")
 COMMAND = ["g++", "-x", "c++", "-std=c++14", "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off", "-fsanitize=bounds"]
+FUSED = ["-O2", "-ffp-contract=fast", "-mfma", "-DSIMT_FLUSH"]
 LIBRARIES = ["-nodefaultlibs", "-lm", "-lc", "-lgcc"]  # not the sanitizer's: simt.h reports what it finds
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)')
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -47,6 +51,11 @@ class KernelError(RuntimeError):
 def is_there():
     """Whether this machine can run kernels so: Linux with g++."""
     return sys.platform == "linux" and shutil.which("g++") is not None
+
+
+def processor():
+    """What Linux says of this one."""
+    return Path("/proc/cpuinfo").read_text("utf-8") if sys.platform == "linux" else ""
 
 
 class Parameter:
@@ -85,7 +94,8 @@ class RawModule:
         }
         calls = [_call(name, parameters) for name, parameters in self.parameters.items()]
         text = "\n".join([f'#include "{HEADER}"', '#line 1 "kernel.cu"', code, *calls])
-        self._library = ctypes.PyDLL(str(_compiled(text, [*COMMAND, *options])))  # PyDLL: holds Python's lock
+        fused = FUSED if os.environ.get("SIMT_FUSED") == "1" else []
+        self._library = ctypes.PyDLL(str(_compiled(text, [*COMMAND, *fused, *options])))  # PyDLL: holds Python's lock
 
     def get_function(self, name):
         if name not in self.parameters:

@@ -73,6 +73,8 @@ class ndarray:
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         check_keywords(ufunc.__name__, options)
+        if ufunc is np.matmul:
+            check_matmul(inputs)
         return wrapped(getattr(ufunc, method)(*unwrapped(inputs), **{k: unwrapped(v) for k, v in options.items()}))
 
     def __getitem__(self, key):
@@ -147,6 +149,14 @@ def unwrapped(value):
     return value
 
 
+def check_matmul(operands):
+    """CuPy's products are compiled, and say so of what is no array of its."""
+    for name, operand in zip("ab", operands):
+        if not isinstance(operand, ndarray):
+            got = f"{type(operand).__module__}.{type(operand).__qualname__}".removeprefix("builtins.")
+            raise TypeError(f"Argument '{name}' has incorrect type (expected cupy._core.core._ndarray_base, got {got})")
+
+
 def in_range(key, shape):
     """An index whose whole-number arrays are wrapped into range, as CuPy's kernels do."""
     parts = list(key) if isinstance(key, tuple) else [key]
@@ -192,6 +202,8 @@ def lifted(function):
         check_keywords(function.__name__, options)
         if isinstance(function, np.ufunc) and any(isinstance(arg, list | tuple) for arg in args):
             raise TypeError(f"{function.__name__}() takes arrays and numbers, no lists")
+        if function is np.matmul:
+            check_matmul(args)
         return wrapped(function(*unwrapped(args), **{name: unwrapped(value) for name, value in options.items()}))
 
     return call
@@ -268,6 +280,8 @@ def _operator(name, reflected=False):
     def apply(self, other):
         if not isinstance(other, ndarray | int | float | bool | np.generic):
             if isinstance(other, np.ndarray):
+                if name == "matmul":
+                    check_matmul((other, self) if reflected else (self, other))
                 raise TypeError(f"Unsupported type {type(other)}")
             return NotImplemented
         left, right = (other, self) if reflected else (self, other)

@@ -118,7 +118,7 @@ class FakeCublas:
                 x, y = rounded(x, bits), rounded(y, bits)
             z[...] = dtype.type(alpha) * (x @ y)
 
-        self.machine.kernel(run, *(standin.ndarray(place[0]) for place in places))
+        self.machine.kernel(self.calls[-1], run, *(standin.ndarray(place[0]) for place in places))
 
     def _place(self, address, shape, leading, stride, batch, dtype):
         """(memory, offset, shape, leading dimension, stride, batch, dtype) of a column-major matrix, or a batch of them."""

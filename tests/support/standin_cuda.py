@@ -4,11 +4,16 @@ While a stream captures, nothing is executed: what is asked of the device is kep
 launched, which then does it all again on the same memory. So a value that was baked in, a buffer that was not refilled and
 an array that is gone all show. What CUDA or CuPy refuses in a capture raises here too. An array that one stream wrote may not be
 met by another before the first was waited for.
+
+Launches are counted by name (`Machine.launches`), copies too: "copy into a view" for `x[...] = y`, "strided copy" for what has to
+be moved before it can be used. `Graph.launches` are a graph's nodes.
 """
 
 import functools
+import sys
+import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from contextlib import contextmanager
 from itertools import count
 from types import SimpleNamespace
@@ -17,12 +22,17 @@ import numpy as np
 import standin
 import standin_cublas
 
+from minidat.fast.cuda import cublas
+
 # A capture refuses CuPy's own products, which set the stream of its cuBLAS handle, and what brings values to the host.
 PRODUCTS = ("matmul", "dot", "einsum", "tensordot", "outer", "__matmul__", "__rmatmul__", "__imatmul__")
 READS = ("get", "item", "__float__", "__int__", "__bool__")
 ALLOCATIONS = ("empty", "empty_like")
 IN_PLACE = ("__setitem__", "at")
 NOT_DEVICE_WORK = ("__init__", "__iter__", "__len__", "__repr__", "__array__")
+COPIES = ("ascontiguousarray", "copy", "reshape", "ravel")  # where they give no view
+REDUCTIONS = ("sum", "mean", "prod", "max", "min", "all", "any", "argmax", "argmin")
+ONE_BLOCK = 1024  # elements: CuPy reduces more than that to one number in two launches
 POINTER_TABLE = 8  # CuPy joins more arrays than that through a table of pointers, which it copies from the host
 
 
@@ -44,6 +54,7 @@ class Machine:
         self.exposed = deque(maxlen=256)  # memory whose address was taken lately
         self.reads = 0  # how often a value was brought to the host
         self.uploads = 0  # how often one was brought to the device
+        self.launches = Counter()  # of kernels and copies, by name
 
     @property
     def current(self):
@@ -69,10 +80,21 @@ class Machine:
             return self.capture.record(name, function, args, options)
         with self.working():
             result = function(*args, **options)
+        self.count(name, args, options, result)
         self.touch(
             [*arrays_in(args), *arrays_in(options)], [result, args[:1] if _writes(name, options) else (), options]
         )
         return result
+
+    def count(self, name, args, options, result):
+        """Add an operation's launches. Memory that is only taken, and views, are free."""
+        if name == "__setitem__":
+            self.launches["copy into a view"] += 1
+        elif name in READS:
+            self.launches["copy to the host"] += 1
+        elif _writes(name, options) or (name not in ALLOCATIONS and _fresh(result, args, options)):
+            whole = name in REDUCTIONS and result.ndim == 0 and arrays_in(args)[0].size > ONE_BLOCK
+            self.launches["strided copy" if name in COPIES else name] += 2 if whole else 1
 
     def touch(self, met, written):
         """Raises where another stream wrote what this one meets; notes what this one writes."""
@@ -85,8 +107,9 @@ class Machine:
             memory = root(array)
             self.pending[id(memory)] = weakref.ref(memory), self.current
 
-    def kernel(self, run, *args):
+    def kernel(self, name, run, *args):
         """Launch run(*args), which may write into every array among them."""
+        self.launches[name] += 1
         if self.capture is not None:
             self.capture.check_stream()
             self.capture.keep(run, args, {}, ())
@@ -107,7 +130,7 @@ class Machine:
         raise MemoryError(f"{size} bytes from {address:#x} on are in no array whose address was taken")
 
 
-machine = None  # of the test that runs; see `install`
+machine = None  # of the test that runs, and of no other; see `install`
 
 
 class Stream:
@@ -146,6 +169,24 @@ class Stream:
         return self.machine.capture is not None and self.machine.capture.stream is self
 
 
+class Event:
+    """A point in a stream's work: here, of the clock."""
+
+    def __init__(self):
+        self.at = None
+
+    def record(self, stream=None):
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        machine.current.synchronize()
+
+
+def get_elapsed_time(start, end):
+    """In milliseconds."""
+    return 1000 * (end.at - start.at)
+
+
 class MemoryPool:
     """Only its name is looked at: memory is NumPy's."""
 
@@ -154,6 +195,9 @@ class MemoryPool:
 
     def total_bytes(self):
         return 0
+
+    def free_all_blocks(self):
+        pass
 
 
 @contextmanager
@@ -171,6 +215,7 @@ class Capture:
     def __init__(self, owner, stream):
         self.machine, self.stream, self.pool = owner, stream, owner.pools[-1]
         self.work, self.own, self.broken = [], {}, False
+        self.before = owner.launches.copy()
 
     def refuse(self, reason):
         self.broken = True
@@ -184,12 +229,13 @@ class Capture:
         self.check_stream()
         self.check(name, args)
         if _writes(name, options):
+            self.machine.count(name, args, options, None)
             self.keep(function, args, options, ())
             return options.get("out", args[0])
         with self.machine.working(), np.errstate(all="ignore"):
             result = function(*args, **options)  # for its shape
-        inputs = [*arrays_in(args), *arrays_in(options)]
-        fresh = [a for a in arrays_in(result) if not any(np.may_share_memory(a._host, b._host) for b in inputs)]
+        self.machine.count(name, args, options, result)
+        fresh = _fresh(result, args, options)
         for array in fresh:
             if self.pool is not None:
                 self.own[id(root(array))] = root(array)
@@ -244,6 +290,7 @@ class Graph:
     def __init__(self, capture):
         self.machine, self.work = capture.machine, capture.work
         self.own = list(capture.own.values())
+        self.launches = capture.machine.launches - capture.before
 
     def launch(self, stream=None):
         if self.machine.capture is not None:
@@ -284,6 +331,12 @@ def arrays_in(value):
     if isinstance(value, dict):
         value = list(value.values())
     return [a for item in value for a in arrays_in(item)] if isinstance(value, tuple | list) else []
+
+
+def _fresh(result, args, options):
+    """The arrays of a result that have memory of their own."""
+    inputs = [*arrays_in(args), *arrays_in(options)]
+    return [a for a in arrays_in(result) if not any(np.may_share_memory(a._host, b._host) for b in inputs)]
 
 
 def poison(host):
@@ -334,7 +387,7 @@ class WatchedModule:
 
     def get_function(self, name):
         function = self._module.get_function(name)
-        return lambda grid, block, args: machine.kernel(lambda *given: function(grid, block, given), *args)
+        return lambda grid, block, args: machine.kernel(name, lambda *given: function(grid, block, given), *args)
 
 
 for _name, _function in list(vars(standin.ndarray).items()):
@@ -345,9 +398,10 @@ standin.ndarray.strides = property(lambda self: self._host.strides)
 
 
 def install(monkeypatch, cupy):
-    """Give the stand-in `cupy` streams, graphs, memory pools and cuBLAS, on a fresh machine; returns the machine."""
-    global machine
-    machine = Machine()
+    """Give the stand-in `cupy` streams, graphs, memory pools and cuBLAS, on a fresh machine, until `monkeypatch` takes all back;
+    returns the machine."""
+    made = Machine()
+    monkeypatch.setattr(sys.modules[__name__], "machine", made)
     for name, value in list(vars(cupy).items()):
         if isinstance(value, standin.Add):
             setattr(cupy, name, WatchedAdd(value))
@@ -358,10 +412,16 @@ def install(monkeypatch, cupy):
     cupy.cuda = SimpleNamespace(
         **vars(cupy.cuda),
         Stream=Stream,
+        Event=Event,
+        get_elapsed_time=get_elapsed_time,
         MemoryPool=MemoryPool,
         using_allocator=using_allocator,
         get_current_stream=lambda: machine.current,
+        runtime=SimpleNamespace(runtimeGetVersion=lambda: 12090, driverGetVersion=lambda: 12090),
     )
-    machine.cublas = standin_cublas.FakeCublas(machine)
-    monkeypatch.setattr("minidat.fast.cuda.cublas.find_library", lambda: machine.cublas)
-    return machine
+    pool = MemoryPool()
+    cupy.get_default_memory_pool, cupy.__version__ = lambda: pool, "14 (a stand-in)"
+    made.cublas = standin_cublas.FakeCublas(made)
+    monkeypatch.setattr(cublas, "find_library", lambda: made.cublas)
+    monkeypatch.setattr(cublas, "_handle", functools.cache(cublas._handle.__wrapped__))  # with its workspace
+    return made

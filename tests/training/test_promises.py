@@ -428,6 +428,7 @@ OTHER = {
     "train_size": 15,
     "validation": 0.2,
     "micro": 3,
+    "loops": "numba",
 }
 ELSEWHERE = {"data", "data_dir", "precision", "test_size"}
 """What these runs cannot change: another data set needs files, precision a GPU, and the test set changes no parameter."""

@@ -24,8 +24,9 @@ def blocks(count: int, size: int) -> int:
 
 
 def source(file: str) -> str:
-    """The text of a `.cu` file, with the files that it includes in their places: NVRTC does not know this folder."""
-    text = (FOLDER / file).read_text("utf-8")
+    """The text of a `.cu` file, with the files that it includes in their places: NVRTC does not know this folder. In ASCII, since
+    CuPy writes it to a file in the locale's encoding: other characters, which only comments have, become "?"."""
+    text = (FOLDER / file).read_text("utf-8").encode("ascii", "replace").decode()
     return re.sub(r'^#include "(.+)"$', lambda included: source(included[1]), text, flags=re.MULTILINE)
 
 

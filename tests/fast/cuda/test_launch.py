@@ -1,5 +1,7 @@
 """What a launch of a kernel converts, and what it refuses."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,14 @@ def scale(monkeypatch, tmp_path, device):
     (tmp_path / "scale.cu").write_text(SCALE)
     monkeypatch.setattr(compile, "FOLDER", tmp_path)
     return lambda dtype: compile.Kernels(device, "scale.cu", dtype)
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in compile.FOLDER.glob("*.cu")))
+def test_a_source_is_ascii(file):
+    """CuPy writes it to a file in the locale's encoding, which may have no β."""
+    assert compile.source(file).isascii()
+    code = re.sub("//.*", "", (compile.FOLDER / file).read_text("utf-8"))
+    assert code.isascii()  # only comments lose characters
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -187,3 +187,15 @@ def test_an_unknown_kernel_or_type_is_named():
         simt.RawModule(code='extern "C" __global__ void f(int* n) {}').get_function("g")
     with pytest.raises(simt.KernelError, match="'half'"):
         run("", parameters="half* y")
+
+
+@pytest.mark.skipif(" fma " not in simt.processor(), reason="an x86 processor with FMA")
+def test_products_may_be_joined_with_sums_and_denormals_flushed(monkeypatch):
+    """x² less its own rounding is 0, unless the product is kept exact for the difference."""
+    x, y = np.array([1 + 2.0**-12, 1e-20, 0], np.float32), np.zeros(2, np.float32)  # the square of 1e-20 is a denormal
+    x[2] = x[0] * x[0]
+    for fused in (False, True):
+        monkeypatch.setenv("SIMT_FUSED", str(int(fused)))
+        body = "y[0] = x[0] * x[0] - x[2]; y[1] = x[1] * x[1];"
+        run(body, x, y, parameters="const REAL* x, REAL* y", real="float")
+        assert [y[0] != 0, y[1] == 0] == [fused, fused]

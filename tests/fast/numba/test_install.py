@@ -25,7 +25,7 @@ TINY = ["--epochs", "1", "--batch", "8", "--train-size", "16", "--test-size", "8
 
 def test_a_run_with_compiled_loops(compiled, tmp_path, capsys):
     for folder in ("one", "two"):
-        assert cli.main(["train", *TINY, "--compiled", "--out", str(tmp_path / folder)]) == 0
+        assert cli.main(["train", *TINY, "--loops", "numba", "--out", str(tmp_path / folder)]) == 0
     said = capsys.readouterr().out
     assert "compiling" not in said  # done by then
     first, second = re.findall(r"done in .*: test accuracy ([\d.]+) %", said)
@@ -35,24 +35,24 @@ def test_a_run_with_compiled_loops(compiled, tmp_path, capsys):
 def test_without_numba_it_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "numba", None)
-    assert cli.main(["train", "--compiled"]) == 1
-    assert "pip install numba;" in capsys.readouterr().err
+    assert cli.main(["train", "--loops", "numba"]) == 1
+    assert "(pip install numba);" in capsys.readouterr().err
     with pytest.raises(numba.CompiledError):
         numba.install()
     assert not enabled() and not list(tmp_path.iterdir())
 
 
 def test_not_on_a_gpu(capsys):
-    assert cli.main(["train", "--compiled", "--device", "gpu"]) == 1
-    assert "--compiled is for the CPU" in capsys.readouterr().err
+    assert cli.main(["train", "--loops", "numba", "--device", "gpu"]) == 1
+    assert "--loops numba is for the CPU" in capsys.readouterr().err
 
 
 def test_bench_hands_the_flag_on(monkeypatch):
     asked = []
     monkeypatch.setattr(cli.bench.subprocess, "run", lambda command, **_: asked.append(command) or Done)
-    for flags in (["--compiled"], []):
+    for flags in (["--loops", "numba"], []):
         cli.main(["bench", *flags])
-    assert [command.count("--compiled") for command in asked] == [1, 0]
+    assert asked[0][-2:] == ["--loops", "numba"] and "--loops" not in asked[1]
 
 
 class Done:
