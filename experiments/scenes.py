@@ -19,7 +19,7 @@ from experiments import records
 from experiments.runner import WORK, Deadline, processor
 from experiments.statistics import mean, paired
 from minidat.analysis.style import DPI, INK, bare, save
-from minidat.fast import numba as compiled
+from minidat.fast import loops
 from minidat.files import atomic_write
 from minidat.training.errors import Interrupted
 from minidat.training.folder import LAST, LOG
@@ -46,9 +46,9 @@ def key(head: str, model: str, seed: int) -> str:
     return f"{head}-{model}-{seed}"
 
 
-def settings(head: str, model: str, seed: int) -> Settings:
-    """The defaults of the head on `shapes`, with a tenth of the training images held out to choose the best epoch."""
-    given = {"model": model, "seed": seed, "validation": 0.1}
+def settings(head: str, model: str, seed: int, used: str = "numba") -> Settings:
+    """The defaults of the head on `shapes`, with a tenth of the training images held out to choose the best epoch. used: loops."""
+    given = {"model": model, "seed": seed, "validation": 0.1, "loops": used}
     return Settings(**defaults("shapes", head) | given)
 
 
@@ -58,7 +58,7 @@ def pending() -> list[tuple[str, str, int]]:
     return [one for one in every if records.read(key(*one), RECORDS) is None]
 
 
-def train(minutes: float) -> int:
+def train(minutes: float, used: str) -> int:
     """Do the runs that are not done until `minutes` have passed; returns how many were completed."""
     deadline, done = Deadline(60 * minutes, print), 0
     for one in pending():
@@ -70,7 +70,7 @@ def train(minutes: float) -> int:
         known = (folder / LAST).exists()
         try:
             with threadpool_limits(1, "blas"):
-                run = Run.resume(folder, threads=1) if known else Run.start(settings(*one), folder, threads=1)
+                run = Run.resume(folder, threads=1) if known else Run.start(settings(*one, used), folder, threads=1)
                 deadline.run = run
                 run.train(deadline)
         except Interrupted:
@@ -170,9 +170,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, saved, after so long")
     arguments = parser.parse_args()
     if arguments.command == "run":
-        compiled.install(print)
+        used = loops.use(loops.DEFAULT, print)
         try:
-            print(f"{train(arguments.minutes)} runs completed, {len(pending())} left")
+            print(f"{train(arguments.minutes, used)} runs completed, {len(pending())} left")
         except Interrupted:
             return 130
         return 0
