@@ -47,7 +47,7 @@ def key(head: str, model: str, seed: int) -> str:
 
 
 def settings(head: str, model: str, seed: int, used: str = "numba") -> Settings:
-    """The defaults of the head on `shapes`, with a tenth of the training images held out to choose the best epoch. used: loops."""
+    """The defaults of the head on `shapes`, with a tenth of the training images held out to choose the best epoch."""
     given = {"model": model, "seed": seed, "validation": 0.1, "loops": used}
     return Settings(**defaults("shapes", head) | given)
 
