@@ -32,7 +32,7 @@ def answers_figure(
     out: Path,
     *,
     names: Sequence[str],
-    title: str = "What was found, under what is there",
+    title: str = "What is there, and what was found",
 ) -> None:
     """Images of a test set as a PNG: what is there in the first row, what was found in the second.
 
@@ -46,7 +46,7 @@ def answers_figure(
     lines = 0 if isinstance(answers[0], Detections) else -(-len(kinds) // COLUMNS)
     width = 2 * EDGE + len(images) * (SIDE + GAP) - GAP
     head = HEAD + lines * LINE
-    height = head + 2 * (SIDE + LINE) + EDGE
+    height = head + 2 * SIDE + LINE + EDGE
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     figure.text(EDGE / width, 1 - 0.2 / height, title, fontsize=15, fontweight="bold", color=INK, va="top")
     for row, (said, ones) in enumerate((("there", truths), ("found", answers))):

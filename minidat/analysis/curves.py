@@ -39,7 +39,7 @@ def curves(log: Path, out: Path, measures: Mapping[str, str] | None = None) -> N
     for i, key in enumerate(("loss", "accuracy")):
         axes = figure.add_axes((0.055 + 0.495 * i, 0.13, 0.385, 0.75))
         bare(axes)
-        title = key.capitalize() if i == 0 or not others else " and ".join(others.values())
+        title = _capital(key) if i == 0 or not others else _capital(" and ".join(others.values()))
         axes.set_title(title, loc="left", color=INK, fontsize=13, fontweight="bold", pad=10)
         axes.set_xlabel("epoch", color=INK)
         if others and i:
@@ -78,6 +78,11 @@ def _parse(log: Path, training: Sequence[str], tests: Sequence[str]) -> tuple[di
     if not any(records.values()):
         raise ValueError(f"{log}: holds no record of training or of a test yet: nothing to draw")
     return records, unreadable
+
+
+def _capital(text: str) -> str:
+    """With a capital first letter; mIoU stays as it is."""
+    return text if text.startswith("mIoU") else text[:1].upper() + text[1:]
 
 
 def _number(value: Any) -> float:

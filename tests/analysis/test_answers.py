@@ -124,6 +124,6 @@ def test_curves_of_other_measures(tmp_path, monkeypatch):
     assert {line.get_label(): line.get_xydata().tolist() for line in measures.lines} == {
         "box AP, test set": [[1, 0.25]], "mask AP, test set": [[1, 0.5]]
     }  # fmt: skip
-    assert measures.get_title("left") == "box AP and mask AP" and measures.get_ylim() == (0, 1.02)
+    assert measures.get_title("left") == "Box AP and mask AP" and measures.get_ylim() == (0, 1.02)
     assert [line.get_xydata().tolist() for line in loss.lines] == [[[0.5, 2.0], [1, 1.0]]]
     assert not [text for text in kept[0].texts if "records" in text.get_text()]
