@@ -59,6 +59,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "test_results.py": "numbers in files",
     "test_docs.py": "text",
     "test_precision.py": "rounding, emulated in NumPy",
+    "test_readers.py": "pictures and counts of a network that is trained on the CPU",
     "test_torch_rival.py": "PyTorch",
 }
 ON_CPU_ALONE = {  # the same for tests in files of EVERYWHERE
