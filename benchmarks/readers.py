@@ -28,7 +28,7 @@ from minidat.training.tasks.samples import SampleBatches, normalised
 
 READERS = {
     "released": "RoIAlign",
-    "no_half_pixel": "without the half pixel",
+    "no half pixel": "without the half pixel",
     "rounded": "boxes rounded to cells",
 }
 BATCH, SHOWN = 25, 4

@@ -37,7 +37,7 @@ def run(tmp_path, monkeypatch):
 def test_readers_change_masks_alone(run):
     script = runpy.run_path(str(SCRIPT))
     found = {name: script["answers"](run.model, run.testing, np.arange(4), name) for name in script["READERS"]}
-    for one, other in zip(found["released"], found["no_half_pixel"], strict=True):
+    for one, other in zip(found["released"], found["no half pixel"], strict=True):
         np.testing.assert_array_equal(one.boxes, other.boxes)
         np.testing.assert_array_equal(one.scores, other.scores)
     counts = {name: sum(int(one.masks.sum()) for one in ones) for name, ones in found.items()}
@@ -48,6 +48,6 @@ def test_the_script_writes_numbers_and_a_picture(run, tmp_path, monkeypatch, cap
     monkeypatch.setattr("sys.argv", ["readers.py", str(run.folder), "--out", str(tmp_path / "out")])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     found = json.loads((tmp_path / "out" / "readers.json").read_text())
-    assert found["images"] == 4 and set(found["AP"]) == {"released", "no_half_pixel", "rounded"}
+    assert found["images"] == 4 and set(found["AP"]) == {"released", "no half pixel", "rounded"}
     assert "AP75" in found["AP"]["rounded"] and (tmp_path / "out" / "readers.png").stat().st_size > 1000
     assert capsys.readouterr().out.count("mask AP") == 3
