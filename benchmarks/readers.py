@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for readers.json and readers.png")
     arguments = parser.parse_args()
     trained = load_run(arguments.run)
-    dataset = load_split(trained.state.settings, "test", trained.state.settings.test_size)
+    dataset = load_split(trained.state.settings, "test")
     found = {}
     for reader, name in READERS.items():
         found[reader] = mask_ap(trained.model, dataset, reader)

@@ -37,6 +37,7 @@ HEADS = {
     "retina_mask": {"box_ap": "box AP", "mask_ap": "mask AP"},
     "semantic_fpn": {"miou": "mIoU"},
 }
+MEASURES = {key: name for measures in HEADS.values() for key, name in measures.items()}
 SEEDS = 3
 BASE = "dat_scenes"
 BLUE = "#0072b2"
@@ -48,8 +49,8 @@ def key(head: str, model: str, seed: int) -> str:
 
 def settings(head: str, model: str, seed: int, used: str = "numba") -> Settings:
     """The defaults of the head on `shapes`, with a tenth of the training images held out to choose the best epoch."""
-    given = {"model": model, "seed": seed, "validation": 0.1, "loops": used}
-    return Settings(**defaults("shapes", head) | given)
+    given = {"head": head, "model": model, "seed": seed, "validation": 0.1, "loops": used}
+    return Settings(**defaults(given) | given)
 
 
 def pending() -> list[tuple[str, str, int]]:
@@ -58,9 +59,17 @@ def pending() -> list[tuple[str, str, int]]:
     return [one for one in every if records.read(key(*one), RECORDS) is None]
 
 
+class Watch(Deadline):
+    """Tells of each epoch."""
+
+    def test(self, record: dict[str, Any]) -> None:
+        found = {key: round(value, 3) for key, value in record.items() if key in MEASURES}
+        self.say(f"  epoch {record['epoch']:g}: {record['kind']} {found}")
+
+
 def train(minutes: float, used: str) -> int:
     """Do the runs that are not done until `minutes` have passed; returns how many were completed."""
-    deadline, done = Deadline(60 * minutes, print), 0
+    deadline, done = Watch(60 * minutes, print), 0
     for one in pending():
         if deadline.passed:
             break

@@ -37,8 +37,8 @@ def evaluate_run(trained: TrainedRun, arguments: argparse.Namespace, size: int |
     """The tables of a run on its test images. size: so many of them (None: all). Raises ValueError for damaged weights."""
     settings = trained.state.settings
     check_weights(trained)
-    settings = replace(settings, data_dir=arguments.data_dir or settings.data_dir)
-    dataset = load_split(settings, "test", size)
+    settings = replace(settings, data_dir=arguments.data_dir or settings.data_dir, test_size=size)
+    dataset = load_split(settings, "test")
     trained.model.to(device=arguments.device)
     with (
         Workers.on(arguments.device, arguments.threads, settings.micro) as workers,

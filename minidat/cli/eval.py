@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from minidat.cli import dense
+from minidat.cli.class_report import check_folder, print_report
 from minidat.cli.flags import (
     add_device,
     add_head_rows,
@@ -24,20 +26,25 @@ from minidat.cli.flags import (
 )
 from minidat.cli.terminal import Terminal, duration, plural, printable, say
 from minidat.cli.weights import is_run, load_run
-from minidat.data import imagenet, load
+from minidat.data import imagenet
+from minidat.data.decoders import Decoders
 from minidat.data.imagenet import ImageFolder
 from minidat.fast import loops
 from minidat.fast.cuda import cublas
+from minidat.metrics.by_class import ByClass
 from minidat.released import official
 from minidat.training import top_k
 from minidat.training.evaluation import evaluate
+from minidat.training.feed import default_readers
 from minidat.training.parallel import Workers, thread_count
 from minidat.training.settings import Settings
+from minidat.training.splits import load_split
 from minidat.training.tasks import task_of
+from minidat.training.tasks.classification import Classification
 
 BATCH = 64  # images of 224 pixels that are decoded and tested at a time
 MICRO = 4  # of these, what a CPU thread takes at a time
-OF_WEIGHTS = ("model", "head_rows", "data", "protocol", "batch", "key", "skip_damaged")
+OF_WEIGHTS = ("model", "head_rows", "data", "protocol", "batch", "key")
 """Flags that only weights without a run need."""
 
 
@@ -77,6 +84,12 @@ def add(commands: Any) -> None:
         metavar="N",
         help="test on so many images, or on all (default: as many as the run was tested on; all for --weights)",
     )
+    flag(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the pictures, the confusion matrix and the mistakes (default: the run's; none for --weights)",
+    )
     add_device(command)
     add_threads(command)
     add_loops(command, "the run's; auto for --weights")
@@ -87,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Test what was named."""
     if (arguments.run_folder is None) == (arguments.weights is None):
         raise ValueError("eval: name either a RUN, or --weights FILE and --data-dir DIR")
+    check_folder(arguments.out)
     return _run(arguments) if arguments.weights is None else _weights(arguments)
 
 
@@ -101,16 +115,23 @@ def _run(arguments: argparse.Namespace) -> int:
     if settings.head is not None:
         print(dense.evaluate_run(trained, arguments, size, Progress()) + _other_images(settings, size))
         return 0
-    dataset = load(
-        settings.data, "test", data_dir=arguments.data_dir or settings.data_dir, seed=settings.seed, size=size
+    place = {"data_dir": arguments.data_dir or settings.data_dir, "test_size": size}
+    skip = settings.skip_damaged or bool(arguments.skip_damaged)
+    decoders = Decoders(default_readers(arguments.device))
+    dataset = load_split(
+        replace(settings, **place, skip_damaged=skip), "test", classes=trained.state.classes, decoders=decoders
     )
+    task, report = task_of(settings), ByClass(trained.state.classes)
+    if isinstance(task, Classification):
+        task.report = report
     trained.model.to(device=arguments.device)
     progress = Progress()
     with (
+        decoders,
         Workers.on(arguments.device, arguments.threads, settings.micro) as workers,
         cublas.precision(settings.precision),
     ):
-        result = evaluate(trained.model, dataset, workers, arguments.device, progress, task_of(settings))
+        result = evaluate(trained.model, dataset, workers, arguments.device, progress, task)
     progress.clear()
     loss = result.loss / result.count
     if not math.isfinite(loss):
@@ -121,6 +142,10 @@ def _run(arguments: argparse.Namespace) -> int:
         f"{printable(str(trained.path))}: {settings.model} on {settings.data}, step {trained.state.step:,}\n"
         f"test accuracy {_share(result.correct, result.count)}, loss {loss:.4f}{_other_images(settings, size)}"
     )
+    for image in getattr(dataset, "damaged", ()):
+        print(f"left out: {printable(image)}")
+    if isinstance(task, Classification):
+        print_report(report, arguments.out or trained.path.parent)
     return 0
 
 
@@ -152,9 +177,9 @@ def _weights(arguments: argparse.Namespace) -> int:
     folder = ImageFolder(arguments.data_dir, transform=transform, size=size, skip_damaged=skip)
     model.to(device=device)
     cores = thread_count("cpu", arguments.threads)
-    progress = Progress()
+    progress, report = Progress(), ByClass(_names(folder))
     with Workers(1, batch) if device == "gpu" else Workers(cores, MICRO) as workers:
-        for so_far in top_k.evaluate(model, folder, workers, device, batch=batch, threads=cores):
+        for so_far in top_k.evaluate(model, folder, workers, device, batch=batch, threads=cores, report=report):
             progress(so_far.count, len(folder), f"top-1 {100 * so_far.top1 / so_far.count:.2f} %")
     progress.clear()
     print(
@@ -163,7 +188,13 @@ def _weights(arguments: argparse.Namespace) -> int:
     )
     for image in folder.damaged:
         print(f"left out: {printable(image)}")
+    print_report(report, arguments.out)
     return 0
+
+
+def _names(folder: ImageFolder) -> tuple[str, ...]:
+    """ImageNet's names for a thousand class folders, else the folders' own."""
+    return imagenet.class_names() if len(folder.classes) == 1000 else folder.classes
 
 
 def _share(correct: int, count: int) -> str:

@@ -77,7 +77,7 @@ def draw_points(run: Run) -> None:
     images, labels = run.testing.batch(shown)  # (N, H, W, 3), (N,)
     record: dict = {}
     x = to_device(normalise(images, run.testing.mean, run.testing.std), run.device)
-    with no_grad():
+    with no_grad(), run.as_tested():
         predictions = asnumpy(run.model(Tensor(x), record=record).data).argmax(1)
     objects = getattr(run.testing, "objects", None)
     points_figure(

@@ -78,7 +78,8 @@ def describe(named: Path) -> str:
     """What `minidat info RUN` prints: where the run stands, and all its settings."""
     path = checkpoint_in(named, LAST, BEST)
     state = state_of(path)
-    settings, default = state.settings.to_json(), Settings(**defaults(state.settings.data, state.settings.head))
+    settings = state.settings.to_json()
+    default = Settings().to_json() | defaults(_chosen_by(settings))
     task = task_of(state.settings)
     rows = [
         ("checkpoint", f"{path}, {_place(path.parent, state)}"),
@@ -93,10 +94,15 @@ def describe(named: Path) -> str:
     if state.test_accuracy is not None:
         name = f"test {task.measures[task.score]}"
         rows.insert(2, (name, f"{task.shown(state.test_accuracy)}, of the best epoch"))
-    changed = {name.replace("_", "-") for name, value in settings.items() if value != getattr(default, name)}
+    changed = {name.replace("_", "-") for name, value in settings.items() if value != default[name]}
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {printable(text)}{' *' * (name in changed)}" for name, text in rows]
     return "\n".join([*lines, "", f"* differs from the default for {state.settings.data}"] if changed else lines)
+
+
+def _chosen_by(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a run's settings those that the defaults of the others depend on."""
+    return {name: settings[name] for name in ("model", "data", "recipe", "batch", "epochs")}
 
 
 def shown(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from minidat.cli.console import Console
 from minidat.cli.flags import add_changes, add_device, add_loops, add_threads, new_command, use_loops
 from minidat.cli.runs import checkpoint_in, run_folder, shown, state_of
-from minidat.data import DATASETS, SAMPLES, load
+from minidat.data import DATASETS, OF_FILES, SAMPLES, load
 from minidat.data.augment import RECIPES
 from minidat.dense import HEADS
 from minidat.fast import loops
@@ -61,9 +61,27 @@ def add(commands: Any) -> None:
     flag(
         "--data",
         choices=dict.fromkeys([*DATASETS, *SAMPLES]),
-        help=f"data set; shapes is drawn on the fly, without files, with --head as scenes of several (default: {default.data})",
+        help=f"data set; shapes is drawn on the fly, without files, with --head as scenes of several; folder is your own "
+        f"pictures (default: {default.data})",
     )
-    flag("--data-dir", help="folder with the CIFAR archive or its unpacked folder (default: data)")
+    flag(
+        "--data-dir",
+        help="folder with the data: for folder and imagenet DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg, or DIR/CLASS/*.jpg, "
+        "of which a fifth is tested on; for CIFAR the archive or its unpacked folder; for coco the folder of annotations/ and "
+        "train2017/; for ade20k that of images/ and annotations/ (default: data)",
+    )
+    flag(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that read image files ahead; the results are the same (default: one, or with a GPU one a core, up to 8)",
+    )
+    flag(
+        "--skip-damaged",
+        action="store_true",
+        default=None,
+        help="go on without image files that cannot be read, and name them",
+    )
     flag("--download", action="store_true", help="download the archive into --data-dir, unless it is there")
     flag("--out", type=Path, help="folder for log, curves and checkpoints (default: a new one under runs/)")
     flag(
@@ -75,14 +93,33 @@ def add(commands: Any) -> None:
     per_data = "; ".join(f"{d}: {v['epochs']}" for d, v in DEFAULTS.items() if "epochs" in v)
     flag("--epochs", type=int, help=f"passes over the data (default: {default.epochs}; {per_data})")
     flag("--batch", type=int, help=f"images a step (default: {default.batch})")
+    flag(
+        "--accumulate",
+        type=int,
+        metavar="N",
+        help=f"cut each batch into N parts that pass one after the other, where it needs too much memory "
+        f"(default: {default.accumulate})",
+    )
     flag("--lr", type=float, help=f"highest learning rate (default: {default.lr}; 0.001 for CIFAR)")
     flag("--minimum-lr", type=float, help=f"learning rate at the end of the cosine (default: {default.minimum_lr})")
+    flag("--warmup-lr", type=float, help=f"learning rate of the first step (default: {default.warmup_lr:g})")
     flag("--warmup", type=float, help=f"epochs of linear warm-up (default: {default.warmup})")
     flag("--weight-decay", type=float, help=f"AdamW's weight decay (default: {default.weight_decay})")
     flag("--clip", type=float, help=f"largest norm of the gradient, 0 for no clipping (default: {default.clip})")
     flag("--smoothing", type=float, help=f"label smoothing (default: {default.smoothing})")
     flag("--drop-path", type=float, help="drop path rate of the last block (default: the network's own)")
-    flag("--recipe", choices=RECIPES, help=f"augmentation (default: {default.recipe}; light for CIFAR)")
+    flag(
+        "--recipe",
+        choices=RECIPES,
+        help=f"augmentation (default: {default.recipe}; light for CIFAR, crops for folder); imagenet is the released code's, and "
+        "sets rates, warm-up, clipping and smoothing as it does, in proportion to the batch",
+    )
+    flag(
+        "--ema",
+        type=float,
+        metavar="DECAY",
+        help="test and keep a moving average of the weights, such as 0.9999 (default: none)",
+    )
     flag("--seed", type=int, help=f"of weights, data order and noise (default: {default.seed})")
     flag("--train-size", type=int, help="train on so many images (default: all)")
     flag("--test-size", type=int, help="test on so many images (default: all)")
@@ -130,11 +167,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _start(arguments: argparse.Namespace) -> Run:
     """A new run."""
-    default = defaults(arguments.data or Settings.data, arguments.head)
-    settings = Settings(**default | _given(arguments, default.get("head_options", {})))
+    chosen = {name: getattr(arguments, name) for name in ("data", "head") if getattr(arguments, name) is not None}
+    given = _given(arguments, defaults(chosen).get("head_options", {}))
+    settings = Settings(**defaults(given) | given)
     settings = replace(settings, loops=use_loops(arguments, loops.DEFAULT, print))
     if arguments.download:
-        _download(settings, settings.data_dir)
+        _download(settings)
     name = settings.model if settings.head is None else f"{settings.model}-{settings.head}"
     folder = arguments.out or RUNS / f"{name}-{settings.data}"
     return Run.start(settings, folder, numbered=arguments.out is None, **_place(arguments))
@@ -157,16 +195,16 @@ def _resume(arguments: argparse.Namespace) -> Run:
                 f"leave out {FLAGS.get(name) or '--' + name.replace('_', '-')} {shown(value)}, or start a new run"
             )
     if arguments.download:
-        _download(settings, data_dir or settings.data_dir)
+        _download(settings if data_dir is None else replace(settings, data_dir=data_dir))
     epochs = None if epochs == settings.epochs else epochs
     return Run.resume(folder, data_dir=data_dir, epochs=epochs, **_place(arguments))
 
 
-def _download(settings: Settings, data_dir: str | None) -> None:
+def _download(settings: Settings) -> None:
     """Fetch the archive that is missing. Raises ValueError for data that must be fetched by hand."""
-    if settings.head is not None and settings.data != "shapes":
-        raise ValueError(f"--download fetches CIFAR; fetch {settings.data} by hand, and name its folder by --data-dir")
-    load(settings.data, "train", data_dir=data_dir, download=True)
+    if settings.data in OF_FILES or (settings.head is not None and settings.data != "shapes"):
+        raise ValueError(f"--download fetches CIFAR; for --data {settings.data} point --data-dir at the images")
+    load(settings.data, "train", data_dir=settings.data_dir, download=True)
 
 
 def _given(arguments: argparse.Namespace, head_options: dict[str, Any]) -> dict[str, Any]:
@@ -191,4 +229,9 @@ def _head_option(change: str) -> tuple[str, Any]:
 
 def _place(arguments: argparse.Namespace) -> dict[str, Any]:
     """Where and how to compute, which is not a setting of the run."""
-    return {"device": arguments.device, "threads": arguments.threads, "graph": not arguments.no_graph}
+    return {
+        "device": arguments.device,
+        "threads": arguments.threads,
+        "graph": not arguments.no_graph,
+        "readers": arguments.workers,
+    }

@@ -8,14 +8,16 @@ from pathlib import Path
 import safetensors
 
 from minidat.cli.runs import checkpoint_in
+from minidat.data import OF_FILES
 from minidat.data.cifar import CIFAR
+from minidat.data.pictures import Pictures
 from minidat.data.sample_sets import SAMPLES
 from minidat.data.shapes import Shapes
 from minidat.models import Pyramid
 from minidat.training import checkpoint
 from minidat.training.folder import BEST, LAST
 from minidat.training.network import network
-from minidat.training.state import PARAMETERS, RUNNING, RunState
+from minidat.training.state import RunState, tested
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class TrainedRun:
     def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The mean and the standard deviation by which the run's data set is normalised."""
         settings = self.state.settings
-        data = CIFAR.get(settings.data, Shapes) if settings.head is None else SAMPLES[settings.data].kind
+        if settings.head is not None:
+            data = SAMPLES[settings.data].kind
+        else:
+            data = Pictures if settings.data in OF_FILES else CIFAR.get(settings.data, Shapes)
         return data.mean, data.std
 
 
@@ -54,11 +59,7 @@ def load_run(named: Path) -> TrainedRun:
     arrays, meta = checkpoint.load(path)
     state = RunState.from_meta(path, meta)
     model = network(state.settings, len(state.classes))
-    weights = {
-        name.partition("/")[2]: array
-        for name, array in arrays.items()
-        if name.startswith((f"{PARAMETERS}/", f"{RUNNING}/"))
-    }
+    weights = tested(arrays)
     expected = {name: t.shape for name, t in (model.parameters() | model.running()).items()}
     checkpoint.check_names(expected, {name: array.shape for name, array in weights.items()}, path)
     model.load(weights)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from minidat.data.class_folders import class_folders, image_names
 from minidat.data.dataset import DataError
+from minidat.data.folder import pictures
 from minidat.data.images import MEAN, STD, Transform, read_image
+from minidat.data.pictures import Pictures
 from minidat.models import Config
 
 AHEAD = 2  # batches that are decoded before they are asked for
@@ -39,6 +42,23 @@ def transform_for(config: Config, protocol: str = "released") -> Transform:
     """How a network takes images by a protocol of `Transform`. Released DAT++ above 224 is tested on whole images."""
     whole = protocol == "released" and config.convention == "v2" and config.image > 224
     return Transform(config.image, "whole" if whole else protocol)
+
+
+def read_imagenet(
+    split: str, place: Path, *, classes: Sequence[str] | None = None, size: int | None = None, **options: Any
+) -> Pictures:
+    """The images of place/train/CLASS/* or, for "test", of place/val/CLASS/*, classes in the order of `class_folders`.
+
+    Folders that are named by WordNet ids, or 0 … 999, have the classes' names; others their own. classes, size, options, and
+    what is raised: as `folder.read_folder`.
+    """
+    root = place / ("train" if split == "train" else "val")
+    identities = tuple(identity for identity, _ in _classes())
+    folders = class_folders(place, root, identities)
+    known = dict(zip(identities, class_names(), strict=True))
+    known |= {str(i): name for i, name in enumerate(class_names())} if len(folders) == len(identities) else {}
+    members = {known.get(folder.name, folder.name): (folder.name, image_names(folder)) for folder in folders}
+    return pictures("imagenet", root, members, tuple(members) if classes is None else classes, size, **options)
 
 
 class ImageFolder:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class Recipe:
     """The default is no augmentation at all.
 
-    crop: zero padding in pixels before a random crop of the old size (0: off). flip: mirror half of the
+    resized_crop, rand_augment: what is done to single images while they are read from files; see `resized_crop` and
+    `rand_augment`. crop: zero padding in pixels before a random crop of the old size (0: off). flip: mirror half of the
     images. erasing: probability that a rectangle of an image is overwritten with noise. mixup, cutmix: α
     of the Beta(α, α) distribution by which pairs of images are mixed (0: off). mix_probability: how often a batch is mixed at
     all; switch_probability: how often by cutmix where both are on. Raises ValueError for a value out of range.
@@ -23,12 +24,15 @@ class Recipe:
     cutmix: float = 0.0
     mix_probability: float = 1.0
     switch_probability: float = 0.5
+    resized_crop: bool = False
+    rand_augment: bool = False
 
     def __post_init__(self):
         if type(self.crop) is not int or self.crop < 0:
             raise ValueError(f"recipe: crop is {self.crop!r}, expected a whole number of pixels, 0 or more")
-        if type(self.flip) is not bool:
-            raise ValueError(f"recipe: flip is {self.flip!r}, expected True or False")
+        for name in ("flip", "resized_crop", "rand_augment"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"recipe: {name} is {getattr(self, name)!r}, expected True or False")
         for name in ("erasing", "mix_probability", "switch_probability"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -38,11 +42,19 @@ class Recipe:
             if not 0 <= alpha < math.inf:
                 raise ValueError(f"recipe: {name} is {alpha!r}, expected a finite number, 0 or more")
 
+    @property
+    def single(self) -> bool:
+        """Whether single images are changed while they are read from files."""
+        return self.resized_crop or self.rand_augment
 
-# "paper" is the released code's recipe without RandomResizedCrop and RandAugment, which are made for ImageNet: crop and flip
-# take their place. Its label smoothing of 0.1 belongs to the loss.
+
+# "imagenet" is the released code's recipe. "paper" is the same without RandomResizedCrop and RandAugment, which are made for
+# photographs: crop and flip take their place. Its label smoothing of 0.1 belongs to the loss. "crops" is for photographs what
+# "light" is for small images.
 RECIPES = {
     "none": Recipe(),
     "light": Recipe(crop=4, flip=True),
+    "crops": Recipe(resized_crop=True, flip=True),
     "paper": Recipe(crop=4, flip=True, erasing=0.25, mixup=0.8, cutmix=1.0),
+    "imagenet": Recipe(resized_crop=True, flip=True, rand_augment=True, erasing=0.25, mixup=0.8, cutmix=1.0),
 }

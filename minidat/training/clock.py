@@ -21,6 +21,11 @@ class Clock:
         """Begin to measure a speed."""
         self._lap = time.perf_counter()
 
+    @property
+    def lap(self) -> float:
+        """Seconds since `new_lap`."""
+        return time.perf_counter() - self._lap
+
     def images_per_second(self, images: int) -> float:
         """The speed of so many images since `new_lap`."""
-        return images / max(time.perf_counter() - self._lap, 1e-9)
+        return images / max(self.lap, 1e-9)

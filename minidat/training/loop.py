@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from minidat.data import Dataset
+from minidat.data.augment import RECIPES
+from minidat.data.decoders import Decoders
+from minidat.data.pictures import Pictures
 from minidat.fast import loops
 from minidat.fast.cuda import cublas
 from minidat.training import checkpoint, log, state
+from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.environment import changes, environment
 from minidat.training.errors import Interrupted, TrainingError
+from minidat.training.feed import Feed, ReadAhead, default_readers
 from minidat.training.fingerprint import fingerprint, old_fingerprint
 from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_settings
 from minidat.training.lock import Lock
@@ -41,7 +46,8 @@ class Run:
     """One training run in a folder. `Run.start` makes a new one, `Run.resume` continues one; `train` brings it to its end.
 
     threads: of the CPU (all cores by default); part of what makes a result repeatable to the bit. device: "cpu" or "gpu".
-    graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same.
+    graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same. readers: processes that
+    read image files ahead, 0 for none; the results are the same.
 
     step of total: how far the run is. best: the best score so far (`task.score`, such as the accuracy), on `validation` images
     where they are held out, else on the test set. test_accuracy: the score of that epoch on the test set, once the run is
@@ -56,13 +62,15 @@ class Run:
         device: str = "cpu",
         threads: int | None = None,
         graph: bool = True,
+        readers: int | None = None,
     ):
         _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
         self._use_loops()
         self.threads = thread_count(device, threads)
         self.task = task_of(settings)
-        splits = load_splits(settings)
+        self.decoders = Decoders(default_readers(device) if readers is None else readers)
+        splits = load_splits(settings, self.decoders)
         self.training, self.validation, self.testing = splits.training, splits.validation, splits.testing
         self.whole = splits.whole
         self.order = Order(settings.seed, len(self.training), settings.batch)
@@ -74,6 +82,7 @@ class Run:
             1 if self.model.running() else self.threads
         )  # threads would change running statistics in any order
         self.optimiser = AdamW(Arena(self.model.parameters()), weight_decay=settings.weight_decay)
+        self.average = Average(self.arena, settings.ema) if settings.ema else None
         self.schedule = _schedule(settings, self.steps_per_epoch)
         self.environment = environment(device, self.threads)
         self.step = self.tested = 0  # steps taken, and how many when images were tested last
@@ -132,6 +141,10 @@ class Run:
         tested = self.validation is None or self.test_accuracy is not None
         return self.step >= self.total and self.tested == self.step and tested
 
+    def as_tested(self) -> contextlib.AbstractContextManager[None]:
+        """Inside `with`, the network has the parameters that are tested: the average where there is one."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+
     def train(self, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted, after saving, when the user asks to stop, and TrainingError, which says what
         is lost, when the loss or the gradient is not finite or a file cannot be written."""
@@ -139,7 +152,8 @@ class Run:
         while self.notes:
             reporter.note(self.notes.pop(0))
         workers = Workers.on(self.device, self.threads, self.settings.micro)
-        with self.lock, self.stop, cublas.precision(self.settings.precision), workers, self._step(reporter) as step:
+        precision = cublas.precision(self.settings.precision)
+        with self.lock, self.stop, precision, self.decoders, workers, self._step(reporter) as step:
             Sitting(self, step, workers, reporter).work()
 
     def save(self, name: str) -> None:
@@ -158,7 +172,8 @@ class Run:
             environment=self.environment,
         ).to_meta()
         try:
-            checkpoint.save(self.folder / name, state.arrays_of(self.optimiser, self.model.running()), meta)
+            arrays = state.arrays_of(self.optimiser, self.model.running(), self.average)
+            checkpoint.save(self.folder / name, arrays, meta)
         except OSError as error:
             raise self.cannot_write(error) from error
         if name == LAST:
@@ -179,8 +194,17 @@ class Run:
             threads=self.threads,
             graph=self.graph,
             note=lambda text: reporter.note(text),
+            feed=self._feed(),
+            average=self.average,
             task=self.task,
         )
+
+    def _feed(self) -> Feed | None:
+        """What reads image files ahead of the steps."""
+        if not isinstance(self.training, Pictures):
+            return None
+        order = Order(self.settings.seed, len(self.training), self.settings.batch)  # its own: it is ahead
+        return ReadAhead(self.training, RECIPES[self.settings.recipe], self.settings.seed, order, self.total)
 
     def _restore(self, path: Path, arrays: dict[str, Any], saved: RunState) -> None:
         """Take over a checkpoint, and drop what the log says of later steps."""
@@ -189,7 +213,8 @@ class Run:
             raise TrainingError(f"{path}: the run was on {saved.data}, the data here is {self.data}")
         if saved.step > self.total:
             raise CheckpointError(path, f"it has taken {saved.step} steps; its run has {self.total}")
-        state.restore(self.optimiser, self.model.running(), arrays, saved.adamw_t, path, self.device)
+        running = self.model.running()
+        state.restore(self.optimiser, running, self.average, arrays, saved.adamw_t, path, self.device)
         self.step = self.saved_step = saved.step
         self.best, self.seconds, self.sums = saved.best, saved.seconds, saved.sums
         ends = saved.step // self.steps_per_epoch * self.steps_per_epoch
@@ -244,7 +269,7 @@ def _model(settings: Settings, training: Dataset) -> Any:
 def _schedule(settings: Settings, steps_per_epoch: int) -> Schedule:
     """The learning rate at each step, of settings that count epochs."""
     total, warmup = settings.epochs * steps_per_epoch, round(settings.warmup * steps_per_epoch)
-    return Schedule(settings.lr, total, warmup, minimum=settings.minimum_lr)
+    return Schedule(settings.lr, total, warmup, settings.warmup_lr, settings.minimum_lr)
 
 
 def _longer(settings: Settings, epochs: int, folder: Path) -> Settings:

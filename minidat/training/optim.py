@@ -122,6 +122,11 @@ def _chunk(xp: ModuleType) -> int:
     return CHUNK if xp is np else GPU_CHUNK
 
 
+def pieces(flat: Array) -> Iterable[slice]:
+    """Slices of a flat array in its order, each of a size that suits its device."""
+    return _pieces(0, flat.size, _chunk(array_module(flat)))
+
+
 def _pieces(start: int, stop: int, size: int) -> Iterable[slice]:
     return (slice(i, min(i + size, stop)) for i in range(start, stop, size))
 
@@ -260,7 +265,7 @@ def clip_by_norm(grad: Array, max_norm: float) -> float:
 def _norm(flat: Array) -> float:
     xp = array_module(flat)
     total = 0.0
-    for piece in _pieces(0, flat.size, _chunk(xp)):
+    for piece in pieces(flat):
         wide = flat[piece].astype(xp.float64)
         total = total + wide @ wide  # stays on the device: one wait at the end
     return math.sqrt(float(total))

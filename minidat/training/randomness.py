@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ORDER, AUGMENT, NOISE = range(3)  # purposes of random numbers
+ORDER, AUGMENT, NOISE, PICTURE = range(4)  # purposes of random numbers
 
 
 def generator(seed: int, purpose: int, *position: int) -> np.random.Generator:

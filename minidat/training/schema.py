@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 WORDS = {
+    bool: "true or false",
     int: "a whole number below 2^63",
     float: "a finite number",
     str: "text",

@@ -22,12 +22,14 @@ MOST_IMAGES = 100_000_000  # an epoch's order lies in memory
 @dataclass(frozen=True)
 class Settings:
     """changes: of the model's configuration, "NAME=VALUE" each; see `models.changes`. epochs, warmup: passes over the data.
-    batch: images a step. lr: the highest learning rate; minimum_lr: the last one. clip: largest norm of the gradient (0: it is
-    not clipped). smoothing: of the labels. drop_path: the last block's rate (None: the model's own). recipe: a name of
-    `RECIPES`. train_size, test_size: use only so many images (None: all). validation: share of the training images that is
-    held out, to choose the best epoch (0: it is chosen on the test images). micro: images that a thread takes at a time; a
-    GPU takes the whole batch, and draws the noise of as many micro-batches. precision: of products on a GPU, see
-    `cublas.precision`. loops: on the CPU, see `fast.loops`.
+    batch: images a step; accumulate: the parts that it is cut into, which pass one after the other. lr: the highest learning
+    rate; minimum_lr: the last one; warmup_lr: the first. clip: largest norm of the gradient (0: it is not clipped). smoothing:
+    of the labels. drop_path: the last block's rate (None: the model's own). recipe: a name of `RECIPES`. train_size, test_size:
+    use only so many images (None: all). validation: share of the training images that is held out, to choose the best epoch (0:
+    it is chosen on the test images). micro: images that a thread takes at a time; a GPU takes the whole batch, and draws the
+    noise of as many micro-batches. precision: of products on a GPU, see `cublas.precision`. loops: on the CPU, see
+    `fast.loops`. ema: decay of the moving average of the parameters that is tested in their place (0: none), see
+    `average.Average`. skip_damaged: go on without image files that cannot be read.
 
     head: for detection or segmentation, of `dense.HEADS`, on the model's pyramid (None: classification); data and recipe are then
     of `SAMPLES` and `SAMPLE_RECIPES`. head_options: what `dense.create` takes for it.
@@ -58,6 +60,10 @@ class Settings:
     precision: str = "fp32"
     validation: float = 0.0
     loops: str = "numpy"
+    skip_damaged: bool = False
+    warmup_lr: float = 0.0
+    accumulate: int = 1
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         schema.check(self)
@@ -73,23 +79,26 @@ class Settings:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(known)}")
         zoo.config(self.model, changes=self.changes)  # raises ValueError for a change that cannot be made
         self._check_head()
-        for name in ("epochs", "batch", "micro", "train_size", "test_size"):
+        for name in ("epochs", "batch", "micro", "accumulate", "train_size", "test_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         for name in ("train_size", "test_size"):
             if (getattr(self, name) or 0) > MOST_IMAGES:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at most {MOST_IMAGES:,}")
-        for name in ("smoothing", "drop_path", "validation"):
+        for name in ("smoothing", "drop_path", "validation", "ema"):
             if not 0 <= (getattr(self, name) or 0.0) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        for name in ("warmup", "minimum_lr", "weight_decay", "clip", "seed"):
+        for name in ("warmup", "minimum_lr", "warmup_lr", "weight_decay", "clip", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}; it must be positive")
-        if self.minimum_lr > self.lr:
-            raise ValueError(f"minimum_lr is {self.minimum_lr}; it must not be above lr, {self.lr}")
+        for name in ("minimum_lr", "warmup_lr"):
+            if getattr(self, name) > self.lr:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be above lr, {self.lr}")
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate is {self.accumulate}; it must divide batch, {self.batch}, into equal parts")
         if self.warmup >= self.epochs:
             raise ValueError(f"warmup is {self.warmup} epochs; it must be shorter than the run, {self.epochs} epochs")
 
@@ -132,8 +141,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "shapes": {},
     "cifar10": {"model": "dat_cifar", "epochs": 10, "lr": 1e-3, "recipe": "light", "validation": 0.1},
     "cifar100": {"model": "dat_cifar", "epochs": 20, "lr": 1e-3, "recipe": "light", "validation": 0.1},
+    "folder": {"model": "dat_tiny", "epochs": 30, "lr": 5e-4, "warmup": 2.0, "smoothing": 0.1, "recipe": "crops"},
+    "imagenet": {"model": "dat_tiny", "epochs": 300, "batch": 128, "recipe": "imagenet"},
 }
-"""What differs from `Settings` for each data set, where the user does not say."""
+"""What differs from `Settings` for each data set, where the user does not say; see `defaults`."""
 HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
     "shapes": {"model": "dat_scenes", "epochs": 6, "batch": 32, "micro": 16, "lr": 1.5e-3, "train_size": 6400},
     "coco": {"model": "dat_tiny", "epochs": 12, "batch": 16, "micro": 2, "lr": 1e-4, "recipe": "paper"},
@@ -142,10 +153,36 @@ HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
 """The same with a head."""
 
 
-def defaults(data: str, head: str | None) -> dict[str, Any]:
-    """What differs from `Settings` where the user does not say. Heads on `shapes` are small ones."""
-    if head is None:
-        return DEFAULTS.get(data, {})
+def defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs from `Settings` where the user does not say, for the data, the recipe and the head that were `given`."""
+    if given.get("head") is not None:
+        return _head_defaults(given.get("data", Settings.data), given["head"])
+    values = dict(DEFAULTS[given.get("data", Settings.data)])
+    chosen = values | dict(given)
+    if chosen.get("recipe") == "imagenet":
+        model, batch = chosen.get("model", Settings.model), chosen.get("batch", Settings.batch)
+        values |= released(model, batch, chosen.get("epochs", Settings.epochs))
+    return values
+
+
+def _head_defaults(data: str, head: str) -> dict[str, Any]:
+    """`defaults` with a head. Heads on `shapes` are small ones."""
     small = {"head_options": SMALL[head]} if data == "shapes" and head in SMALL else {}
     faster = {"lr": 2e-3} if data == "shapes" and head in HEADS and HEADS[head].kind == "segmentation" else {}
     return {"head": head} | HEAD_DEFAULTS.get(data, {}) | small | faster
+
+
+def released(model: str, batch: int, epochs: int) -> dict[str, Any]:
+    """The settings that the released code trains with, beside those that are defaults here: rates in proportion to the batch,
+    20 of 300 epochs of warm-up; DAT-B has 50, a lower rate and a stricter clip. Source: its config.py, main.py and configs/."""
+    base = model.startswith("dat_base")
+    scale = batch / 512
+    return {
+        "lr": (4e-4 if base else 5e-4) * scale,
+        "minimum_lr": 5e-6 * scale,
+        "warmup_lr": 5e-7 * scale,
+        "warmup": epochs * (50 if base else 20) / 300,
+        "weight_decay": 0.05,
+        "clip": 1.0 if base else 5.0,
+        "smoothing": 0.1,
+    }

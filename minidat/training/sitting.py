@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from minidat.data import Dataset
+from minidat.data import DataError, Dataset
 from minidat.data.dataset import OnDevice
 from minidat.training import checkpoint, log, state
 from minidat.training.clock import Clock
@@ -14,6 +14,7 @@ from minidat.training.errors import Interrupted, TrainingError
 from minidat.training.evaluation import evaluate, placed
 from minidat.training.folder import BEST, LAST, LOG
 from minidat.training.parallel import Workers
+from minidat.training.reading_report import ReadingReport
 from minidat.training.reporter import Reporter
 from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, NotFinite
@@ -34,6 +35,7 @@ class Sitting:
         self.scored = self._placed(run.testing if run.validation is None else run.validation)
         self.clock = Clock(run.seconds)
         self.saved_at = run.seconds
+        self.reading = ReadingReport(step.feed, run.whole, run.testing)
         step.restart(run.sums)
 
     def work(self) -> None:
@@ -52,6 +54,10 @@ class Sitting:
                     raise Interrupted
         except NotFinite as error:
             raise self._not_finite(error) from error
+        except DataError:  # an image file cannot be read
+            with contextlib.suppress(NotFinite):
+                self._save_progress()
+            raise
 
     def _advance(self) -> None:
         """One step of the optimiser; then a line of the log, or a checkpoint, where it is due."""
@@ -77,19 +83,28 @@ class Sitting:
             "lr": run.schedule(run.step - 1),
             "images_per_second": round(self.clock.images_per_second(sums.count), 1),
         }
+        record |= self.reading.waiting(self.clock.lap)
         self._write(record)
         run.sums = run.task.nothing
         self.step.restart()
         if run.step % run.steps_per_epoch == 0:
             self._save()
         self._tell(self.reporter.train, record)
+        for line in self.reading.limit(record):
+            self.reporter.note(line)
+        self._tell_of_damaged()
         self.clock.new_lap()
+
+    def _tell_of_damaged(self) -> None:
+        for line in self.reading.damaged():
+            self.reporter.note(line)
 
     def _test_epoch(self) -> None:
         """Test the model, and keep it where it is the best so far."""
         run = self.run
         kind = "test" if run.validation is None else "validation"
-        record = self._record(kind, self._evaluate(self.scored), run.step // run.steps_per_epoch)
+        with run.as_tested():
+            record = self._record(kind, self._evaluate(self.scored), run.step // run.steps_per_epoch)
         self._write(record)
         run.tested = run.step
         if record[run.task.score] > run.best:
@@ -108,7 +123,7 @@ class Sitting:
         changed = [run.arena.data, *(t.data for t in running.values())]
         last = [array.copy() for array in changed]
         try:
-            state.restore_weights(run.arena, running, arrays, path, run.device)
+            state.restore_weights(run.arena, running, arrays, path, run.device, run.average is not None)
             result = self._evaluate(self._placed(run.testing))
         finally:
             for array, before in zip(changed, last, strict=True):
@@ -130,7 +145,9 @@ class Sitting:
                 raise Interrupted
             self.reporter.testing(done, total)
 
-        return evaluate(self.run.model, dataset, self.workers, self.run.device, progress, self.run.task)
+        result = evaluate(self.run.model, dataset, self.workers, self.run.device, progress, self.run.task)
+        self._tell_of_damaged()
+        return result
 
     def _record(self, kind: str, sums: Any, epoch: float) -> dict[str, Any]:
         self.run.seconds = self.clock.seconds

@@ -13,12 +13,14 @@ import numpy as np
 from minidat.autograd import Tensor
 from minidat.autograd.backend import asnumpy, to_device
 from minidat.training import schema
+from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError, check_names
 from minidat.training.optim import AdamW, Arena
 from minidat.training.settings import Settings
 from minidat.training.tasks import task_of
 
 PARAMETERS, M, V = "parameters", "adamw.m", "adamw.v"  # prefixes of an array's name; the parameter's name follows
+AVERAGE = "average"  # the prefix of the parameters' moving average, in runs that have one
 RUNNING = "running"  # the prefix of running statistics, which batch norms have
 
 Running = Mapping[str, Tensor]
@@ -83,9 +85,11 @@ class RunState:
             raise CheckpointError(path, f"it describes no run: {error}") from error
 
 
-def arrays_of(optimiser: AdamW, running: Running) -> dict[str, np.ndarray]:
-    """{"parameters/NAME", "adamw.m/NAME", "adamw.v/NAME", "running/NAME": array}, on the host."""
+def arrays_of(optimiser: AdamW, running: Running, average: Average | None = None) -> dict[str, np.ndarray]:
+    """{"parameters/NAME", "adamw.m/NAME", "adamw.v/NAME", "running/NAME": array}, and "average/NAME" where there is one, on the
+    host."""
     flats = {PARAMETERS: optimiser.arena.data, M: optimiser.m, V: optimiser.v}
+    flats |= {} if average is None else {AVERAGE: average.flat}
     trained = {
         f"{prefix}/{name}": array
         for prefix, flat in flats.items()
@@ -95,34 +99,58 @@ def arrays_of(optimiser: AdamW, running: Running) -> dict[str, np.ndarray]:
 
 
 def restore(
-    optimiser: AdamW, running: Running, arrays: Mapping[str, np.ndarray], steps: int, path: Path, device: str
+    optimiser: AdamW,
+    running: Running,
+    average: Average | None,
+    arrays: Mapping[str, np.ndarray],
+    steps: int,
+    path: Path,
+    device: str,
 ) -> None:
-    """Put the arrays of the checkpoint at `path` into the parameters, the running statistics and the optimiser, which has taken
-    `steps` steps. Raises CheckpointError, and changes nothing, where they are not of this model."""
-    flats = restore_weights(optimiser.arena, running, arrays, path, device)
+    """Put the arrays of the checkpoint at `path` into the parameters, their average, the running statistics and the optimiser,
+    which has taken `steps` steps. Raises CheckpointError, and changes nothing, where they are not of this model."""
+    flats = _flat(optimiser.arena, running, arrays, path, averaged=average is not None)
+    if average is not None:
+        average.flat[...] = to_device(flats[AVERAGE], device)
+    optimiser.arena.data[...] = to_device(flats[PARAMETERS], device)
+    _restore_running(running, arrays, device)
     optimiser.load_state({"m": flats[M], "v": flats[V], "t": np.array(steps)})
 
 
 def restore_weights(
-    arena: Arena, running: Running, arrays: Mapping[str, np.ndarray], path: Path, device: str
-) -> dict[str, np.ndarray]:
-    """Put the parameters and the running statistics of the checkpoint at `path` into the arena and the model. Returns {prefix:
-    flat array}. Errors as in `restore`."""
-    flats = _flat(arena, running, arrays, path)
-    arena.data[...] = to_device(flats[PARAMETERS], device)
+    arena: Arena, running: Running, arrays: Mapping[str, np.ndarray], path: Path, device: str, averaged: bool
+) -> None:
+    """Put the parameters of the checkpoint at `path`, or where it is `averaged` their average, into the arena, and the running
+    statistics into the model. Errors as in `restore`."""
+    flats = _flat(arena, running, arrays, path, averaged)
+    arena.data[...] = to_device(flats[AVERAGE if averaged else PARAMETERS], device)
+    _restore_running(running, arrays, device)
+
+
+def _restore_running(running: Running, arrays: Mapping[str, np.ndarray], device: str) -> None:
     for name, t in running.items():
         t.data[...] = to_device(arrays[f"{RUNNING}/{name}"], device)
-    return flats
 
 
-def _flat(arena: Arena, running: Running, arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+def tested(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parameters that a checkpoint's network is tested with, name → array: the average where there is one; and the running
+    statistics."""
+    averaged = any(name.startswith(f"{AVERAGE}/") for name in arrays)
+    prefixes = (f"{AVERAGE if averaged else PARAMETERS}/", f"{RUNNING}/")
+    return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(prefixes)}
+
+
+def _flat(
+    arena: Arena, running: Running, arrays: Mapping[str, np.ndarray], path: Path, averaged: bool
+) -> dict[str, np.ndarray]:
     """{prefix: flat float32 array like the arena's}. Raises CheckpointError where names, shapes or dtypes differ."""
     shapes = dict(zip(arena.names, arena.shapes, strict=True))
-    expected = {f"{prefix}/{name}": shape for prefix in (PARAMETERS, M, V) for name, shape in shapes.items()}
+    prefixes = (PARAMETERS, M, V, AVERAGE) if averaged else (PARAMETERS, M, V)
+    expected = {f"{prefix}/{name}": shape for prefix in prefixes for name, shape in shapes.items()}
     expected |= {f"{RUNNING}/{name}": t.shape for name, t in running.items()}
     check_names(expected, {name: array.shape for name, array in arrays.items()}, path)
     flats = {}
-    for prefix in (PARAMETERS, M, V):
+    for prefix in prefixes:
         found = [arrays[f"{prefix}/{name}"] for name in arena.names]
         others = [str(array.dtype) for array in found if array.dtype != np.float32]
         if others:

@@ -18,7 +18,11 @@ from minidat import ops
 from minidat.autograd import Tensor, array_module, asnumpy, gradients
 from minidat.data import Dataset, augment
 from minidat.data.dataset import OnDevice
+from minidat.data.pictures import Pictures
+from minidat.fast.cuda.flat_gradient import FlatGradient
 from minidat.models import Pyramid
+from minidat.training.average import Average
+from minidat.training.feed import Feed
 from minidat.training.graph import Graphed
 from minidat.training.noise import Noise
 from minidat.training.optim import AdamW, Schedule, clip_by_norm
@@ -39,7 +43,7 @@ class NotFinite(ArithmeticError):
 
 class HostStep(AbstractContextManager):
     """Training steps that the host waits for, from inside `with`. threads: of the CPU, which share a batch. task: the settings'
-    own by default."""
+    own by default. feed: gives the batches, by default the data set itself."""
 
     def __init__(
         self,
@@ -52,8 +56,11 @@ class HostStep(AbstractContextManager):
         device: str = "cpu",
         threads: int = 1,
         task: Task | None = None,
+        feed: Feed | None = None,
+        average: Average | None = None,
     ):
-        self.settings, self.dataset, self.device = settings, dataset, device
+        self.settings, self.dataset, self.device, self.average = settings, dataset, device, average
+        self.feed = Feed(dataset) if feed is None else feed
         self.optimiser, self.schedule = optimiser, schedule
         self.task = task_of(settings) if task is None else task
         whole = bool(model.running())  # batch norm: its statistics are the whole batch's, and change in one thread
@@ -70,15 +77,36 @@ class HostStep(AbstractContextManager):
 
     def advance(self, step: int, indices: np.ndarray) -> None:
         """Take the step that follows `step` steps, on the images at `indices`. Raises NotFinite."""
-        s, batch = self.settings, self.dataset.batch(indices)
-        rng = generator(s.seed, AUGMENT, step)
-        images, targets = self.task.prepare(batch, self.dataset, rng, self.device)  # augmented: (B, H, W, 3), (B, K)
-        grad, result = self.gradient(images, targets, generator=lambda start: generator(s.seed, NOISE, step, start))
-        norm = clip_by_norm(grad, s.max_norm)
+        grad, result = self._accumulated(step, indices)
+        norm = clip_by_norm(grad, self.settings.max_norm)
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
             raise NotFinite(step + 1, result.loss / result.count, norm)
         self.optimiser.step(grad, self.schedule(step))
+        if self.average is not None:
+            self.average.rate[...] = self.average.rate_at(self.optimiser.t)
+            self.average.step()
         self.sums += result
+
+    def _accumulated(self, step: int, indices: np.ndarray) -> tuple[Any, Any]:
+        """(mean gradient, sums) over the parts of a batch, one after the other."""
+        parts = np.split(indices, self.settings.accumulate)
+        grad, sums = self._part(step, 0, parts[0])
+        if len(parts) == 1:
+            return grad, sums
+        total = grad.copy()
+        for k, part in enumerate(parts[1:], 1):
+            grad, more = self._part(step, k, part)
+            total += grad
+            sums += more
+        total *= 1 / len(parts)
+        return total, sums
+
+    def _part(self, step: int, k: int, indices: np.ndarray) -> tuple[Any, Any]:
+        """(mean gradient, sums) of part k of a batch, augmented by itself."""
+        s, first = self.settings, k * len(indices)
+        batch, rng = self.feed.batch(step, indices), generator(s.seed, AUGMENT, step, k)
+        images, targets = self.task.prepare(batch, self.dataset, rng, self.device)  # augmented: (B, H, W, 3), (B, K)
+        return self.gradient(images, targets, generator=lambda start: generator(s.seed, NOISE, step, first + start))
 
     def read(self) -> Any:
         """The task's sums over all steps since `restart`."""
@@ -93,7 +121,7 @@ class DeviceStep(AbstractContextManager):
     """Training steps on a GPU, from inside `with`. The optimiser must have its kernels (`AdamW.fused`).
 
     Images lie on the device, and everything from the gather of a batch to the update of the parameters happens there. The
-    host sends the random numbers, one copy a step.
+    host sends the random numbers, one copy a step; where images are read from files, `feed`, it sends the batch with them.
 
     graph: launch the step as a CUDA graph where it can be captured. note: is told where it cannot. From the first gradient
     that is not finite on, nothing is updated, and `read` raises.
@@ -102,29 +130,35 @@ class DeviceStep(AbstractContextManager):
     def __init__(
         self,
         settings: Settings,
-        dataset: OnDevice,
+        dataset: OnDevice | Pictures,
         model: Pyramid,
         optimiser: AdamW,
         schedule: Schedule,
         *,
         graph: bool,
         note: Callable[[str], None],
+        feed: Feed | None = None,
+        average: Average | None = None,
     ):
         if optimiser.fused is None:
             raise ValueError("DeviceStep: the optimiser has no kernels; its arrays are not on a GPU")
-        self.settings, self.dataset, self.model = settings, dataset, model
+        self.settings, self.dataset, self.model, self.feed, self.average = settings, dataset, model, feed, average
         self.optimiser, self.fused, self.schedule = optimiser, optimiser.fused, schedule
         self.leaves = list(model.parameters().values())
         arena, side = optimiser.arena, dataset.image_size
         self.xp = xp = array_module(arena.data)
-        self.images = xp.zeros((settings.batch, side, side, 3), np.float32)
-        self.targets = xp.zeros((settings.batch, len(dataset.classes)), np.float32)
+        part = settings.batch // settings.accumulate
+        self.images = xp.zeros((part, side, side, 3), np.float32)
+        self.targets = xp.zeros((part, len(dataset.classes)), np.float32)
         self.grad = xp.zeros_like(arena.data)
+        self.flat = FlatGradient([leaf.data for leaf in self.leaves], arena.slices, self.grad)
+        self.loss = xp.zeros((), np.float64)  # of the batch, or of its parts so far
         self.sums = xp.zeros(2, np.float64)  # of losses, of right answers
         self.last = xp.zeros(2, np.float64)  # loss and norm, of the last step or the first that failed
         self.count = 0
         self.noise = Noise(model, self.images)
-        self.run = Graphed(self._compute, xp, note) if graph else self._compute
+        works = [self._whole] if settings.accumulate == 1 else [self._backward, self._update]
+        self.works = [Graphed(work, xp, note) if graph else work for work in works]
         self.stream = xp.cuda.Stream(non_blocking=True)  # a capture needs a stream of its own
 
     def __enter__(self) -> DeviceStep:
@@ -138,34 +172,66 @@ class DeviceStep(AbstractContextManager):
 
     def advance(self, step: int, indices: np.ndarray) -> None:
         """Enqueue the step that follows `step` steps, on the images at `indices`."""
+        scalars = self.optimiser.scalars(self.schedule(step), self.settings.max_norm)
+        rate = np.zeros(1, np.float32) if self.average is None else self.average.rate_at(self.optimiser.t)
+        for k, part in enumerate(np.split(indices, self.settings.accumulate)):
+            self._send(step, k, part, scalars, rate)
+            self.works[0]()
+        for work in self.works[1:]:
+            work()
+        self.count += self.settings.batch
+
+    def _send(self, step: int, k: int, indices: np.ndarray, scalars: np.ndarray, rate: np.ndarray) -> None:
+        """Put part k of a batch, augmented by itself, and all numbers of its pass where `works` find them."""
         s, data, recipe = self.settings, self.dataset, augment.RECIPES[self.settings.recipe]
-        draws = augment.draw(self.images.shape, recipe, generator(s.seed, AUGMENT, step))
-        noise = self.noise.draw(s.batch, s.micro, lambda start: generator(s.seed, NOISE, step, start))
-        scalars = self.optimiser.scalars(self.schedule(step), s.max_norm)
-        sent = upload(self.xp, [indices, noise, scalars, *draws.arrays.values()])
-        (indices_there, noise_there, scalars_there), arrays = sent[:3], dict(zip(draws.arrays, sent[3:], strict=True))
-        images, labels = data.batch(indices_there)
-        draws = draws._replace(arrays=arrays)
+        first, draws = k * len(indices), augment.draw(self.images.shape, recipe, generator(s.seed, AUGMENT, step, k))
+        noise = self.noise.draw(len(indices), s.micro, lambda start: generator(s.seed, NOISE, step, first + start))
+        pictures = [indices] if self.feed is None else self.feed.batch(step, indices)
+        sent = upload(self.xp, [noise, scalars, rate, *draws.arrays.values(), *pictures])
+        (noise_there, scalars_there, rate_there), rest = sent[:3], sent[3:]
+        draws = draws._replace(arrays=dict(zip(draws.arrays, rest)))
+        images, labels = data.batch(*rest[-1:]) if self.feed is None else rest[-2:]
         images, targets = augment.apply(
             images, labels, recipe, draws, classes=len(data.classes), mean=data.mean, std=data.std
         )
         self.images[...], self.targets[...] = images, targets
         self.noise.flat[...], self.fused.scalars[...] = noise_there, scalars_there
-        self.run()
-        self.count += s.batch
+        if self.average is not None:
+            self.average.rate[...] = rate_there
 
-    def _compute(self) -> None:
+    def _whole(self) -> None:
         """Forward, backward and AdamW, between arrays whose addresses do not change."""
-        xp, state = self.xp, self.fused.state
+        self._backward()
+        self._update()
+
+    def _backward(self) -> None:
+        """The gradient of one part of a batch, added to those of the parts before."""
+        xp, parts = self.xp, self.settings.accumulate
         self.noise.rewind()
         logits = self.model(Tensor(self.images), rng=self.noise)  # ty: ignore[invalid-argument-type]
         loss = ops.cross_entropy(logits, self.targets, smoothing=self.settings.smoothing)
-        self.optimiser.arena.flatten(gradients(loss, self.leaves), self.grad)
-        self.fused.step(self.grad)
+        if parts == 1:
+            with self.flat.filling():
+                found = gradients(loss, self.leaves)
+            self.flat.gather(found)
+        else:
+            weight = xp.full_like(loss.data, 1 / parts)
+            self.optimiser.arena.flatten(gradients(loss, self.leaves, weight), self.grad, accumulate=True)
+        self.loss += loss.data.astype(np.float64) / parts
         self.sums += batch_sums(loss.data, logits.data, self.targets)
+
+    def _update(self) -> None:
+        """AdamW, and the average; then the next batch begins."""
+        xp, state = self.xp, self.fused.state
+        self.fused.step(self.grad)
+        if self.average is not None:
+            self.average.step()
         failed_before = (state[1] >= 0) & (state[1] < state[2])
-        now = xp.stack([loss.data.astype(np.float64), state[0]])
+        now = xp.stack([self.loss, state[0]])
         self.last[...] = xp.where(failed_before, self.last, now)
+        self.loss[...] = 0
+        if self.settings.accumulate > 1:
+            self.grad[...] = 0
 
     def read(self) -> BatchResult:
         """Wait for all enqueued steps; sums over them since `restart`. Nothing else of a step reads the device.
@@ -195,10 +261,14 @@ def step_for(
     graph: bool,
     note: Callable[[str], Any],
     task: Task,
+    feed: Feed | None = None,
+    average: Average | None = None,
 ) -> HostStep | DeviceStep:
     """The step for where the parameters are: `DeviceStep` where the optimiser has kernels for them and the task's batches all
-    have the same shapes, else `HostStep`."""
+    have the same shapes, else `HostStep`. feed: reads the batches of `Pictures`. average: of the parameters, kept up to date."""
+    options: dict[str, Any] = {"feed": feed, "average": average}
     if optimiser.fused is None or not task.fixed_shapes:
-        return HostStep(settings, dataset, model, optimiser, schedule, device=device, threads=threads, task=task)
-    there = OnDevice(dataset, device)
-    return DeviceStep(settings, there, model, optimiser, schedule, graph=graph, note=note)
+        options |= {"device": device, "threads": threads, "task": task}
+        return HostStep(settings, dataset, model, optimiser, schedule, **options)
+    there = dataset if isinstance(dataset, Pictures) else OnDevice(dataset, device)
+    return DeviceStep(settings, there, model, optimiser, schedule, graph=graph, note=note, **options)

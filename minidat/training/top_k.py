@@ -9,15 +9,24 @@ from minidat.autograd.backend import asnumpy, to_device
 from minidat.data.augment import normalise
 from minidat.data.dataset import DataError
 from minidat.data.imagenet import ImageFolder
+from minidat.metrics.by_class import ByClass
 from minidat.metrics.top_k import Accuracy, accuracy, check_finite
 from minidat.models import Pyramid
 from minidat.training.parallel import Workers, predict
 
 
 def evaluate(
-    model: Pyramid, folder: ImageFolder, workers: Workers, device: str, *, batch: int, threads: int
+    model: Pyramid,
+    folder: ImageFolder,
+    workers: Workers,
+    device: str,
+    *,
+    batch: int,
+    threads: int,
+    report: ByClass | None = None,
 ) -> Iterator[Accuracy]:
-    """The accuracy so far after each batch; the last one is that of the whole folder. threads: that decode images.
+    """The accuracy so far after each batch; the last one is that of the whole folder. threads: that decode images. report: counts
+    by class.
 
     Raises DataError where the folder and the model differ in the number of classes, or an image cannot be read,
     ValueError where the network's outputs are not finite.
@@ -32,4 +41,6 @@ def evaluate(
         logits = asnumpy(predict(model, x, workers))  # (B, K)
         check_finite(logits, folder.files[total.count : total.count + len(labels)])
         total += accuracy(logits, labels)
+        if report is not None:
+            report.add(images, labels, logits)
         yield total

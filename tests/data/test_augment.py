@@ -296,7 +296,9 @@ def test_presets():
     paper = RECIPES["paper"]
     assert (paper.erasing, paper.mixup, paper.cutmix) == (0.25, 0.8, 1.0)
     assert (paper.mix_probability, paper.switch_probability) == (1.0, 0.5)
-    assert RECIPES["light"] == Recipe(crop=4, flip=True)
+    assert RECIPES["light"] == Recipe(crop=4, flip=True) and not RECIPES["light"].single
+    released = RECIPES["imagenet"]
+    assert released == dataclasses.replace(paper, crop=0, resized_crop=True, rand_augment=True) and released.single
     with pytest.raises(dataclasses.FrozenInstanceError):
         paper.crop = 1
 
@@ -308,6 +310,8 @@ def test_presets():
         ("crop", 1.5),
         ("crop", True),
         ("flip", 0.5),
+        ("resized_crop", 1),
+        ("rand_augment", "m9"),
         ("erasing", 1.1),
         ("erasing", float("nan")),
         ("mixup", -0.1),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import standin
 import standin_cuda
+from PIL import Image
 
 from minidat.autograd.backend import asnumpy
 from minidat.models import Config
@@ -165,6 +166,36 @@ def test_a_run_agrees_with_the_cpu_and_goes_on_there(graph, device, tmp_path):
     back, forth = Run.resume(tmp_path / "there", threads=1), Run.resume(tmp_path / "here", device="gpu")
     assert isinstance(back.arena.data, np.ndarray) and isinstance(forth.arena.data, device.ndarray)
     np.testing.assert_allclose(asnumpy(forth.arena.data), back.arena.data, atol=1e-3)
+
+
+@pytest.mark.usefixtures("device", "kernels")
+def test_a_run_on_image_files_agrees_with_the_cpu(tmp_path):
+    """Batches are read by the host and sent, one copy a step; the test images are not on the device either."""
+    for i in range(24):
+        folder = tmp_path / "pictures" / f"class {i % 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (5, 7, 3), np.uint8)
+        Image.fromarray(pixels).resize((40, 36)).save(folder / f"{i:02d}.jpg")
+    settings = replace(SMALL, data="folder", data_dir=str(tmp_path / "pictures"), recipe="imagenet", train_size=None)
+    settings = replace(settings, test_size=None)
+    here, seen_here = trained(tmp_path / "here", settings, threads=1, readers=0)
+    there, seen_there = trained(tmp_path / "there", settings, device="gpu", readers=0)
+    for watcher in (seen_here, seen_there):
+        assert all(record.pop("waiting", 0) >= 0 for record in watcher.records)
+    assert_close(seen_there, seen_here)
+    np.testing.assert_allclose(asnumpy(there.arena.data), here.arena.data, atol=1e-3)
+
+
+@pytest.mark.usefixtures("device", "kernels")
+def test_parts_of_a_batch_and_the_average_agree_with_the_cpu(graphs, tmp_path):
+    settings = replace(SMALL, epochs=1, train_size=20, accumulate=2, ema=0.9, micro=2)
+    here, seen_here = trained(tmp_path / "here", settings, threads=1)
+    there, seen_there = trained(tmp_path / "there", settings, device="gpu")
+    assert len(graphs) == 2 and None not in graphs  # a part, and the update
+    assert_close(seen_there, seen_here)
+    assert not np.array_equal(here.average.flat, here.arena.data)
+    np.testing.assert_allclose(asnumpy(there.average.flat), here.average.flat, atol=1e-3)
+    np.testing.assert_allclose(asnumpy(there.arena.data), here.arena.data, atol=1e-3)
 
 
 @pytest.mark.usefixtures("device", "kernels")

@@ -44,7 +44,7 @@ def tiny(monkeypatch):
 
 
 def settings(head, **given):
-    return Settings(**defaults("shapes", head) | SHORT | {"head_options": OPTIONS[head]} | given)
+    return Settings(**defaults({"head": head}) | SHORT | {"head_options": OPTIONS[head]} | given)
 
 
 class Quiet(Reporter):

@@ -429,9 +429,12 @@ OTHER = {
     "validation": 0.2,
     "micro": 3,
     "loops": "numba",
+    "warmup_lr": 5e-4,
+    "ema": 0.9,
 }
-ELSEWHERE = {"data", "data_dir", "precision", "test_size"}
-"""What these runs cannot change: another data set needs files, precision a GPU, and the test set changes no parameter."""
+ELSEWHERE = {"accumulate", "data", "data_dir", "precision", "skip_damaged", "test_size"}
+"""What these runs cannot change: parts of a batch have the same gradient (see test_average.py), another data set needs files
+(see test_feed.py), precision a GPU, and the test set changes no parameter."""
 
 
 @pytest.fixture(scope="module")

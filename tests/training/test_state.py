@@ -14,7 +14,7 @@ from minidat.training import checkpoint
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.folder import LAST
 from minidat.training.loop import Run, TrainingError
-from minidat.training.settings import DEFAULTS, Settings
+from minidat.training.settings import DEFAULTS, Settings, defaults
 from minidat.training.splits import load_splits
 
 SHORT = Settings(epochs=2, batch=4, train_size=14, test_size=5, micro=2, warmup=0.5)
@@ -69,6 +69,10 @@ def test_names_are_text(name):
         ({"validation": 1.0}, "validation is 1.0; it must be at least 0 and below 1"),
         ({"drop_path": 1.0}, "drop_path is 1.0; it must be at least 0 and below 1"),
         ({"minimum_lr": 1.0}, "minimum_lr is 1.0; it must not be above lr"),
+        ({"warmup_lr": 1.0}, "warmup_lr is 1.0; it must not be above lr"),
+        ({"ema": 1.0}, "ema is 1.0; it must be at least 0 and below 1"),
+        ({"accumulate": 0}, "accumulate is 0; it must be at least 1"),
+        ({"accumulate": 3}, "accumulate is 3; it must divide batch, 4, into equal parts"),
         ({"warmup": 2.0}, "warmup is 2.0 epochs; it must be shorter than the run"),
     ],
 )
@@ -87,13 +91,29 @@ def test_settings_go_to_json_and_back():
 
 
 def test_a_setting_of_a_newer_version_is_refused():
-    with pytest.raises(ValueError, match="settings ema, zoom are unknown to this version"):
-        Settings.from_json({"zoom": 1, "ema": 2})
+    with pytest.raises(ValueError, match="settings lens, zoom are unknown to this version"):
+        Settings.from_json({"zoom": 1, "lens": 2})
+
+
+def test_the_released_recipe_scales_its_rates_with_the_batch():
+    """5e-4, 5e-6 and 5e-7 for each 512 images; 20 of 300 epochs of warm-up. DAT-B: 4e-4, 50 epochs, clipped at 1."""
+    tiny = Settings(**defaults({"data": "imagenet", "batch": 1024}) | {"batch": 1024})
+    assert (tiny.lr, tiny.minimum_lr, tiny.warmup_lr) == pytest.approx((1e-3, 1e-5, 1e-6))
+    assert (tiny.model, tiny.epochs, tiny.warmup, tiny.clip, tiny.weight_decay) == ("dat_tiny", 300, 20, 5.0, 0.05)
+    assert (tiny.smoothing, tiny.recipe, tiny.ema) == (0.1, "imagenet", 0.0)
+    base = Settings(**defaults({"data": "imagenet", "model": "dat_base"}) | {"model": "dat_base"})
+    assert (base.batch, base.lr, base.warmup, base.clip) == (128, pytest.approx(1e-4), pytest.approx(50), 1.0)
+    own = defaults({"data": "folder", "recipe": "imagenet", "epochs": 60, "batch": 512})
+    assert own["warmup"] == pytest.approx(4) and own["lr"] == 5e-4 and own["model"] == "dat_tiny"
+    for data in DEFAULTS:
+        values = defaults({"data": data})
+        assert values == DEFAULTS[data] or data == "imagenet"
+        Settings(data=data, **values)
 
 
 def test_cifar_holds_out_a_tenth_to_choose_the_best_epoch_and_shapes_nothing():
     assert {name: Settings(**values).validation for name, values in DEFAULTS.items()} == {
-        "shapes": 0.0, "cifar10": 0.1, "cifar100": 0.1
+        "shapes": 0.0, "cifar10": 0.1, "cifar100": 0.1, "folder": 0.0, "imagenet": 0.0
     }  # fmt: skip
 
 
@@ -164,7 +184,7 @@ def test_what_is_missing_is_named(saved, name):
 def test_every_wrong_setting_is_refused_by_name(saved, name):
     path, arrays, meta = saved
     for value in (["a"], {}, True, -1, "no such name"):
-        if name == "data_dir" and isinstance(value, str):
+        if (name == "data_dir" and isinstance(value, str)) or (name == "skip_damaged" and value is True):
             continue
         assert name in refused(path, arrays, meta | {"settings": meta["settings"] | {name: value}}), value
 

@@ -27,17 +27,23 @@ class Parts:
 
 
 def column_sum(x: Array) -> Array:
-    """Σ_rows x[row, column] of x (rows, c), C-contiguous: (c). A matrix of many rows is first summed part by part."""
-    rows, c = x.shape
-    parts = Parts(rows, c)
-    sums = array_module(x).empty((parts.count, c), x.dtype)
-    kernels("columns.cu", x).launch("column_sums", parts.grid, parts.block, x, rows, c, parts.size, sums)
-    return sums[0] if parts.count == 1 else _last(sums)
+    """Σ_rows x[row, column] of x (rows, c), C-contiguous: (c)."""
+    sums = array_module(x).empty((Parts(*x.shape).count, x.shape[1]), x.dtype)
+    first_stage(x, sums)
+    return last_stage(sums)
 
 
-def _last(sums: Array) -> Array:
-    """Second stage: one block per tile of columns adds the partial sums."""
+def first_stage(x: Array, sums: Array) -> None:
+    """Write a row of sums for each of the `Parts` of x (rows, c) into sums (parts, c). Both C-contiguous."""
+    parts = Parts(*x.shape)
+    kernels("columns.cu", x).launch("column_sums", parts.grid, parts.block, x, *x.shape, parts.size, sums)
+
+
+def last_stage(sums: Array) -> Array:
+    """Add up rows of partial sums (parts, c): (c). One block per tile of columns, whatever the number of rows."""
     count, c = sums.shape
+    if count == 1:
+        return sums[0]
     total = array_module(sums).empty(c, sums.dtype)
     kernels("columns.cu", sums).launch("column_sums", (blocks(c, TILE[0]), 1), TILE, sums, count, c, count, total)
     return total

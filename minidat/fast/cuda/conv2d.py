@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from minidat import ops
 from minidat.autograd import array_module
+from minidat.fast.cuda.columns import add_row
 from minidat.fast.cuda.compile import blocks, kernels
+from minidat.fast.cuda.cublas import product
+from minidat.fast.cuda.flat_gradient import bias_gradient, place_for
 from minidat.fast.dispatch import CUDA
 from minidat.ops.coordinates import output_size
 
@@ -22,12 +25,15 @@ def conv2d(x, w, bias, *, stride: int = 1, padding: int = 0):
     sizes = height, width, c, k, k2, rows, cols, stride, padding
     flat = xp.empty((b * rows * cols, k * k2 * c), x.dtype)
     cuda.launch("patches", blocks(flat.size, THREADS), THREADS, x, flat, flat.size, *sizes)
-    y, linear_vjp = ops.linear.raw(flat, w.reshape(-1, d), bias)
+    y = product(flat, w.reshape(-1, d))  # (b·rows·cols, d)
+    if bias is not None:
+        add_row(y, bias)
 
     def vjp(dy):
-        dflat, dw, dbias = linear_vjp(dy.reshape(-1, d))
-        dx = xp.empty_like(x)
+        dy2, dx, dw = xp.ascontiguousarray(dy).reshape(y.shape), xp.empty_like(x), place_for(w)
+        dflat = product(dy2, w.reshape(-1, d).T)
         cuda.launch("patches_vjp", blocks(x.size, THREADS), THREADS, dflat, dx, x.size, *sizes)
-        return dx, dw.reshape(w.shape), dbias
+        product(flat.T, dy2, out=dw.reshape(-1, d))
+        return dx, dw, None if bias is None else bias_gradient(dy2, bias)
 
     return y.reshape(b, rows, cols, d), vjp

@@ -7,8 +7,8 @@ from typing import Any
 
 from minidat import ops
 from minidat.autograd import array_module
-from minidat.fast.cuda.columns import column_sum
 from minidat.fast.cuda.compile import WARP, blocks, kernels
+from minidat.fast.cuda.flat_gradient import bias_gradient, sums_for, totals
 from minidat.fast.dispatch import CUDA
 from minidat.ops.coordinates import output_size
 
@@ -40,11 +40,10 @@ def grouped_depthwise(
         cuda.launch("depthwise_dx", blocks(x.size, THREADS), THREADS, w, dy, dx, x.size, *sizes)
         places = dy.size // e
         parts = blocks(places, PLACES)
-        sums = xp.empty((parts, w.size), w.dtype)
+        sums = sums_for(parts, w)
         grid, block = (blocks(e, WARP), k, parts), (WARP, SLICES)
         cuda.launch("depthwise_dw", grid, block, x, dy, sums, places, PLACES, *sizes)
-        dw = column_sum(sums).reshape(w.shape)
-        return dx, dw, None if bias is None else column_sum(dy.reshape(-1, e))
+        return dx, *totals(sums, w), None if bias is None else bias_gradient(dy.reshape(-1, e), bias)
 
     return y, vjp
 

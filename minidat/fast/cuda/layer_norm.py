@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from minidat import ops
 from minidat.autograd import array_module
-from minidat.fast.cuda.columns import Parts, column_sum
+from minidat.fast.cuda.columns import Parts
 from minidat.fast.cuda.compile import WARP, blocks, kernels
+from minidat.fast.cuda.flat_gradient import sums_for, totals
 from minidat.fast.dispatch import CUDA
 
 ROWS = 8  # of one block, one warp per row
@@ -26,10 +27,9 @@ def layer_norm(x, gamma, beta, *, eps: float = 1e-5):
         dx = xp.empty_like(x)
         cuda.launch("layer_norm_dx", *by_row, dy, x, gamma, mean, inverse_std, rows, c, dx)
         parts = Parts(rows, c)
-        sums = xp.empty((parts.count, 2 * c), x.dtype)
+        sums = sums_for(parts.count, gamma, beta)
         arrays = dy, x, mean, inverse_std
         cuda.launch("layer_norm_dgamma", parts.grid, parts.block, *arrays, rows, c, parts.size, sums)
-        total = column_sum(sums)
-        return dx, total[:c], total[c:]
+        return dx, *totals(sums, gamma, beta)
 
     return y, vjp

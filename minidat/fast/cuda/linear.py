@@ -5,7 +5,8 @@ from __future__ import annotations
 from minidat import ops
 from minidat.autograd import array_module
 from minidat.fast.cuda import cublas
-from minidat.fast.cuda.columns import add_row, column_sum
+from minidat.fast.cuda.columns import add_row
+from minidat.fast.cuda.flat_gradient import bias_gradient, place_for
 from minidat.fast.dispatch import CUDA
 
 
@@ -21,6 +22,7 @@ def linear(x, w, b):
     def vjp(dy):
         dy2 = array_module(x).ascontiguousarray(dy).reshape(-1, d)  # (tokens, d)
         dx = cublas.product(dy2, w.T).reshape(x.shape)
-        return dx, cublas.product(x2.T, dy2), None if b is None else column_sum(dy2)
+        dw = cublas.product(x2.T, dy2, out=place_for(w))
+        return dx, dw, None if b is None else bias_gradient(dy2, b)
 
     return y.reshape(*x.shape[:-1], d), vjp

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from minidat import ops
 from minidat.autograd import array_module
-from minidat.fast.cuda.columns import Parts, add_row, column_sum
+from minidat.fast.cuda.columns import Parts, add_row
 from minidat.fast.cuda.compile import blocks, kernels
 from minidat.fast.cuda.cublas import product
+from minidat.fast.cuda.flat_gradient import bias_gradient, place_for, sums_for, totals
 from minidat.fast.dispatch import CUDA
 
 THREADS = 256
@@ -28,9 +29,10 @@ def mlp(x, w1, b1, w2, b2):
         dy2 = xp.ascontiguousarray(dy).reshape(y.shape)
         da = product(dy2, w2.T)
         parts = Parts(rows, e)
-        sums = xp.empty((parts.count, e), x.dtype)
+        sums = sums_for(parts.count, b1)
         cuda.launch("bias_gelu_dx", parts.grid, parts.block, da, h, b1, rows, e, parts.size, da, sums)
         dx = product(da, w1.T).reshape(x.shape)
-        return dx, product(x2.T, da), column_sum(sums), product(a.T, dy2), column_sum(dy2)
+        dw1, dw2 = product(x2.T, da, out=place_for(w1)), product(a.T, dy2, out=place_for(w2))
+        return dx, dw1, *totals(sums, b1), dw2, bias_gradient(dy2, b2)
 
     return y.reshape(x.shape[:-1] + y.shape[1:]), vjp

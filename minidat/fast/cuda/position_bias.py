@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from minidat import ops
 from minidat.autograd import array_module
-from minidat.fast.cuda.columns import column_sum
 from minidat.fast.cuda.compile import WARP, blocks, kernels
+from minidat.fast.cuda.flat_gradient import sums_for, totals
 from minidat.fast.dispatch import CUDA
 
 THREADS = 256
@@ -38,9 +38,9 @@ def position_bias(table, points, rows, cols, *, cells: tuple[float, float] = (1.
         grid, block = (b * groups, blocks(n, WARP)), (WARP, SLICES)
         cuda.launch("position_bias_dpoints", grid, block, table, *inputs, dbias, dpoints, *sizes)
         reaches = reach(rows, 0, r, down), reach(cols, 1, c, right)
-        sums = xp.empty((b, m * r * c), table.dtype)
+        sums = sums_for(b, table)
         grid = b * m, blocks(r * c, THREADS)
         cuda.launch("position_bias_dtable", grid, THREADS, *inputs, dbias, *reaches, sums, *sizes)
-        return column_sum(sums).reshape(table.shape), dpoints, None, None
+        return *totals(sums, table), dpoints, None, None
 
     return bias, vjp

@@ -8,6 +8,7 @@ from typing import Any
 from minidat import ops
 from minidat.autograd import array_module
 from minidat.fast.cuda.compile import WARP, blocks, kernels
+from minidat.fast.cuda.flat_gradient import place_for
 from minidat.fast.dispatch import CUDA
 
 THREADS = 256
@@ -23,7 +24,7 @@ def take(x, *, indices: Any, axis: int):
         return NotImplemented
 
     def vjp(dy):
-        dx = xp.empty(x.shape, dy.dtype)
+        dx = place_for(x)
         arguments = xp.ascontiguousarray(dy), places, dx, x.size, places.size, n, inner
         kernels("take.cu", dx).launch("take_vjp", blocks(x.size, THREADS // WARP), THREADS, *arguments)
         return (dx,)

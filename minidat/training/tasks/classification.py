@@ -12,6 +12,7 @@ from minidat.autograd.backend import array_module, asnumpy, to_device
 from minidat.data import Dataset, augment
 from minidat.data.augment import normalise, one_hot
 from minidat.data.dataset import OnDevice
+from minidat.metrics.by_class import ByClass
 from minidat.training.parallel import NOTHING, BatchResult, Workers, batch_sums, predict
 from minidat.training.settings import Settings
 
@@ -26,7 +27,9 @@ class Classification:
     test_batch = BATCH
     fixed_shapes = True
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, report: ByClass | None = None):
+        """report: is given what is tested, to count it by class."""
+        self.report = report
         self.recipe, self.smoothing = augment.RECIPES[settings.recipe], settings.smoothing
         self.measures = {"accuracy": "accuracy"}
 
@@ -47,16 +50,25 @@ class Classification:
         return loss, BatchResult(float(loss.data) * len(targets), correct, len(targets))
 
     def test(self, model: nn.Module, dataset: Dataset | OnDevice, workers: Workers, device: str, /) -> AccuracyTest:
-        return AccuracyTest(model, dataset, workers, device)
+        return AccuracyTest(model, dataset, workers, device, self.report)
 
     def shown(self, value: float) -> str:
         return f"{100 * value:.2f} %"
 
 
 class AccuracyTest:
-    """Loss and right answers on images that are not augmented. On a GPU the sums are read once, at the end."""
+    """Loss and right answers on images that are not augmented. On a GPU the sums are read once, at the end; for a report, every
+    batch is read."""
 
-    def __init__(self, model: nn.Module, dataset: Dataset | OnDevice, workers: Workers, device: str):
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset | OnDevice,
+        workers: Workers,
+        device: str,
+        report: ByClass | None = None,
+    ):
+        self.report = report
         self.model, self.dataset, self.workers, self.device = model, dataset, workers, device
         self.found: list[Any] = []  # (2,) of each batch
         self.count = 0
@@ -69,6 +81,8 @@ class AccuracyTest:
         logits = predict(self.model, x, self.workers)  # (B, K)
         self.found.append(batch_sums(ops.cross_entropy.raw(logits, targets)[0], logits, targets))
         self.count += len(images)
+        if self.report is not None:
+            self.report.add(asnumpy(images), asnumpy(labels), asnumpy(logits))
 
     def result(self) -> BatchResult:
         sums = asnumpy(array_module(self.found[0]).concatenate(self.found)).reshape(-1, 2)
