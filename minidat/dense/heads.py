@@ -52,7 +52,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "mask_convs": 2,
         "mask_side": 8,
     },
-    "semantic_fpn": {"channels": 32, "scale_channels": 32, "norm": "group", "average": "valid"},
+    "semantic_fpn": {"channels": 64, "scale_channels": 64, "norm": "group", "average": "valid"},
 }
 """Options for images of 64×64 and backbones of three stages with patches of 4, such as `dat_scenes`."""
 
