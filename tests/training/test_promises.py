@@ -432,9 +432,9 @@ OTHER = {
     "warmup_lr": 5e-4,
     "ema": 0.9,
 }
-ELSEWHERE = {"accumulate", "data", "data_dir", "precision", "skip_damaged", "test_size"}
+ELSEWHERE = {"accumulate", "data", "data_dir", "head", "head_options", "precision", "skip_damaged", "test_size"}
 """What these runs cannot change: parts of a batch have the same gradient (see test_average.py), another data set needs files
-(see test_feed.py), precision a GPU, and the test set changes no parameter."""
+(see test_feed.py), a head another network (see test_dense_tasks.py), precision a GPU, and the test set changes no parameter."""
 
 
 @pytest.fixture(scope="module")
