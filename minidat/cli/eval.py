@@ -113,6 +113,10 @@ def _run(arguments: argparse.Namespace) -> int:
     use_loops(arguments, settings.loops, say)
     size = settings.test_size if arguments.test_size is None else _size(arguments.test_size)
     if settings.head is not None:
+        if arguments.out is not None:
+            raise ValueError(
+                f"--out is for pictures of classification, and {arguments.run_folder} has a head; leave it out"
+            )
         print(dense.evaluate_run(trained, arguments, size, Progress()) + _other_images(settings, size))
         return 0
     place = {"data_dir": arguments.data_dir or settings.data_dir, "test_size": size}
