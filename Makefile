@@ -17,7 +17,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -e
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train chapters book notebooks test lint types clean
+.PHONY: help train chapters book notebooks gpu test lint types clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -33,6 +33,9 @@ book: $(BOOK)  ## make the chapters a site that needs no Python: build/book/inde
 
 notebooks: $(CHAPTERS)  ## make the notebooks from chapters/src: chapters/build.py with the options in ARGS
 	$(BIN)/python chapters/build.py $(ARGS)
+
+gpu:  ## does it work on this GPU, and how fast: benchmarks/gpu.py with the options in ARGS, with nothing installed
+	$(PYTHON) benchmarks/gpu.py $(ARGS)
 
 test: $(DEV)  ## run the tests on all cores: pytest with the options in ARGS
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)

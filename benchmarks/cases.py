@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minidat.models import Config, Pyramid, create
+from minidat.models.zoo import stages
+
 
 @dataclass(frozen=True)
 class Case:
@@ -27,6 +30,15 @@ class Case:
         return x, rng.integers(0, classes, self.batch)
 
 
+def network(name: str) -> Pyramid:
+    """A model by its name, without drop path; or "tiny", to rehearse with: windows, shifted or not, and deformed points, on maps
+    of 4×4 and 2×2."""
+    if name != "tiny":
+        return create(name, drop_path=0.0)
+    made = stages((8, 16), (2, 4), ("LS", "D"), window=2, groups=(1, 2), kernel=3)
+    return Pyramid(Config(32, 8, 10, made), np.random.default_rng(0))
+
+
 CASES = {
     "cpu": (
         Case("dat_cifar step, batch 128", "dat_cifar", 128, "step"),
@@ -36,7 +48,7 @@ CASES = {
     ),
     "gpu": (  # enough repeats for a GPU to reach its clock rate
         Case("dat_cifar step, batch 128", "dat_cifar", 128, "step", repeats=50),
-        Case("dat_tiny 224 step, batch 64", "dat_tiny", 64, "step", repeats=50, together=3),
+        Case("dat_tiny 224 step, batch 64", "dat_tiny", 64, "step", repeats=50, together=4),
         Case("dat_cifar step, batch 512", "dat_cifar", 512, "step", repeats=50),
     ),
 }

@@ -20,7 +20,7 @@ from typing import Any
 
 import meters
 import numpy as np
-from cases import Case
+from cases import Case, network
 
 RATE = 1e-4
 CONVENTION = {"dat_cifar": "paper", "dat_tiny": "v1"}
@@ -29,10 +29,9 @@ OURS = ("minidat", "no graph")
 
 def write_weights(case: Case, folder: Path) -> None:
     """The first weights, which all sides share, under their released names."""
-    from minidat.models import create
     from minidat.released import official
 
-    np.savez(folder / "weights.npz", **official.to_official(create(case.model, drop_path=0.0)))
+    np.savez(folder / "weights.npz", **official.to_official(network(case.model)))
 
 
 class Minidat:
@@ -52,7 +51,6 @@ class Minidat:
         from minidat.autograd import backend
         from minidat.data import augment
         from minidat.fast import loops as fast_loops
-        from minidat.models import create
         from minidat.released import official
         from minidat.training import optim, parallel
         from minidat.training.settings import Settings
@@ -62,7 +60,7 @@ class Minidat:
             backend.device_module(device)
         except backend.DeviceError as error:
             raise SystemExit(f"minidat bench: {error}") from error
-        self.case, self.device, self.create, self.official = case, device, create, official
+        self.case, self.device, self.official = case, device, official
         self.augment, self.optim, self.parallel, self.backend = augment, optim, parallel, backend
         self.task = task_of(Settings())
         self.loops = fast_loops.use(loops if device == "cpu" else "numpy")
@@ -102,7 +100,7 @@ class Minidat:
 
     def prepare(self, folder: Path) -> None:
         """Write our logits and gradients; then `run` does the case's work once."""
-        model = self.model = self.create(self.case.model, drop_path=0.0)
+        model = self.model = network(self.case.model)
         images, labels = self.case.inputs(model.config.image, model.config.classes)
         model.to(device=self.device)
         x = self.backend.to_device(images, self.device)
@@ -138,13 +136,18 @@ class Minidat:
         """As a run on a GPU takes a step: forward, backward and AdamW, in one CUDA graph or without, its scalars sent before."""
         from minidat import ops
         from minidat.autograd import Tensor, array_module, gradients
+        from minidat.fast.cuda.flat_gradient import FlatGradient
         from minidat.training.graph import Graphed
 
-        xp, leaves, grad = array_module(x), list(model.parameters().values()), optimiser.arena.data.copy()
+        xp, leaves = array_module(x), list(model.parameters().values())
+        grad = xp.zeros_like(optimiser.arena.data)
+        flat = FlatGradient([leaf.data for leaf in leaves], optimiser.arena.slices, grad)
 
         def compute() -> None:
             loss = ops.cross_entropy(model(Tensor(x)), targets)
-            optimiser.arena.flatten(gradients(loss, leaves), grad)
+            with flat.filling():
+                found = gradients(loss, leaves)
+            flat.gather(found)
             optimiser.fused.step(grad)
 
         work = compute
@@ -268,7 +271,7 @@ def _answer(side: Minidat | Torch, meter: Any, request: dict[str, Any]) -> dict[
         meter.reset()
         return {"about": side.about()}
     if request["do"] == "run":
-        return {"seconds": meter.seconds(side.run, side.case.repeats)}
+        return {"seconds": meter.seconds(side.run, request.get("repeats", side.case.repeats))}
     return {"megabytes": meter.megabytes(), "notes": side.notes()}
 
 

@@ -178,12 +178,12 @@ class Together:
                 self._leave_out(name, f"its network differs by {differences[name]:.1e}: nothing to compare")
 
     def take_turns(self, rounds: int, gap: float) -> None:
-        """Time each side `rounds` times, after a round of warm-up."""
+        """Time each side `rounds` times, after a short round of warm-up."""
         for turn in range(rounds + 1):
             first = turn % len(self.order)
             for name in [*self.order[first:], *self.order[:first]]:
                 time.sleep(gap)
-                answer = self._answer(name, do="run")
+                answer = self._answer(name, do="run", **({} if turn else {"repeats": 1}))
                 if turn and answer:
                     self.found[name].seconds.append(answer["seconds"])
 

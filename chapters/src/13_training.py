@@ -420,12 +420,13 @@ print("the last of 30 is below 0.1:", losses[-1] < 0.1)
 
 # %% [markdown]
 # The package's loop does the same with batches drawn in random order, on several threads, with a log and checkpoints. Its
-# heart is one method:
+# heart is this:
 
 # %%
-show_source(HostStep.advance)
+show_source(HostStep.advance, HostStep._part)
 
 # %% [markdown]
+# (`_accumulated` calls `_part` for the whole batch, or, where it is cut into parts, for each, and takes the mean.)
 # Beside the lines that you know there is one check: a loss or a gradient that is not finite stops the run, before it reaches the
 # weights. On a GPU `DeviceStep.advance`, in the same file, takes its place: the same step from the same random
 # numbers, but nothing of it comes back before a line of the log is due. Why it must be so is the subject of chapters 17 and 18.
@@ -733,6 +734,126 @@ for name, recipe in recipes.items():
 # gone by the end. In our short run decay hardly does anything.
 
 # %% [markdown]
+# ## What the released recipe does to a picture
+#
+# Our run moves a picture by a few pixels and mirrors it. For 300 epochs on ImageNet that is not enough: the network would know its
+# training pictures by heart. The released code changes them much more. Here is all of it, on a picture that we draw, so that it
+# can be seen. First the two parts that work on *one* picture, while it is read from its file:
+#
+# * **RandomResizedCrop**: a box with 8 % to 100 % of the area and an aspect between 3/4 and 4/3, stretched to the
+#   network's size. Then a mirror, for every second picture.
+# * **RandAugment**: two of fifteen operations, each applied with probability one half, at a strength near 9 of 10.
+
+# %%
+from PIL import Image
+
+from minidat.data.erasing import draw_erased, erase
+from minidat.data.images import MEAN, STD
+from minidat.data.mixing import Mix, mix
+from minidat.data.rand_augment import NAMES, OPERATIONS, rand_augment
+from minidat.data.resized_crop import draw_box, resized_crop
+
+
+def scene(rows=72, cols=96):
+    """A house under the sun, (72, 96, 3) uint8."""
+    y, x = np.mgrid[:rows, :cols]
+    picture = np.stack([120 + y, 170 + y / 2, 235 - y / 2], -1)
+    picture[np.hypot(y - 16, x - 76) < 9] = 250, 220, 90
+    picture[y > 50 + 6 * np.sin(x / 14)] = 70, 140, 60
+    picture[(y > 34) & (y < 60) & (x > 22) & (x < 54)] = 190, 80, 60
+    picture[(y > 16) & (y < 35) & (abs(x - 38) < (y - 14))] = 90, 60, 70
+    picture[(y > 42) & (y < 60) & (x > 33) & (x < 42)] = 60, 50, 60
+    return picture.astype(np.uint8)
+
+
+house = Image.fromarray(scene())
+crops = [("the picture", house)]
+crops += [(f"crop {i + 1}", resized_crop(house, 64, np.random.default_rng(i))) for i in range(5)]
+square = house.crop((4, 0, 76, 72)).resize((64, 64), Image.Resampling.BICUBIC)
+changed = [(name, OPERATIONS[name].apply(square, OPERATIONS[name].value(9.0))) for name in NAMES]
+boxes = [draw_box(72, 96, np.random.default_rng(i)) for i in range(2000)]
+print(f"crops cover {np.mean([tall * wide for _, _, tall, wide in boxes]) / (72 * 96):.0%} of a picture on average")
+
+# %% [markdown]
+# The other three work on a *batch*, after its colours are normalised:
+#
+# * **Random erasing** overwrites a rectangle of every fourth picture with noise.
+# * **Mixup** lays each picture over another one, and mixes their labels by the same share $\lambda$.
+# * **CutMix** pastes a box of another picture in, and mixes the labels by the areas. Every batch gets one of these two.
+
+# %%
+pair = np.stack([np.asarray(square), np.asarray(square.transpose(Image.Transpose.ROTATE_180))])
+colours = normalise(pair, MEAN, STD)  # (2, 64, 64, 3)
+rng_erase = np.random.default_rng(3)
+batch = {
+    "erasing": erase(colours, *draw_erased(colours.shape, rng_erase, 1.0)),
+    "mixup, λ = 0.6": mix(colours, np.eye(2), Mix(0.6, None))[0],
+    "cutmix": mix(colours, np.eye(2), Mix(1 - 24 * 32 / 64**2, (8, 32, 24, 56)))[0],
+}
+batch = [(name, np.clip(x[0] * STD + MEAN, 0, 1)) for name, x in batch.items()]
+
+# %% tags=["hide-input"]
+picture, grid = figure(6.2, 4.8, columns=6, rows=4)
+for axes, (name, image) in zip(grid.flat, crops + changed + batch):
+    axes.imshow(image, interpolation="nearest")
+    axes.set_title(name, fontsize=8)
+    axes.set_axis_off()
+show(
+    picture,
+    alt="Twenty-four small pictures of a drawn house under the sun. The first row is the picture and five random crops of it, from "
+    "most of it to a corner. Then fifteen operations at strength 9: contrast, histogram, inverted, turned, with one bit of each "
+    "colour, solarised, brightened, more colour, contrast, brightness and sharpness, sheared and shifted both ways, with grey "
+    "brown where the picture moved away. At last a rectangle of noise, the house mixed with itself upside down, and a box of the "
+    "other pasted in.",
+)
+
+# %% [markdown]
+# Each of the parts is a function of its own in `minidat/data` (`resized_crop`, `rand_augment`, `erasing`, `mixing`), with its source. Two
+# details of the released recipe are easily missed. "inc1" in the name of its RandAugment means that *every* operation grows stronger
+# with the strength; in the older form posterise grew weaker. And the level itself is random, 9 give or take a half, so two pictures are
+# never changed alike.
+#
+# What a picture becomes is drawn from `(seed, step, picture)`, as everything in a run. So nothing depends on which process reads
+# the file, or when:
+
+# %%
+one, same_again, later = (
+    np.asarray(rand_augment(square, np.random.default_rng([0, 3, step, 17]))) for step in (5, 5, 6)
+)
+print("the same step again gives the same picture:", np.array_equal(one, same_again))
+print("a later step gives another one:", not np.array_equal(one, later))
+
+# %% [markdown]
+# Do not be frightened by such a run's curve. Where labels are mixed, the *training* loss has a floor of its own. With share
+# $\lambda$ and smoothing, the target has $\lambda(1-\epsilon)+\epsilon/K$ at one class and $(1-\lambda)(1-\epsilon)+\epsilon/K$ at
+# another, and no network gets below the entropy of that. And the training accuracy counts how often the larger share was named,
+# on pictures that a person would find hard. Only the test tells how good the network is.
+
+
+# %%
+def lowest(share, classes=1000, smoothing=0.1):
+    """shares (n,) of the first of two classes → (n,) the entropy of their mixed and smoothed targets"""
+    target = np.full((len(share), classes), smoothing / classes)
+    target[:, 0] += (1 - smoothing) * share
+    target[:, 1] += (1 - smoothing) * (1 - share)
+    return -(target * np.log(target)).sum(1)
+
+
+mixed = lowest(np.random.default_rng(0).beta(0.8, 0.8, 10_000)).mean()
+print(f"K = 1000, ε = 0.1: the floor is {lowest(np.ones(1))[0]:.2f}, with mixup {mixed:.2f} on average")
+
+# %% [markdown]
+# All of this, with the rates of the paper's code, is
+#
+# ```
+# minidat train --data imagenet --data-dir IMAGENET --batch 1024 --accumulate 8 --device gpu
+# minidat train --data folder --data-dir PICTURES --recipe imagenet
+# ```
+#
+# where `--accumulate 8` passes a batch of 1024 in eight parts of 128 and adds their gradients, for a GPU that has not the memory for
+# all at once. `IMAGENET` holds `train/` and `val/`, each with a folder for each class; your own pictures may lie the same way.
+# `--ema 0.9999` tests a running mean of the weights in their place; the released code has no such thing.
+#
 # ## Stop, and go on
 #
 # `minidat train` may be stopped with Ctrl-C, and `--resume` goes on:
@@ -817,7 +938,7 @@ same("AdamW without memory, and the sign of the gradient", weight.data, 1 - 0.1 
 # | batch | 4096 (paper's results) | 64 |
 # | rate | 5e-4 for each 512 images of a batch | 1e-3 |
 # | optimiser | AdamW, decay 0.05, clipped at 5 | the same |
-# | augmentation | RandAugment, Mixup, CutMix, erasing; label smoothing 0.1 | crop and flip |
+# | augmentation | RandomResizedCrop, RandAugment, Mixup, CutMix, erasing; label smoothing 0.1 | crop and flip |
 # | drop path | 0.2 for the tiny model | none |
 # | arithmetic | 16 and 32 bits mixed | 32 bits |
 #

@@ -612,10 +612,10 @@ hint("18.5")
 #
 # `training/step.py` is built around this. Its `advance` draws the random numbers of a step on the host, as on a CPU, and
 # sends them up in one piece with the rate; it writes images, targets and numbers into arrays that stay where they are. Then it
-# runs `_compute`, which is what is recorded: from fixed arrays to fixed arrays, with no number of Python's that changes.
+# runs `_whole`, which is what is recorded: from fixed arrays to fixed arrays, with no number of Python's that changes.
 
 # %%
-show_source(DeviceStep._compute, Graphed.__call__)
+show_source(DeviceStep._whole, DeviceStep._backward, DeviceStep._update, Graphed.__call__)
 
 # %% [markdown]
 # The first two calls are plain ones: there kernels are compiled, and constants are made, which a recording does not allow. They

@@ -35,7 +35,7 @@ class Console(Reporter):
     def begin(self) -> None:
         """What is trained, on what, where to; and where a resumed run stands."""
         run, s = self.run, self.run.settings
-        parameters = sum(t.data.size for t in run.model.parameters().values())
+        parameters = run.arena.data.size
         where = f"gpu, {s.precision}" if run.device == "gpu" else f"cpu, {plural(run.threads, 'thread')}, {s.loops}"
         named = s.model if s.head is None else f"{s.model}, head {s.head}"
         data = f"on {s.data} ({plural(len(run.training), 'image')}, {len(run.training.classes)} classes)"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minidat.cli.console import Console
-from minidat.cli.flags import add_changes, add_device, add_loops, add_threads, new_command, use_loops
+from minidat.cli.flags import add_changes, add_device, add_key, add_loops, add_threads, new_command, use_loops
 from minidat.cli.runs import checkpoint_in, run_folder, shown, state_of
 from minidat.data import DATASETS, OF_FILES, SAMPLES, load
 from minidat.data.augment import RECIPES
@@ -20,6 +20,7 @@ from minidat.models import MODELS
 from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Interrupted, Run, TrainingError
 from minidat.training.settings import DEFAULTS, Settings, defaults
+from minidat.training.weights import Weights, read_weights
 
 RUNS = Path("runs")
 FLAGS = {"model": "MODEL", "changes": "--set"}  # of settings that the command line names in another way
@@ -91,6 +92,26 @@ def add(commands: Any) -> None:
         help="continue a run with its own settings: its folder (a folder of runs lists them)",
     )
     per_data = "; ".join(f"{d}: {v['epochs']}" for d, v in DEFAULTS.items() if "epochs" in v)
+    flag(
+        "--weights",
+        metavar="FILE|RUN",
+        help="start from these weights: the folder of a run, or a file with the released names (.pth, .safetensors); MODEL is "
+        "then theirs, and the head is a fresh one where the classes are others",
+    )
+    add_key(command)
+    flag(
+        "--freeze",
+        metavar="N|PARTS",
+        help="do not train the first N stages and the layers before them (0: the stem alone), or the parts of these names, such "
+        "as stem,stages.0",
+    )
+    flag(
+        "--layer-decay",
+        type=float,
+        metavar="FACTOR",
+        help="learning rate of each block as a share of that of the next one, so that old layers move less; the head has the "
+        f"whole rate (default: {default.layer_decay:g}; 0.75 is common)",
+    )
     flag("--epochs", type=int, help=f"passes over the data (default: {default.epochs}; {per_data})")
     flag("--batch", type=int, help=f"images a step (default: {default.batch})")
     flag(
@@ -149,6 +170,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue to train, and report."""
+    if arguments.key is not None and arguments.weights is None:
+        raise TrainingError("--key says where in the file of --weights the weights are, and no --weights are given")
     training = _resume(arguments) if arguments.resume else _start(arguments)
     console = Console(training)
     console.begin()
@@ -168,14 +191,28 @@ def run(arguments: argparse.Namespace) -> int:
 def _start(arguments: argparse.Namespace) -> Run:
     """A new run."""
     chosen = {name: getattr(arguments, name) for name in ("data", "head") if getattr(arguments, name) is not None}
-    given = _given(arguments, defaults(chosen).get("head_options", {}))
+    given, weights = _given(arguments, defaults(chosen).get("head_options", {})), None
+    if arguments.weights is not None:
+        checkpoint_in(Path(arguments.weights), BEST, LAST)  # of a folder of runs, it lists them
+        weights = read_weights(arguments.weights, arguments.key)
+        given |= _theirs(weights, given)
     settings = Settings(**defaults(given) | given)
     settings = replace(settings, loops=use_loops(arguments, loops.DEFAULT, print))
     if arguments.download:
         _download(settings)
     name = settings.model if settings.head is None else f"{settings.model}-{settings.head}"
     folder = arguments.out or RUNS / f"{name}-{settings.data}"
-    return Run.start(settings, folder, numbered=arguments.out is None, **_place(arguments))
+    return Run.start(settings, folder, numbered=arguments.out is None, weights=weights, **_place(arguments))
+
+
+def _theirs(weights: Weights, given: dict[str, Any]) -> dict[str, Any]:
+    """The network that the weights belong to, changed as the user says; nothing where the user named another."""
+    if weights.model is None or given.get("model", weights.model) != weights.model:
+        return {}
+    changes = given.get("changes", ())
+    own = {change.partition("=")[0] for change in changes}
+    kept = (change for change in weights.changes if change.partition("=")[0] not in own)
+    return {"model": weights.model, "changes": (*kept, *changes)}
 
 
 def _resume(arguments: argparse.Namespace) -> Run:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-
 from minidat.cli.runs import checkpoint_in
 from minidat.data import OF_FILES
 from minidat.data.cifar import CIFAR
@@ -41,15 +39,7 @@ class TrainedRun:
 
 def is_run(path: Path) -> bool:
     """Whether this is a run's folder, or one of its checkpoints."""
-    if path.is_dir():
-        return True
-    if not path.is_file():  # opening a pipe would wait for somebody who writes to it
-        return False
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return checkpoint.KEY in (file.metadata() or {})
-    except (OSError, safetensors.SafetensorError):
-        return False
+    return path.is_dir() or checkpoint.is_ours(path)
 
 
 def load_run(named: Path) -> TrainedRun:

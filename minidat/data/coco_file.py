@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidat.data.dataset import DataError
+from minidat.data.images import MOST_PIXELS
 from minidat.data.polygons import rasterise
 from minidat.data.rle import Rle
 from minidat.files import open_regular
@@ -140,6 +141,8 @@ def _image(item: dict[str, Any]) -> ImageEntry:
         size = _number(item, "height", 1), _number(item, "width", 1)
     except ValueError as error:
         raise ValueError(f"image {identity}: {error}") from error
+    if size[0] * size[1] > MOST_PIXELS:
+        raise ValueError(f"image {identity}: has {size[0]}×{size[1]} pixels, more than {MOST_PIXELS:,}")
     name = item.get("file_name")
     if not isinstance(name, str) or not name or "\0" in name:
         raise ValueError(f"image {identity}: has no file_name")

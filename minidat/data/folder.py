@@ -37,7 +37,8 @@ def read_folder(
     split: "train" or "test". A class is named by its folder, and labels count the sorted names. The pictures to test on are those
     of val/ (or valid/, validation/, test/). Where there is no such folder, a fifth of each class is held out, chosen by a digest
     of class and name: a picture stays where it is when others are added. classes: those of a network; by default the training
-    pictures' classes. size: keep so many, spread evenly over the classes. options: of `Pictures`.
+    pictures' classes. size: keep so many, spread evenly over the classes. options: of `Pictures`. What lies among the pictures
+    and has another ending, such as HEIC, is passed over; `notes` says so.
 
     Raises DataError for a folder that is missing or holds no class folders, for fewer than two classes, a class without
     pictures, and a class that is none of `classes`; ValueError for a size that is not there.
@@ -49,7 +50,13 @@ def read_folder(
     root, members = _members(split, place)
     if classes is None:
         classes = tuple(members) if split == "train" else tuple(_members("train", place)[1])
-    return pictures("folder", root, members, classes, size, **options)
+    data = pictures("folder", root, members, classes, size, **options)
+    others = _passed_over(root, members)
+    if others:
+        data.notes.append(
+            f"passed over: {len(others):,} in {root} that no picture's name ends like, such as {shown(others[0])}"
+        )
+    return data
 
 
 def pictures(
@@ -159,3 +166,12 @@ def _files(folder: Path) -> list[str]:
             f"folder: class folder {folder} has no pictures ({', '.join(SUFFIXES)}); it holds {listing(folder)}"
         )
     return found
+
+
+def _passed_over(root: Path, members: Members) -> list[str]:
+    """Files and folders in the class folders that are no pictures by their names, without hidden ones."""
+    found = []
+    for folder, _ in members.values():
+        with os.scandir(root / folder) as entries:
+            found += [f"{folder}/{e.name}" for e in entries if not e.name.lower().endswith(SUFFIXES)]
+    return sorted(name for name in found if not name.rpartition("/")[2].startswith("."))

@@ -45,6 +45,7 @@ class Pictures:
         self.decoders = Decoders() if decoders is None else decoders
         self.image_size = reader.transform.size
         self.damaged: dict[str, None] = {}
+        self.notes: list[str] = []  # what a person should know of the files
 
     def __len__(self) -> int:
         return len(self.files)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from minidat.data.rle import Rle
+from minidat.dense.targets import IGNORED
 
-IGNORED = 255
-"""The class of a pixel that no loss and no metric counts."""
+__all__ = ["IGNORED", "Sample", "SampleSet", "Truth", "extents", "mask_boxes"]
 
 
 class Truth(NamedTuple):

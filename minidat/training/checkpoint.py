@@ -96,6 +96,17 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     return arrays, about["meta"]
 
 
+def is_ours(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a file that `save` wrote, by its header. False for one that is missing or damaged, a pipe and a folder."""
+    if not Path(path).is_file():  # opening a pipe would wait for somebody who writes to it
+        return False
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return KEY in (file.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
 def _read(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():

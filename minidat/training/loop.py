@@ -17,7 +17,7 @@ from minidat.data.decoders import Decoders
 from minidat.data.pictures import Pictures
 from minidat.fast import loops
 from minidat.fast.cuda import cublas
-from minidat.training import checkpoint, log, state
+from minidat.training import checkpoint, finetune, log, state
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.environment import changes, environment
@@ -38,6 +38,7 @@ from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, step_for
 from minidat.training.stop import StopSignal
 from minidat.training.tasks import task_of
+from minidat.training.weights import Weights, read_weights
 
 __all__ = ["BEST", "LAST", "LOG", "Interrupted", "Reporter", "Run", "TrainingError"]
 
@@ -47,7 +48,8 @@ class Run:
 
     threads: of the CPU (all cores by default); part of what makes a result repeatable to the bit. device: "cpu" or "gpu".
     graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same. readers: processes that
-    read image files ahead, 0 for none; the results are the same.
+    read image files ahead, 0 for none; the results are the same. weights: what the network starts from, in place of numbers
+    drawn from the seed.
 
     step of total: how far the run is. best: the best score so far (`task.score`, such as the accuracy), on `validation` images
     where they are held out, else on the test set. test_accuracy: the score of that epoch on the test set, once the run is
@@ -63,6 +65,7 @@ class Run:
         threads: int | None = None,
         graph: bool = True,
         readers: int | None = None,
+        weights: Weights | None = None,
     ):
         _check_precision(settings, device)
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
@@ -76,12 +79,13 @@ class Run:
         self.order = Order(settings.seed, len(self.training), settings.batch)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.total = settings.epochs * self.steps_per_epoch
+        self.notes = [note for data in (self.whole, self.testing) for note in getattr(data, "notes", ())]  # told first
         self.model = _model(settings, self.training)
+        if weights is not None:
+            self.notes.append(weights.put_into(self.model, self.training.classes))
         self.model.to(device=device)
-        self.threads = (
-            1 if self.model.running() else self.threads
-        )  # threads would change running statistics in any order
-        self.optimiser = AdamW(Arena(self.model.parameters()), weight_decay=settings.weight_decay)
+        self.threads = 1 if self.model.running() else self.threads  # they would change running statistics in any order
+        self.optimiser = AdamW(self._arena(), weight_decay=settings.weight_decay)
         self.average = Average(self.arena, settings.ema) if settings.ema else None
         self.schedule = _schedule(settings, self.steps_per_epoch)
         self.environment = environment(device, self.threads)
@@ -91,16 +95,22 @@ class Run:
         self.seconds = 0.0  # of all sittings
         self.stop, self.lock = StopSignal(), Lock(folder)
         self.data = ""  # the training images' fingerprint
-        self.notes: list[str] = []  # said when training begins
         self.saved_step = 0  # of the last checkpoint
 
     @classmethod
-    def start(cls, settings: Settings, folder: Path, *, numbered: bool = False, **options: Any) -> Run:
+    def start(
+        cls, settings: Settings, folder: Path, *, numbered: bool = False, weights: Weights | None = None, **options: Any
+    ) -> Run:
         """A new run in a folder of its own, with its first checkpoint. numbered: in the first of FOLDER, FOLDER-2, … that does
-        not exist. Raises TrainingError where the folder holds a run already or is in use."""
+        not exist. weights: those that the settings name, where they are read already. Raises TrainingError where the folder
+        holds a run already or is in use, and as `read_weights` and `Weights.put_into`."""
         if not numbered:
             check_free(folder)
-        run = cls(settings, folder, **options)
+        if weights is None and settings.weights is not None:
+            weights = read_weights(settings.weights)
+        if weights is not None:
+            settings = replace(settings, weights=weights.named, weights_digest=weights.digest)
+        run = cls(settings, folder, weights=weights, **options)
         run.data = fingerprint(run.whole)
         with claimed(folder, numbered=numbered) as (run.folder, run.lock):
             (run.folder / LOG).unlink(missing_ok=True)  # of a run that left no checkpoint
@@ -129,6 +139,21 @@ class Run:
             run._restore(path, arrays, saved)
             undo.pop_all()
         return run
+
+    def _arena(self) -> Arena:
+        """All parameters. Those that are frozen require no gradient from here on, so that where the network begins with them
+        a backward pass ends before it reaches them."""
+        s, parameters = self.settings, self.model.parameters()
+        if s.freeze is None and s.layer_decay == 1:
+            return Arena(parameters)
+        blocks = [len(stage.blocks) for stage in self.model.stages]
+        rates = finetune.rates(parameters, blocks, freeze=s.freeze, layer_decay=s.layer_decay)
+        for name, tensor in parameters.items():
+            tensor.requires_grad = rates[name] > 0
+        frozen = sum(tensor.data.size for tensor in parameters.values() if not tensor.requires_grad)
+        if frozen:
+            self.notes.append(f"frozen: {frozen:,} of {sum(t.data.size for t in parameters.values()):,} parameters")
+        return Arena(parameters, rates)
 
     @property
     def arena(self) -> Arena:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -39,25 +39,39 @@ def decays(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) > 1 and last not in ("bias", "table") and not name.endswith(".local.weight")
 
 
+class Segment(NamedTuple):
+    """Elements start … stop − 1 of a flat array: whether weight decay acts on them, and their share of the learning rate."""
+
+    start: int
+    stop: int
+    decays: bool
+    share: float
+
+
 class Arena:
     """All parameters in one flat array, which an optimiser, a norm or a collective passes over once.
 
     data: flat array of as many elements as all parameters have. Every `tensor.data` becomes a view of it, so
         a change of either is a change of both; a later assignment to `tensor.data` would undo that.
-    names, shapes, slices: of the parameters, in the order given; slices say where in `data` they lie.
-    decayed: the slice of `data` that weight decay acts on. Parameters that decay lie first, the others after
-        them, each in the order given, so that this is one slice.
+    names, tensors, shapes, slices: of the parameters, in the order given; slices say where in `data` they lie.
+    segments: `data` from its start to where frozen parameters begin, in parts of equal treatment: those that weight decay
+        acts on first, then the others, both with the largest rates first, and in the order given.
+    decayed: the slice of `data` that weight decay acts on.
 
-    The model must be on its device already. Raises ValueError where there is no parameter, where two differ
-    in dtype or are one tensor under two names, and where one is not of floating point.
+    rates: a parameter's share of the learning rate; 1 where none is given. Those with 0 are frozen: no optimiser touches
+    them, and where a backward pass leaves them out, their gradient here is zeros. The model must be on its device already.
+    Raises ValueError where there is no parameter, where two differ in dtype or are one tensor under two names, and where
+    one is not of floating point.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor]):
+    def __init__(self, parameters: Mapping[str, Tensor], rates: Mapping[str, float] | None = None):
         _check_parameters(parameters)
-        arrays = [tensor.data for tensor in parameters.values()]
-        self.names = tuple(parameters)
+        self.names, self.tensors = tuple(parameters), tuple(parameters.values())
+        arrays = [tensor.data for tensor in self.tensors]
         self.shapes = tuple(tuple(array.shape) for array in arrays)
-        self.slices, self.decayed = _layout(self.names, self.shapes)
+        shares = [1.0 if rates is None else rates.get(name, 1.0) for name in self.names]
+        self.slices, self.segments = _layout(self.names, self.shapes, shares)
+        self.decayed = slice(0, max((each.stop for each in self.segments if each.decays), default=0))
         size = sum(array.size for array in arrays)
         self.data = array_module(*arrays).empty(size, dtype=arrays[0].dtype)
         self.flatten(arrays, self.data)
@@ -106,16 +120,23 @@ def _check_parameters(parameters: Mapping[str, Tensor]) -> None:
         owner[id(tensor)] = name
 
 
-def _layout(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[slice, ...], slice]:
-    """Where each parameter lies, those that decay first; and the slice of those."""
+def _layout(
+    names: Sequence[str], shapes: Sequence[tuple[int, ...]], shares: Sequence[float]
+) -> tuple[tuple[slice, ...], tuple[Segment, ...]]:
+    """Where each parameter lies; and the segments, in their order."""
     decayed = [decays(name, shape) for name, shape in zip(names, shapes, strict=True)]
     slices: list[slice] = [slice(0)] * len(names)
-    start = boundary = 0
-    for i in sorted(range(len(names)), key=lambda i: not decayed[i]):  # sorted is stable
+    segments: list[Segment] = []
+    start = 0
+    for i in sorted(range(len(names)), key=lambda i: (shares[i] == 0, not decayed[i], -shares[i])):  # sorted is stable
         slices[i] = slice(start, start + math.prod(shapes[i]))
-        start = slices[i].stop
-        boundary = start if decayed[i] else boundary
-    return tuple(slices), slice(0, boundary)
+        segment = Segment(start, slices[i].stop, decayed[i], shares[i])
+        if segments and (segments[-1].decays, segments[-1].share) == (segment.decays, segment.share):
+            segments[-1] = segments[-1]._replace(stop=segment.stop)
+        elif segment.share:
+            segments.append(segment)
+        start = segment.stop
+    return tuple(slices), tuple(segments)
 
 
 def _chunk(xp: ModuleType) -> int:
@@ -136,6 +157,8 @@ class AdamW:
 
     m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²        m̂ = m/(1 − β₁ᵗ)        v̂ = v/(1 − β₂ᵗ)
     θ ← (1 − lr·λ) θ − lr · m̂/(√v̂ + ε)        λ = weight_decay inside `arena.decayed`, 0 elsewhere
+
+    In each of `arena.segments` lr is its share of the rate that a step is given; beyond them nothing moves.
 
     m, v: flat arrays like `arena.data`. t: the number of steps taken. Defaults are those DAT was trained
     with. Raises ValueError for β outside [0, 1), ε ≤ 0, λ < 0, and where one is not finite.
@@ -162,11 +185,24 @@ class AdamW:
         xp = array_module(arena.data)
         self.m, self.v, self.t = xp.zeros_like(arena.data), xp.zeros_like(arena.data), 0
         size = _chunk(xp)
-        end, total = arena.decayed.stop, arena.data.size
-        self._chunks = [(piece, True) for piece in _pieces(0, end, size)]
-        self._chunks += [(piece, False) for piece in _pieces(end, total, size)]
-        self._scratch = xp.empty(min(size, total), dtype=arena.data.dtype)
-        self.fused = ClippedAdamW(arena.data, self.m, self.v, decayed=end, betas=betas) if on_gpu(arena.data) else None
+        self.shares = tuple(dict.fromkeys(segment.share for segment in arena.segments))
+        self._chunks = [
+            (piece, segment) for segment in arena.segments for piece in _pieces(segment.start, segment.stop, size)
+        ]
+        self._scratch = xp.empty(min(size, arena.data.size), dtype=arena.data.dtype)
+        self.fused = (
+            ClippedAdamW(arena.data, self.m, self.v, self._launches(), betas=betas) if on_gpu(arena.data) else None
+        )
+
+    def _launches(self) -> list[tuple[slice, int, int]]:
+        """(elements, how many of them, the first ones, decay, which of `shares` is theirs): one where all have the same."""
+        segments = self.arena.segments
+        if len(self.shares) == 1:
+            return [(slice(0, segments[-1].stop), self.arena.decayed.stop, 0)]
+        return [
+            (slice(each.start, each.stop), each.decays * (each.stop - each.start), self.shares.index(each.share))
+            for each in segments
+        ]
 
     def clipped_step(self, grad: Array, lr: float, max_norm: float) -> float | Array:
         """`clip_by_norm`, then a step, unless the norm is not finite. Returns the norm before clipping.
@@ -185,15 +221,18 @@ class AdamW:
         return self.fused.norm
 
     def scalars(self, lr: float, max_norm: float) -> np.ndarray:
-        """[rate, floor, kept, max_norm] of the next step, which is counted: an array of NumPy's in the parameters' dtype."""
-        return np.array([*self._coefficients(lr), max_norm], self.arena.data.dtype)
+        """[rate, floor, kept, max_norm] of the next step, which is counted, for each of `shares` in turn: an array of NumPy's
+        in the parameters' dtype."""
+        found = self._coefficients(lr)
+        return np.array([number for each in found.values() for number in (*each, max_norm)], self.arena.data.dtype)
 
     def step(self, grad: Array, lr: float) -> None:
         """One step with gradient `grad`, an array like `arena.data`. Does not change `grad`; allocates nothing."""
         self._check(grad)
         xp, (b1, b2) = array_module(grad), self.betas
-        rate, floor, kept = self._coefficients(lr)
-        for piece, decayed in self._chunks:
+        coefficients = self._coefficients(lr)
+        for piece, segment in self._chunks:
+            rate, floor, kept = coefficients[segment.share]
             g, m, v, p = grad[piece], self.m[piece], self.v[piece], self.arena.data[piece]
             a = self._scratch[: g.size]
             xp.multiply(g, 1 - b1, out=a)
@@ -207,7 +246,7 @@ class AdamW:
             a += floor
             xp.divide(m, a, out=a)
             a *= rate
-            if decayed:
+            if segment.decays:
                 p *= kept
             p -= a
 
@@ -215,13 +254,13 @@ class AdamW:
         if grad.shape != self.arena.data.shape:
             raise ValueError(f"adamw: gradient has shape {grad.shape}, the parameters {self.arena.data.shape}")
 
-    def _coefficients(self, lr: float) -> tuple[float, float, float]:
-        """(rate, floor, kept) of the next step, which is counted: θ ← kept·θ − rate·m/(√v + floor)."""
+    def _coefficients(self, lr: float) -> dict[float, tuple[float, float, float]]:
+        """{share: (rate, floor, kept)} of the next step, which is counted: θ ← kept·θ − rate·m/(√v + floor)."""
         self.t += 1
         (b1, b2), lr = self.betas, float(lr)  # with a float64 scalar of NumPy the passes would run in float64
         root = (1 - b2**self.t) ** 0.5
         rate = lr * root / (1 - b1**self.t)  # m̂/(√v̂ + ε) = m·root/(1 − β₁ᵗ)/(√v + ε·root): one pass fewer
-        return rate, self.eps * root, 1 - lr * self.weight_decay
+        return {s: (s * rate, self.eps * root, 1 - s * lr * self.weight_decay) for s in self.shares}
 
     def state(self) -> dict[str, Array]:
         """What a resumed run needs: m and v, the arrays themselves, no copies, and t, a 0-d int64."""

@@ -107,7 +107,7 @@ class BatchGradient:
 
     def __init__(self, model: nn.Module, arena: Arena, workers: Workers, loss: Callable[..., tuple[Tensor, Any]]):
         self.model, self.arena, self.workers, self.loss = model, arena, workers, loss
-        self.leaves = list(model.parameters().values())
+        self.leaves = list(arena.tensors)
         self.buffers = [array_module(arena.data).zeros_like(arena.data) for _ in range(workers.threads)]
 
     def __call__(

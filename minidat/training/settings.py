@@ -15,21 +15,29 @@ from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.fast.loops import LOOPS
 from minidat.models import zoo
 from minidat.training import schema
+from minidat.training.finetune import FREEZE
 
 MOST_IMAGES = 100_000_000  # an epoch's order lies in memory
 
 
 @dataclass(frozen=True)
 class Settings:
-    """changes: of the model's configuration, "NAME=VALUE" each; see `models.changes`. epochs, warmup: passes over the data.
-    batch: images a step; accumulate: the parts that it is cut into, which pass one after the other. lr: the highest learning
-    rate; minimum_lr: the last one; warmup_lr: the first. clip: largest norm of the gradient (0: it is not clipped). smoothing:
-    of the labels. drop_path: the last block's rate (None: the model's own). recipe: a name of `RECIPES`. train_size, test_size:
-    use only so many images (None: all). validation: share of the training images that is held out, to choose the best epoch (0:
-    it is chosen on the test images). micro: images that a thread takes at a time; a GPU takes the whole batch, and draws the
-    noise of as many micro-batches. precision: of products on a GPU, see `cublas.precision`. loops: on the CPU, see
-    `fast.loops`. ema: decay of the moving average of the parameters that is tested in their place (0: none), see
-    `average.Average`. skip_damaged: go on without image files that cannot be read.
+    """What a run is told.
+
+    changes: of the model's configuration, "NAME=VALUE" each; see `models.changes`.
+    epochs, warmup: passes over the data.
+    batch: images a step; accumulate: the parts that it is cut into, which pass one after the other.
+    lr: the highest learning rate; minimum_lr: the last one; warmup_lr: the first.
+    clip: largest norm of the gradient (0: it is not clipped). smoothing: of the labels.
+    drop_path: the last block's rate (None: the model's own). recipe: a name of `RECIPES`.
+    train_size, test_size: use only so many images (None: all). skip_damaged: go on without image files that cannot be read.
+    validation: share of the training images that is held out, to choose the best epoch (0: it is chosen on the test images).
+    micro: images that a thread takes at a time; a GPU takes the whole batch, and draws the noise of as many micro-batches.
+    precision: of products on a GPU, see `cublas.precision`. loops: on the CPU, see `fast.loops`.
+    ema: decay of the moving average of the parameters that is tested in their place (0: none), see `average.Average`.
+    weights: what the network's weights started from, as the user named it, and weights_digest, which weights these were (None:
+    drawn from the seed). Both are kept for the record: a run goes on from its checkpoint alone.
+    freeze, layer_decay: what does not move, and how much slower each layer is than the next; see `finetune.rates`.
 
     head: for detection or segmentation, of `dense.HEADS`, on the model's pyramid (None: classification); data and recipe are then
     of `SAMPLES` and `SAMPLE_RECIPES`. head_options: what `dense.create` takes for it.
@@ -64,6 +72,10 @@ class Settings:
     warmup_lr: float = 0.0
     accumulate: int = 1
     ema: float = 0.0
+    weights: str | None = None
+    weights_digest: str | None = None
+    freeze: str | None = None
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         schema.check(self)
@@ -92,6 +104,12 @@ class Settings:
         for name in ("warmup", "minimum_lr", "warmup_lr", "weight_decay", "clip", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
+        if self.freeze is not None and not FREEZE.fullmatch(self.freeze):
+            raise ValueError(
+                f"freeze is {self.freeze!r}; it must be a number of stages, such as 2, or names of parts, such as stem,stages.0"
+            )
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}; it must be positive")
         for name in ("minimum_lr", "warmup_lr"):

@@ -144,7 +144,7 @@ class DeviceStep(AbstractContextManager):
             raise ValueError("DeviceStep: the optimiser has no kernels; its arrays are not on a GPU")
         self.settings, self.dataset, self.model, self.feed, self.average = settings, dataset, model, feed, average
         self.optimiser, self.fused, self.schedule = optimiser, optimiser.fused, schedule
-        self.leaves = list(model.parameters().values())
+        self.leaves = list(optimiser.arena.tensors)
         arena, side = optimiser.arena, dataset.image_size
         self.xp = xp = array_module(arena.data)
         part = settings.batch // settings.accumulate

@@ -174,6 +174,10 @@ RULES = [
     ),
     ({"images": [{"id": 7, "height": 30, "width": 44}]}, "image 7: has no file_name"),
     (
+        {"images": [{"id": 7, "file_name": "a.png", "height": 10**6, "width": 10**6}]},
+        "image 7: has .* pixels, more than",
+    ),
+    (
         {"images": [{"id": 7, "file_name": "../a.png", "height": 30, "width": 44}]},
         r"image 7: file_name is \.\./a\.png, expected one inside the folder",
     ),

@@ -56,6 +56,8 @@ def test_processes_give_what_this_one_gives_in_the_same_order_and_end(files):
         there = outcomes(decoders, files)
         started = pids(decoders)
         assert len(started) == 3 and all(map(alive, started))
+        if hasattr(os, "getsid"):  # a terminal's Ctrl-C does not reach them, from their first moment on
+            assert os.getsid(0) not in [os.getsid(pid) for pid in started]
     assert not any(map(alive, started))
     for i, (one, other) in enumerate(zip(here, there, strict=True)):
         if i == 5:

@@ -148,10 +148,15 @@ def test_folders_that_hold_something_else_are_one_line(tmp_path):
     (tmp_path / "train" / "b" / "IMG_1.HEIC").write_text("")
     with pytest.raises(DataError, match=r"class folder .*b has no pictures \(.jpg, .*\); it holds IMG_1.HEIC"):
         read("train", tmp_path)
+    picture(tmp_path / "train" / "b" / "1.png")
+    (tmp_path / "train" / "a" / "more").mkdir()
+    (tmp_path / "train" / "b" / ".DS_Store").write_text("")
+    (tmp_path / "val").mkdir()
     with pytest.raises(ValueError, match="size is 9, expected 1 to the 2 pictures of"):
-        picture(tmp_path / "train" / "b" / "1.png")
-        (tmp_path / "val").mkdir()
         read("train", tmp_path, size=9)
+    assert read("train", tmp_path).notes == [
+        f"passed over: 2 in {tmp_path}/train that no picture's name ends like, such as a/more"
+    ]
 
 
 def test_links_are_followed_and_one_that_leads_nowhere_is_named(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minidat.data import draws
 from minidat.data.scenes import RADII, Scenes, _seen
 from minidat.data.shapes import Shapes
 
@@ -70,6 +71,19 @@ def test_counts_classes_and_sizes(drawn):
     assert boxes.min() >= 0 and (boxes[:, 2:] <= WIDE).all()
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / WIDE
     assert (np.abs(centres.mean(0) - 0.5) < 0.04).all() and (centres.std(0) > 0.15).all()
+
+
+def test_objects_keep_their_distance():
+    """Two centres are at least the sum of the radii apart, and not always much further."""
+    keys = draws.mix(np.arange(2000, dtype=np.uint64))
+    labels, places = Scenes("train")._objects(keys)
+    gaps = []
+    for k, a in enumerate(places):
+        for b in places[:k]:
+            both = (a.radius > 0) & (b.radius > 0)
+            gaps.append((np.hypot(a.row - b.row, a.col - b.col) - a.radius - b.radius)[both])
+    assert -1e-4 < np.concatenate(gaps).min() < 0.1
+    assert ((labels >= 0) == (np.stack([place.radius for place in places], 1) > 0)).all()
 
 
 def test_the_picture_shows_each_object_where_its_mask_is(drawn):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minidat.data.outlines import CLASSES, cover
+from minidat.data.outlines import CLASSES, cover, turned
 from minidat.data.painting import bright, contrasting
 from minidat.data.shapes import Shapes, _place
 
@@ -70,6 +70,15 @@ def test_seed_split_and_index_each_change_the_image():
     draws = [Shapes(split, seed=seed).batch(indices)[0] for split in ("train", "test") for seed in (0, 1, -1)]
     everything = np.concatenate(draws).reshape(180, -1)
     assert len(np.unique(everything, axis=0)) == 180
+
+
+def test_shapes_that_could_be_taken_for_each_other_hardly_turn():
+    u = np.linspace(0, 1, 50)
+    for name in CLASSES:
+        angles = turned(np.full(50, CLASSES.index(name)), u)
+        expected = np.pi / 6 if name in ("plus", "ex") else 2 * np.pi
+        assert np.ptp(angles) == pytest.approx(expected, rel=1e-6)
+        assert name not in ("plus", "ex") or angles.mean() == pytest.approx(0, abs=1e-6)
 
 
 def test_size_does_not_change_the_images():

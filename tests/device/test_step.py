@@ -255,11 +255,11 @@ def test_a_gradient_that_is_not_finite_stops_all_updates_and_the_run_at_its_next
 def test_a_step_that_cannot_be_captured_is_taken_without_a_graph(tmp_path, monkeypatch):
     plain, _ = trained(tmp_path / "plain", replace(SMALL, epochs=1), device="gpu", graph=False)
 
-    def compute(self, compute=DeviceStep._compute):
+    def compute(self, compute=DeviceStep._whole):
         compute(self)
         float(self.sums[0])
 
-    monkeypatch.setattr(DeviceStep, "_compute", compute)
+    monkeypatch.setattr(DeviceStep, "_whole", compute)
     run, watcher = trained(tmp_path / "run", replace(SMALL, epochs=1), device="gpu")
     (note,) = watcher.notes
     assert note.startswith("training without a CUDA graph: the step cannot be captured (")

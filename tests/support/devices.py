@@ -26,7 +26,13 @@ EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
     "released/test_options.py",
     "released/test_resize.py",
 )
-ABOUT_DEVICES = ("device/", "fast/cuda/", "fast/test_", "test_benchmarks.py")  # they ask for what they need
+ABOUT_DEVICES = (
+    "device/",
+    "fast/cuda/",
+    "fast/test_",
+    "test_benchmarks.py",
+    "test_gpu_command.py",
+)  # they ask for what they need
 ON_CPU = {  # and why no device has a part in what they prove
     "ops/test_options.py": "messages",
     "models/test_layers.py": "layers, each of which is in a network of models/test_pyramid.py on devices",
@@ -60,6 +66,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "test_docs.py": "text",
     "test_precision.py": "rounding, emulated in NumPy",
     "test_readers.py": "pictures and counts of a network that is trained on the CPU",
+    "test_reading_benchmark.py": "files",
     "test_torch_rival.py": "PyTorch",
 }
 ON_CPU_ALONE = {  # the same for tests in files of EVERYWHERE

@@ -115,6 +115,11 @@ def test_every_picture_is_new_in_every_step_and_labels_are_the_files(settings):
     (a, _), (c, _) = (feed.batch(step, feed.order(step)) for step in (4, 5))
     assert not np.array_equal(a, c)
     assert_same([a[0]], [a[1]])  # the same picture in the same step
+    one, two = (feed.pictures.files[i] for i in (3, 9))
+    feed.pictures.files[9], feed.order = one, lambda step: np.array([3, 9])
+    (a, b), _ = feed.batch(8, np.array([3, 9]))
+    assert not np.array_equal(a, b)  # one picture at two places
+    feed.pictures.files[9] = two
     other = replace(settings, seed=1)
     assert not np.array_equal(feed_of(other).batch(0, feed_of(settings).order(0))[0], images)
 

@@ -73,6 +73,10 @@ def test_names_are_text(name):
         ({"ema": 1.0}, "ema is 1.0; it must be at least 0 and below 1"),
         ({"accumulate": 0}, "accumulate is 0; it must be at least 1"),
         ({"accumulate": 3}, "accumulate is 3; it must divide batch, 4, into equal parts"),
+        ({"layer_decay": 0.0}, "layer_decay is 0.0; it must be above 0 and at most 1"),
+        ({"layer_decay": 1.5}, "layer_decay is 1.5; it must be above 0 and at most 1"),
+        ({"freeze": "-1"}, "freeze is '-1'; it must be a number of stages, such as 2, or names of parts"),
+        ({"freeze": "stem,"}, "freeze is 'stem,'; it must be a number of stages"),
         ({"warmup": 2.0}, "warmup is 2.0 epochs; it must be shorter than the run"),
     ],
 )
@@ -184,7 +188,9 @@ def test_what_is_missing_is_named(saved, name):
 def test_every_wrong_setting_is_refused_by_name(saved, name):
     path, arrays, meta = saved
     for value in (["a"], {}, True, -1, "no such name"):
-        if (name == "data_dir" and isinstance(value, str)) or (name == "skip_damaged" and value is True):
+        if name in ("data_dir", "weights", "weights_digest") and isinstance(value, str):
+            continue
+        if name == "skip_damaged" and value is True:
             continue
         if (name, value) == ("head_options", {}):
             continue

@@ -53,6 +53,32 @@ def test_steps_are_the_cpus(sizes, max_norm, dtype, rtol, device):
     assert there.t == here.t == int(there.fused.state[2]) == len(RATES) and there.fused.bad_step() is None
 
 
+LAYERS = {"a.w": (13, 3), "a.bias": (7,), "b.w": (5, 11), "b.bias": (17,), "c.w": (2, 19), "c.bias": (23,)}
+
+
+@pytest.mark.parametrize("rates", [(0.25, 0.5, 1.0), (0.0, 0.5, 1.0), (0.0, 1.0, 1.0)])
+def test_layers_at_rates_of_their_own_step_as_on_the_cpu(rates, device):
+    """And frozen ones stay to the bit."""
+    shares = {name: rates["abc".index(name[0])] for name in LAYERS}
+
+    def layers(xp):
+        rng = np.random.default_rng(0)
+        arrays = {name: SimpleNamespace(data=xp.asarray(rng.standard_normal(shape))) for name, shape in LAYERS.items()}
+        return AdamW(Arena(arrays, shares), **OPTIONS)
+
+    here, there = layers(np), layers(device)
+    before, size = here.arena.data.copy(), here.arena.data.size
+    moving = here.arena.segments[-1].stop
+    assert (moving == size) == (0.0 not in rates)
+    for step, lr in enumerate(RATES):
+        grad = gradient(size, step, "float64") * (np.arange(size) < moving)
+        here.clipped_step(grad, lr, 0.25)
+        there.clipped_step(device.asarray(grad), lr, 0.25)
+    assert_same(there, here, {"rtol": 1e-12})
+    assert np.array_equal(asnumpy(there.arena.data)[moving:], before[moving:])
+    assert not np.isclose(here.arena.data[:moving], before[:moving], rtol=0, atol=1e-6).all()
+
+
 @pytest.mark.parametrize("size", [1e30, 1e-30])
 def test_the_norm_survives_squares_beyond_float32(size, device):
     there = optimiser(device, 1000, 7, "float32")
