@@ -11,7 +11,7 @@ from minidat.data.sample_sets import NOTHING
 from minidat.data.samples import IGNORED, Sample
 from minidat.data.scenes import Scenes
 from minidat.dense import Detections
-from minidat.models import Config
+from minidat.models import Config, create
 from minidat.models.zoo import MODELS, stages
 from minidat.training import checkpoint
 from minidat.training.checkpoint import CheckpointError
@@ -26,6 +26,7 @@ from minidat.training.tasks import task_of
 from minidat.training.tasks.detection import Detection, DetectionTest
 from minidat.training.tasks.samples import LossSums, SampleBatches
 from minidat.training.tasks.segmentation import Segmentation
+from minidat.training.weights import Weights
 
 SHORT = {"epochs": 2, "batch": 4, "train_size": 10, "test_size": 3, "micro": 2, "warmup": 0.5, "validation": 0.2}
 OPTIONS = {
@@ -337,3 +338,21 @@ def test_settings_with_a_head_go_to_json_and_back():
     for head in OPTIONS:
         one = settings(head)
         assert Settings.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+def test_weights_of_a_classifier_go_into_the_backbone_and_stay_where_they_are_frozen(tmp_path):
+    classifier = create("dat_scenes", seed=5)
+    arrays = {name: t.data.copy() for name, t in classifier.parameters().items()}
+    weights = Weights("given", tmp_path, arrays, "dat_scenes", None, released=False)
+    run = Run.start(settings("retina_mask", freeze="1"), tmp_path / "run", threads=1, weights=weights)
+    inside = {name: t.data.copy() for name, t in run.model.backbone.tensors() if name in arrays}
+    assert inside.keys() >= {"stem.conv.weight", "stages.0.blocks.0.mlp.out.weight", "stages.1.blocks.0.mlp.out.weight"}
+    for name, array in inside.items():
+        np.testing.assert_array_equal(array, arrays[name])
+    with run._step(Quiet()) as step:
+        step.advance(0, run.order(0))
+    moved = {
+        name for name, t in run.model.backbone.tensors() if name in inside and not np.array_equal(t.data, inside[name])
+    }
+    assert moved and not any(name.startswith(("stem", "stages.0", "downs.0")) for name in moved)
+    assert any("head retina_mask is fresh" in note for note in run.notes)
