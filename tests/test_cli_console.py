@@ -140,7 +140,7 @@ def test_best_so_far_is_said_of_the_best_alone(run):
 def test_the_end_tells_the_result_before_it_draws(run, monkeypatch):
     out = io.StringIO()
     run.best = 0.426
-    monkeypatch.setattr(pictures, "draw_curves", lambda folder: out.write("[drawn]\n"))
+    monkeypatch.setattr(pictures, "draw_curves", lambda *_: out.write("[drawn]\n"))
     Console(run, out).end()
     lines = out.getvalue().splitlines()
     assert lines[0] == "done in 1:03: test accuracy 42.60 % (chance is 10 %)"

@@ -24,21 +24,29 @@ KINDS = ("train", "validation", "test")  # of records
 LARGEST = 1e9  # what is drawn at most: a loss beyond is of a run that diverged
 
 
-def curves(log: Path, out: Path) -> None:
+def curves(log: Path, out: Path, measures: Mapping[str, str] | None = None) -> None:
     """Loss and accuracy against epoch, of training batches and of validation or test images, as a PNG 1650 pixels wide.
 
     log: JSON lines; used are those whose "kind" is one of `KINDS`, with "epoch" (may be fractional), "loss" and "accuracy"
     (0 … 1). Values that are missing or cannot be drawn are left out, and the picture says how many. Training batches are
-    noisy: they are drawn pale, under their moving mean. Raises ValueError for a log without records.
+    noisy: they are drawn pale, under their moving mean. measures: the second panel shows these entries (0 … 1) of tests by
+    their names, such as {"box_ap": "box AP"}, in place of the accuracy. Raises ValueError for a log without records.
     """
-    records, unreadable = _parse(log)
+    others = measures if measures is not None and "accuracy" not in measures else {}
+    keys = (("loss",), tuple(others)) if others else (("loss", "accuracy"),) * 2
+    records, unreadable = _parse(log, *keys)
     figure = Figure(figsize=(11, 4.6), dpi=DPI, facecolor="white")
     for i, key in enumerate(("loss", "accuracy")):
         axes = figure.add_axes((0.055 + 0.495 * i, 0.13, 0.385, 0.75))
         bare(axes)
-        axes.set_title(key.capitalize(), loc="left", color=INK, fontsize=13, fontweight="bold", pad=10)
+        title = _capital(key) if i == 0 or not others else _capital(" and ".join(others.values()))
+        axes.set_title(title, loc="left", color=INK, fontsize=13, fontweight="bold", pad=10)
         axes.set_xlabel("epoch", color=INK)
-        _panel(axes, {kind: _series(records[kind], key) for kind in KINDS}, key)
+        if others and i:
+            _measures(axes, records, others)
+            continue
+        shown = KINDS if not others else KINDS[:1]
+        _panel(axes, {kind: _series(records[kind] if kind in shown else [], key) for kind in KINDS}, key)
     _left_out(figure, [record for kind in records.values() for record in kind], unreadable)
     save(figure, out)
 
@@ -49,12 +57,12 @@ def read_log(log: Path) -> dict[str, list[dict[str, float]]]:
     A record is {"epoch", "loss", "accuracy"}; a value that is missing, not finite or beyond `LARGEST` is NaN. Lines of other
     kinds and unreadable ones are left out. Raises ValueError where no record is left.
     """
-    return _parse(log)[0]
+    return _parse(log, ("loss", "accuracy"), ("loss", "accuracy"))[0]
 
 
-def _parse(log: Path) -> tuple[dict[str, list[dict[str, float]]], int]:
-    """What `read_log` returns, and the number of lines that are no JSON object; a last line that is still being written is not
-    counted."""
+def _parse(log: Path, training: Sequence[str], tests: Sequence[str]) -> tuple[dict[str, list[dict[str, float]]], int]:
+    """What `read_log` returns, with these entries beside the epoch, and the number of lines that are no JSON object; a last line
+    that is still being written is not counted."""
     records: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     lines, unreadable = log.read_text(encoding="utf-8", errors="replace").split("\n"), 0
     for number, line in enumerate(lines, 1):
@@ -65,10 +73,16 @@ def _parse(log: Path) -> tuple[dict[str, list[dict[str, float]]], int]:
             unreadable += bool(line.strip()) and number < len(lines)
             continue
         if isinstance(kind, str) and kind in records:
-            records[kind].append({key: _number(record.get(key)) for key in ("epoch", "loss", "accuracy")})
+            wanted = ("epoch", *(training if kind == "train" else tests))
+            records[kind].append({key: _number(record.get(key)) for key in wanted})
     if not any(records.values()):
         raise ValueError(f"{log}: holds no record of training or of a test yet: nothing to draw")
     return records, unreadable
+
+
+def _capital(text: str) -> str:
+    """With a capital first letter; mIoU stays as it is."""
+    return text if text.startswith("mIoU") else text[:1].upper() + text[1:]
 
 
 def _number(value: Any) -> float:
@@ -101,6 +115,22 @@ def _panel(axes: Axes, series: Mapping[str, tuple[np.ndarray, np.ndarray]], key:
     if axes.lines:
         low = key == "accuracy" or values[-1] > 0.6 * values.max()
         axes.legend(loc="lower right" if low else "upper right", frameon=False, labelcolor=INK)
+
+
+def _measures(axes: Axes, records: Mapping[str, list[dict[str, float]]], names: Mapping[str, str]) -> None:
+    """Several measures of the validation images where there are some, else of the test set; key → name."""
+    kind = "validation" if records["validation"] else "test"
+    series = {key: _series(records[kind], key) for key in names}
+    epochs, values = (np.concatenate(column) for column in zip(*series.values(), strict=True))
+    _limits(axes, epochs, values, "measure")
+    last = [points[1][-1] for points in series.values() if len(points[1])]
+    of = "validation images" if kind == "validation" else "test set"
+    for (key, points), colour in zip(series.items(), (TEST, CHOSEN, TRAIN)):
+        if len(points[1]):
+            raised = 7 * np.sign(points[1][-1] - np.mean(last))  # the labels beside the last points do not meet
+            _points(axes, *points, f"{names[key]}, {of}", colour, percent=False, raised=float(raised))
+    if axes.lines:
+        axes.legend(loc="lower right", frameon=False, labelcolor=INK)
 
 
 def _left_out(figure: Figure, records: Sequence[Mapping[str, float]], unreadable: int) -> None:
@@ -150,11 +180,13 @@ def _points(
 
 
 def _limits(axes: Axes, epochs: np.ndarray, values: np.ndarray, key: str) -> None:
-    """Both axes from 0; accuracy in per cent, and no further than the full 100."""
+    """Both axes from 0; accuracy in per cent, and no further than the full 100; other measures to 1."""
     last, top = epochs.max(initial=0), values.max(initial=0)
     axes.set_xlim(0, 1.02 * last or 1)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=bool(last >= 4), steps=[1, 2, 5, 10]))
     axes.set_ylim(0, 1.05 * top or 1)
+    if key == "measure":
+        axes.set_ylim(0, 1.02)
     if key == "accuracy":
         axes.set_ylim(0, min(1.02, 1.1 * top) or 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

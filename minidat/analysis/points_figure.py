@@ -40,7 +40,7 @@ def points_figure(
     records: Mapping[tuple[int, int], Record],
     out: Path,
     *,
-    boxes: np.ndarray | None = None,
+    boxes: np.ndarray | Sequence[np.ndarray] | None = None,
     classes: Sequence[str] | None = None,
     labels: Sequence[int] | None = None,
     predictions: Sequence[int] | None = None,
@@ -50,10 +50,10 @@ def points_figure(
     images: uint8 (N, H, W, 3), as they are to be seen; they make the first row. records: what `model(x,
     record=records)` filled for these images, (stage, block) → "points" (N, G, P, 2) in pixels of the stage's
     map, "reference" (P, 2) normalised, "size" (h, w), "grid" (H_G, W_G). boxes: (N, 4), (row0, col0, row1,
-    col1) in pixels, half-open. labels, predictions: (N,) class numbers, written "true → predicted" with a
-    tick or a cross; classes: their names. Points that are more than a sixth of the image outside are counted,
-    but not shown. Raises ValueError for images of another kind, for records of another number of images, for
-    no records.
+    col1) in pixels, half-open, or for each image any number of them, (K, 4). labels, predictions: (N,) class
+    numbers, written "true → predicted" with a tick or a cross; classes: their names. Points that are more than
+    a sixth of the image outside are counted, but not shown. Raises ValueError for images of another kind, for
+    records of another number of images, for no records.
     """
     check_records(images, records)
     records = {key: on_host(records[key]) for key in sorted(records)}
@@ -66,7 +66,8 @@ def points_figure(
         for column in range(len(images)):
             axes = sheet.panel(row, column)
             if boxes is not None:
-                _box(axes, boxes[column], 1.1 if row else 1.6)
+                for box in np.reshape(boxes[column], (-1, 4)):
+                    _box(axes, box, 1.1 if row else 1.6)
     sheet.title(titles)
     for row, ((stage, block), record) in enumerate(records.items(), 1):
         for column in range(len(images)):

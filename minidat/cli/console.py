@@ -39,9 +39,10 @@ class Console(Reporter):
         several = f"{run.ranks.count} ranks with " if run.ranks.count > 1 else ""
         on_cpu = f"cpu, {several}{plural(run.threads, 'thread')}, {s.loops}"
         where = f"gpu, {several}{s.precision}" if run.device == "gpu" else on_cpu
+        named = s.model if s.head is None else f"{s.model}, head {s.head}"
+        data = f"on {s.data} ({plural(len(run.training), 'image')}, {len(run.training.classes)} classes)"
         self.note(
-            f"{s.model} ({plural(parameters, 'parameter')}) on {s.data} ({plural(len(run.training), 'image')}, "
-            f"{len(run.training.classes)} classes)\n"
+            f"{named} ({plural(parameters, 'parameter')}){' ' if s.head is None else chr(10)}{data}\n"
             f"{where}: {plural(s.epochs, 'epoch')} of {plural(run.steps_per_epoch, 'step')} of {plural(s.batch, 'image')}, "
             f"into {self._folder}"
         )
@@ -64,14 +65,14 @@ class Console(Reporter):
     def test(self, record: dict[str, Any]) -> None:
         """A test of the network was logged: of an epoch, or, at the end, of the best one on images it was not chosen on."""
         self.pace.tested()
-        accuracy = f"{record['kind']} accuracy {100 * record['accuracy']:.2f} %, loss {record['loss']:.3f}"
+        task, found = self.run.task, f"{record['kind']} {self._measured(record)}"
         if "best_epoch" in record:
-            self.note(f"best epoch, {record['best_epoch']}: {accuracy}")
+            self.note(f"best epoch, {record['best_epoch']}: {found}")
         else:
-            best = "  best so far" if record["accuracy"] > self.best else ""
-            self.best = max(self.best, record["accuracy"])
+            best = "  best so far" if record[task.score] > self.best else ""
+            self.best = max(self.best, record[task.score])
             self.note(
-                f"epoch {record['epoch']}/{self.run.settings.epochs}: {accuracy}, after {duration(record['seconds'])}{best}"
+                f"epoch {record['epoch']}/{self.run.settings.epochs}: {found}, after {duration(record['seconds'])}{best}"
             )
         self._draw_curves()
         self.pace.paused()
@@ -89,18 +90,21 @@ class Console(Reporter):
 
     def end(self) -> None:
         """The run is complete and saved: the result first, then the pictures."""
-        run, chance = self.run, 100 / len(self.run.training.classes)
+        run, task = self.run, self.run.task
         again = command_line("eval", run.folder)
-        accuracy, images = run.best, "the test images"
+        score, images = run.best, "the test images"
         if run.validation is not None and run.test_accuracy is not None:
-            accuracy, images = run.test_accuracy, f"{plural(len(run.validation), 'image')} held out from training"
+            score, images = run.test_accuracy, f"{plural(len(run.validation), 'image')} held out from training"
+        chance = f" (chance is {100 / len(run.training.classes):.0f} %)" if run.settings.head is None else ""
         self.note(
-            f"done in {duration(run.seconds)}: test accuracy {100 * accuracy:.2f} % (chance is {chance:.0f} %)\n"
+            f"done in {duration(run.seconds)}: test {task.measures[task.score]} {task.shown(score)}{chance}\n"
             f"epoch              the best of {run.settings.epochs} on {images}\n"
             f"test it again      {printable(again)}"
         )
         if self._draw_curves():
             self.note(f"curves             {self._folder}/{pictures.CURVES}")
+        if run.settings.head is not None and self._draw(lambda: pictures.draw_answers(run), pictures.ANSWERS):
+            self.note(f"predictions        {self._folder}/{pictures.ANSWERS}")
         if not pictures.has_points(self.run.model):
             self.note(f"deformable points  no picture: {self.run.settings.model} has no deformable block")
         elif self._draw(lambda: pictures.draw_points(self.run), pictures.POINTS):
@@ -117,8 +121,9 @@ class Console(Reporter):
             (0, f"epoch {record['epoch']:.2f}/{run.settings.epochs}"),
             (5, f"step {record['step']:,}/{run.total:,}"),
             (1, f"loss {record['loss']:.3f}"),
-            (3, f"accuracy {100 * record['accuracy']:.1f} %"),
         ]
+        if "accuracy" in record:
+            parts.append((3, f"accuracy {100 * record['accuracy']:.1f} %"))
         per_step = self.pace.seconds_per_step()
         if per_step:
             parts.append((4, f"{run.settings.batch / per_step:,.0f} images/s"))
@@ -127,9 +132,15 @@ class Console(Reporter):
             parts.append((2, f"{duration(left or 0.0)} left"))
         return parts
 
+    def _measured(self, record: dict[str, Any]) -> str:
+        """ "accuracy 83.90 %, loss 0.512", or "box AP 0.712, mask AP 0.731"."""
+        task = self.run.task
+        parts = [f"{name} {task.shown(record[key])}" for key, name in task.measures.items()]
+        return ", ".join(parts + ([f"loss {record['loss']:.3f}"] if "loss" in record else []))
+
     def _draw_curves(self) -> bool:
         self.drawn = time.perf_counter()
-        return self._draw(lambda: pictures.draw_curves(self.run.folder), pictures.CURVES)
+        return self._draw(lambda: pictures.draw_curves(self.run.folder, self.run.task.measures), pictures.CURVES)
 
     def _draw(self, draw: Callable[[], None], name: str) -> bool:
         """Draw a picture. Where that fails, say why, once, and return False."""

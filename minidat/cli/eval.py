@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from minidat.cli import dense
 from minidat.cli.class_report import check_folder, print_report
 from minidat.cli.flags import (
     add_device,
@@ -115,6 +116,13 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = trained.state.settings
     use_loops(arguments, settings.loops, say)
     size = settings.test_size if arguments.test_size is None else _size(arguments.test_size)
+    if settings.head is not None:
+        if arguments.out is not None:
+            raise ValueError(
+                f"--out is for pictures of classification, and {arguments.run_folder} has a head; leave it out"
+            )
+        print(dense.evaluate_run(trained, arguments, size, Progress()) + _other_images(settings, size))
+        return 0
     place = {"data_dir": arguments.data_dir or settings.data_dir, "test_size": size}
     skip = settings.skip_damaged or bool(arguments.skip_damaged)
     decoders = Decoders(default_readers(arguments.device))
@@ -161,7 +169,7 @@ def _other_images(settings: Settings, size: int | None) -> str:
     if size == settings.test_size:
         return ""
     own = "all test images" if settings.test_size is None else f"the first {plural(settings.test_size, 'test image')}"
-    return f"\nThe run itself was tested on {own}: its accuracy may differ."
+    return f"\nThe run itself was tested on {own}: its results may differ."
 
 
 def _weights(arguments: argparse.Namespace) -> int:

@@ -17,10 +17,11 @@ from PIL import Image
 from minidat import ops
 from minidat.autograd import Tensor, no_grad
 from minidat.autograd.backend import asnumpy, to_device
+from minidat.cli import dense
 from minidat.cli.flags import add_device, add_head_rows, add_key, add_model, head_rows, new_command
 from minidat.cli.photograph import Letterbox, read_photograph
 from minidat.cli.terminal import printable, say
-from minidat.cli.weights import is_run, load_run
+from minidat.cli.weights import TrainedRun, is_run, load_run
 from minidat.data.augment import normalise
 from minidat.data.dataset import DataError
 from minidat.data.imagenet import class_names, transform_for
@@ -41,9 +42,10 @@ def add(commands: Any) -> None:
     command = new_command(
         commands,
         "predict",
-        "classify images and draw the deformable points",
-        "Classify images of any size. Prints the most probable classes, and draws the image as the network saw it, with the "
-        "points that its last deformable blocks read. An image that cannot be read does not stop the others.",
+        "what is in images, and where the deformable points went",
+        "Classify images of any size, or, with a run that has a head, find their objects or segment them. Prints what was found, "
+        "and draws it with the points that the network's last deformable blocks read. An image that cannot be read does not stop "
+        "the others.",
     )
     flag = command.add_argument
     flag(
@@ -60,6 +62,7 @@ def add(commands: Any) -> None:
     add_head_rows(command)
     add_key(command)
     flag("--top", type=int, default=5, help="how many classes to print")
+    flag("--score", type=float, default=0.5, help="of a detector: the least score of an object that is shown")
     flag(
         "--out",
         type=Path,
@@ -92,9 +95,16 @@ def run(arguments: argparse.Namespace) -> int:
     """A block of lines and a picture for each image; a line on stderr for each that cannot be read."""
     if arguments.top < 1:
         raise ValueError(f"top is {arguments.top}; it must be at least 1")
+    if not 0 <= arguments.score <= 1:
+        raise ValueError(f"score is {arguments.score}; it must be from 0 to 1")
     images = _images(arguments.images)
     pictures = _pictures(images, arguments.out)
-    classifier = _classifier(arguments)
+    trained = _run_of(arguments)
+    if trained is not None and trained.state.settings.head is not None:
+        classes = trained.state.classes
+        viewer = dense.Viewer.of(trained, _names(len(classes), arguments.classes, classes), arguments.device)
+        return dense.predict(viewer, images, pictures, arguments.score)
+    classifier = _classifier(arguments, trained)
     classifier.model.to(device=arguments.device)
     failed = 0
     for path, picture in zip(images, pictures, strict=True):
@@ -157,25 +167,29 @@ def _picture(images: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def _classifier(arguments: argparse.Namespace) -> _Classifier:
+def _run_of(arguments: argparse.Namespace) -> TrainedRun | None:
+    """The run that --weights names, or the included one; None where it names a file of weights."""
+    path = arguments.weights or Path(FIRST)
+    if not is_run(path):
+        return None
+    for flag, value in (("--model", arguments.model), ("--head-rows", arguments.head_rows), ("--key", arguments.key)):
+        if value is not None:
+            raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
+    trained = load_run(path)
+    if arguments.weights is None:
+        names = textwrap.fill(", ".join(trained.state.classes), 78, initial_indent="  ", subsequent_indent="  ")
+        print(f"no --weights: {FIRST}, a small network that comes with minidat, knows only\n{names}")
+    if arguments.device == "cpu" and not is_included(
+        path
+    ):  # included weights are rounded, and loops take time to compile
+        loops.use(trained.state.settings.loops, say)
+    return trained
+
+
+def _classifier(arguments: argparse.Namespace, trained: TrainedRun | None) -> _Classifier:
     """The network of a run or of released weights, with its way to take images."""
     path, protocol = arguments.weights or Path(FIRST), arguments.protocol
-    if is_run(path):
-        for flag, value in (
-            ("--model", arguments.model),
-            ("--head-rows", arguments.head_rows),
-            ("--key", arguments.key),
-        ):
-            if value is not None:
-                raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
-        trained = load_run(path)
-        if arguments.weights is None:
-            names = textwrap.fill(", ".join(trained.state.classes), 78, initial_indent="  ", subsequent_indent="  ")
-            print(f"no --weights: {FIRST}, a small network that comes with minidat, knows only\n{names}")
-        if arguments.device == "cpu" and not is_included(
-            path
-        ):  # included weights are rounded, and loops take time to compile
-            loops.use(trained.state.settings.loops, say)
+    if trained is not None:
         model, (mean, std), names = trained.model, trained.colours, trained.state.classes
     else:
         rows = head_rows(arguments.head_rows)

@@ -13,6 +13,7 @@ from minidat.training.errors import TrainingError
 from minidat.training.folder import BEST, LAST, LOG, to_resume
 from minidat.training.settings import Settings, defaults
 from minidat.training.state import RunState
+from minidat.training.tasks import task_of
 
 LISTED = 10  # runs that an error names, the latest first
 
@@ -66,8 +67,11 @@ def summary(folder: Path) -> str:
         state = state_of(folder / LAST)
     except CheckpointError as error:
         return str(error)
-    best = f", best {100 * state.best:.2f} %" if state.best >= 0 else ""
-    return f"{state.settings.model} on {state.settings.data}, {_place(folder, state)}{best}"
+    task, head = task_of(state.settings), state.settings.head
+    name = "" if head is None else f"{task.measures[task.score]} "
+    best = f", best {name}{task.shown(state.best)}" if state.best >= 0 else ""
+    model = state.settings.model if head is None else f"{state.settings.model} with {head}"
+    return f"{model} on {state.settings.data}, {_place(folder, state)}{best}"
 
 
 def describe(named: Path) -> str:
@@ -76,18 +80,20 @@ def describe(named: Path) -> str:
     state = state_of(path)
     settings = state.settings.to_json()
     default = Settings().to_json() | defaults(_chosen_by(settings))
+    task = task_of(state.settings)
     rows = [
         ("checkpoint", f"{path}, {_place(path.parent, state)}"),
         (
-            "best accuracy",
-            f"{100 * state.best:.2f} %, {_chosen(state.settings)}" if state.best >= 0 else "not tested yet",
+            f"best {task.measures[task.score]}",
+            f"{task.shown(state.best)}, {_chosen(state.settings)}" if state.best >= 0 else "not tested yet",
         ),
         ("time spent", duration(state.seconds)),
         ("trained on", state.data),
         *((name.replace("_", "-"), shown(value)) for name, value in settings.items()),
     ]
     if state.test_accuracy is not None:
-        rows.insert(2, ("test accuracy", f"{100 * state.test_accuracy:.2f} %, of the best epoch"))
+        name = f"test {task.measures[task.score]}"
+        rows.insert(2, (name, f"{task.shown(state.test_accuracy)}, of the best epoch"))
     changed = {name.replace("_", "-") for name, value in settings.items() if value != default[name]}
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {printable(text)}{' *' * (name in changed)}" for name, text in rows]
@@ -101,8 +107,10 @@ def _chosen_by(settings: dict[str, Any]) -> dict[str, Any]:
 
 def shown(value: Any) -> str:
     """A setting's value, as a user reads and writes it."""
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "not set"
+    if isinstance(value, dict):
+        return " ".join(f"{name}={one}" for name, one in value.items())
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from minidat.cli.console import Console
 from minidat.cli.flags import add_changes, add_device, add_key, add_loops, add_threads, new_command, use_loops
 from minidat.cli.ranks import joined
 from minidat.cli.runs import checkpoint_in, run_folder, shown, state_of
-from minidat.data import DATASETS, OF_FILES, load
+from minidat.data import DATASETS, OF_FILES, SAMPLES, load
 from minidat.data.augment import RECIPES
+from minidat.dense import HEADS
 from minidat.fast import loops
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
@@ -49,14 +51,29 @@ def add(commands: Any) -> None:
     )
     add_changes(command)
     flag(
+        "--head",
+        choices=HEADS,
+        help="for detection or segmentation: the head on the network's pyramid (default: none, for classification)",
+    )
+    flag(
+        "--set-head",
+        dest="head_options",
+        action="extend",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="change the head: channels=128, norm=batch; an option that it does not have is told with those that it has",
+    )
+    flag(
         "--data",
-        choices=DATASETS,
-        help=f"data set; shapes is drawn on the fly, without files; folder is your own pictures (default: {default.data})",
+        choices=dict.fromkeys([*DATASETS, *SAMPLES]),
+        help=f"data set; shapes is drawn on the fly, without files, with --head as scenes of several; folder is your own "
+        f"pictures (default: {default.data})",
     )
     flag(
         "--data-dir",
         help="folder with the data: for folder and imagenet DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg, or DIR/CLASS/*.jpg, "
-        "of which a fifth is tested on; for CIFAR the archive or its unpacked folder (default: data)",
+        "of which a fifth is tested on; for CIFAR the archive or its unpacked folder; for coco the folder of annotations/ and "
+        "train2017/; for ade20k that of images/ and annotations/ (default: data)",
     )
     flag(
         "--workers",
@@ -191,14 +208,15 @@ def _check_key(arguments: argparse.Namespace) -> None:
 def _start(arguments: argparse.Namespace, ranks: Ranks) -> Run:
     """A new run."""
     settings, weights = ranks.from_first(lambda: _settings(arguments))  # leaves compiled loops on disk for the others
-    folder = arguments.out or RUNS / f"{settings.model}-{settings.data}"
-    numbered = arguments.out is None
+    name = settings.model if settings.head is None else f"{settings.model}-{settings.head}"
+    folder, numbered = arguments.out or RUNS / f"{name}-{settings.data}", arguments.out is None
     return Run.start(settings, folder, numbered=numbered, ranks=ranks, weights=weights, **_place(arguments))
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[Settings, Weights | None]:
     """Those of a new run, whose data is downloaded where it is asked for, and the weights that it starts from."""
-    given, weights = _given(arguments), None
+    chosen = {name: getattr(arguments, name) for name in ("data", "head") if getattr(arguments, name) is not None}
+    given, weights = _given(arguments, defaults(chosen).get("head_options", {})), None
     if arguments.weights is not None:
         checkpoint_in(located(arguments.weights), BEST, LAST)  # of a folder of runs, it lists them
         weights = read_weights(arguments.weights, arguments.key)
@@ -234,7 +252,7 @@ def _to_resume(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     use_loops(arguments, settings.loops, print)  # says that loops are compiled before that takes its time
     if arguments.out is not None:
         raise TrainingError(f"--resume continues a run in its folder, {folder}; leave out --out")
-    given = _given(arguments)
+    given = _given(arguments, settings.head_options)
     epochs = given.pop("epochs", None)
     data_dir = given.pop("data_dir", None)  # the data may have moved
     skip = given.pop("skip_damaged", False)  # an image file may have been found damaged
@@ -251,17 +269,30 @@ def _to_resume(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
 
 def _download(settings: Settings) -> None:
-    if settings.data in OF_FILES:
+    """Fetch the archive that is missing. Raises ValueError for data that must be fetched by hand."""
+    if settings.data in OF_FILES or (settings.head is not None and settings.data != "shapes"):
         raise ValueError(f"--download fetches CIFAR; for --data {settings.data} point --data-dir at the images")
     load(settings.data, "train", data_dir=settings.data_dir, download=True)
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the user named."""
+def _given(arguments: argparse.Namespace, head_options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the user named; of --set-head with the head's other options."""
     named = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
     named["loops"] = None if arguments.loops == loops.AUTO else arguments.loops
     named["changes"] = arguments.changes and tuple(arguments.changes)
+    named["head_options"] = arguments.head_options and head_options | dict(map(_head_option, arguments.head_options))
     return {name: value for name, value in named.items() if value is not None}
+
+
+def _head_option(change: str) -> tuple[str, Any]:
+    """NAME=VALUE of --set-head; the value is JSON, or else text. Raises ValueError for another form."""
+    name, equals, value = change.partition("=")
+    if not equals or not value:
+        raise ValueError(f"--set-head {change}: write NAME=VALUE, such as channels=128")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _place(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from minidat.cli.runs import checkpoint_in
 from minidat.data import OF_FILES
 from minidat.data.cifar import CIFAR
 from minidat.data.pictures import Pictures
+from minidat.data.sample_sets import SAMPLES
 from minidat.data.shapes import Shapes
-from minidat.models import Pyramid, create
+from minidat.models import Pyramid
 from minidat.training import checkpoint
 from minidat.training.folder import BEST, LAST
 from minidat.training.included import located
+from minidat.training.network import network
 from minidat.training.state import RunState, tested
 
 
@@ -28,8 +30,11 @@ class TrainedRun:
     @property
     def colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The mean and the standard deviation by which the run's data set is normalised."""
-        name = self.state.settings.data
-        data = Pictures if name in OF_FILES else CIFAR.get(name, Shapes)
+        settings = self.state.settings
+        if settings.head is not None:
+            data = SAMPLES[settings.data].kind
+        else:
+            data = Pictures if settings.data in OF_FILES else CIFAR.get(settings.data, Shapes)
         return data.mean, data.std
 
 
@@ -44,9 +49,9 @@ def load_run(named: Path) -> TrainedRun:
     path = checkpoint_in(located(named), BEST, LAST)
     arrays, meta = checkpoint.load(path)
     state = RunState.from_meta(path, meta)
-    model = create(state.settings.model, classes=len(state.classes), changes=state.settings.changes)
+    model = network(state.settings, len(state.classes))
     weights = tested(arrays)
-    expected = {name: t.shape for name, t in model.parameters().items()}
+    expected = {name: t.shape for name, t in (model.parameters() | model.running()).items()}
     checkpoint.check_names(expected, {name: array.shape for name, array in weights.items()}, path)
     model.load(weights)
     return TrainedRun(path, state, model)

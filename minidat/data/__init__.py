@@ -14,9 +14,20 @@ from minidat.data.folder import read_folder
 from minidat.data.imagenet import read_imagenet
 from minidat.data.pictures import Pictures
 from minidat.data.reading import Reader
+from minidat.data.sample_sets import SAMPLES, load_samples
 from minidat.data.shapes import Shapes
 
-__all__ = ["DATASETS", "OF_FILES", "SPLITS", "DataError", "Dataset", "load", "load_pictures"]
+__all__ = [
+    "DATASETS",
+    "OF_FILES",
+    "SAMPLES",
+    "SPLITS",
+    "DataError",
+    "Dataset",
+    "load",
+    "load_pictures",
+    "load_samples",
+]
 
 OF_FILES = ("folder", "imagenet")  # of image files, which are read when they are due
 DATASETS = ("shapes", "cifar10", "cifar100", *OF_FILES)

@@ -40,19 +40,20 @@ HEADS: dict[str, Head] = {
     "upernet": Head(UperNet, "a class for every pixel, from all levels and pooled views", needs=2),
 }
 
+_FEW = {
+    "channels": 64,
+    "convs": 2,
+    "levels": [0, 1, 2],
+    "outputs": 2,
+    "extra": 0,
+    "anchor_scale": 3.0,
+    "octave": 2,
+}
 SMALL: dict[str, dict[str, Any]] = {
-    "retina_mask": {
-        "channels": 64,
-        "convs": 2,
-        "levels": [0, 1, 2],
-        "outputs": 2,
-        "extra": 0,
-        "anchor_scale": 3.0,
-        "octave": 2,
-        "mask_convs": 2,
-        "mask_side": 8,
-    },
-    "semantic_fpn": {"channels": 32, "scale_channels": 32, "norm": "group", "average": "valid"},
+    "retinanet": _FEW,
+    "retina_mask": _FEW | {"mask_convs": 2, "mask_side": 8},
+    "semantic_fpn": {"channels": 64, "scale_channels": 64, "norm": "group", "average": "valid"},
+    "upernet": {"channels": 64, "auxiliary_channels": 32, "norm": "group", "average": "valid"},
 }
 """Options for images of 64×64 and backbones of three stages with patches of 4, such as `dat_scenes`."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +13,11 @@ from minidat.data import Dataset
 from minidat.data.dataset import InMemory
 from minidat.data.pictures import Pictures
 from minidat.files import open_regular
+from minidat.training.tasks.samples import SampleBatches
 
 PIECE = 1000  # images
 DRAWN = 256  # images
+SAMPLED = 32  # samples, which may be photographs
 READ = 16  # files
 MOST_BYTES = 1 << 20  # of a file
 
@@ -22,19 +26,34 @@ def fingerprint(dataset: Dataset) -> str:
     """Name, number of images and classes, and a digest of images and labels in their order.
 
     Of a data set in memory the digest is of every image. A drawn one has no files that could change: the digest is of 256
-    images, evenly spread, which tells another seed and another way of drawing. Of image files it is of all names and labels, and
-    of the content of 16 files.
+    images, evenly spread, which tells another seed and another way of drawing; of samples of 32. Of image files it is of all
+    names and labels, and of the content of 16 files.
     """
     if isinstance(dataset, Pictures):
         return f"{_size(dataset)}, digest {_digest_of_files(dataset)}"
     count = len(dataset)
-    spread = np.arange(count) if isinstance(dataset, InMemory) else np.unique(np.linspace(0, count - 1, DRAWN).round())
+    drawn = SAMPLED if isinstance(dataset, SampleBatches) else DRAWN
+    spread = np.arange(count) if isinstance(dataset, InMemory) else np.unique(np.linspace(0, count - 1, drawn).round())
     digest = hashlib.blake2b(digest_size=16)
     for start in range(0, len(spread), PIECE):
-        images, labels = dataset.batch(spread[start : start + PIECE].astype(np.int64))
-        digest.update(images.tobytes())
-        digest.update(labels.astype("<i8").tobytes())
+        batch = dataset.batch(spread[start : start + PIECE].astype(np.int64))
+        for array in _arrays(batch):
+            digest.update(array.tobytes())
     return f"{_size(dataset)}, digest {digest.hexdigest()}"
+
+
+def _arrays(batch: Any) -> Iterator[np.ndarray]:
+    """All that a batch says of its images."""
+    if isinstance(batch, list):  # of samples
+        for sample in batch:
+            yield sample.image
+            yield np.array(sample.image.shape[:2])
+            yield from (sample.boxes, sample.labels.astype("<i8"), sample.masks, sample.crowd)
+            yield np.zeros(0) if sample.semantic is None else sample.semantic
+    else:
+        images, labels = batch
+        yield images
+        yield labels.astype("<i8")
 
 
 def _digest_of_files(pictures: Pictures) -> str:
@@ -49,8 +68,8 @@ def _digest_of_files(pictures: Pictures) -> str:
 
 
 def old_fingerprint(dataset: Dataset) -> str:
-    """As older versions saved it, with a mark of the first 16 images. They knew no image files."""
-    if isinstance(dataset, Pictures):
+    """As older versions saved it, with a mark of the first 16 images. They knew no image files and no samples."""
+    if isinstance(dataset, Pictures | SampleBatches):
         return fingerprint(dataset)
     images, labels = dataset.batch(np.arange(min(len(dataset), 16)))
     return f"{_size(dataset)}, mark {int(images.astype(np.int64).sum()) * 1000 + int(labels.sum())}"

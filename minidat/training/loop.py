@@ -23,7 +23,6 @@ from minidat.data.pictures import Pictures
 from minidat.data.share import Share
 from minidat.fast import loops
 from minidat.fast.cuda import cublas
-from minidat.models import Pyramid, create
 from minidat.training import checkpoint, finetune, log, state
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
@@ -34,6 +33,7 @@ from minidat.training.feed import Feed, ReadAhead, default_readers
 from minidat.training.fingerprint import fingerprint, old_fingerprint
 from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_ranks, write_settings
 from minidat.training.lock import Lock
+from minidat.training.network import network
 from minidat.training.optim import AdamW, Arena, Schedule
 from minidat.training.order import Order, RankOrder
 from minidat.training.parallel import Workers, thread_count
@@ -76,6 +76,10 @@ class Run:
         weights: Weights | None = None,
     ):
         _check_precision(settings, device)
+        if ranks.count > 1 and settings.head is not None:
+            raise TrainingError(
+                "--head is trained by one process: its losses and batch norm are of a whole batch"
+            )
         Share.of(settings.batch // settings.accumulate, ranks.rank, ranks.count)  # raises where that is too small
         self.ranks = ranks
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
@@ -95,6 +99,7 @@ class Run:
         if weights is not None:
             self.notes.append(weights.put_into(self.model, self.training.classes))
         self.model.to(device=device)
+        self.threads = 1 if self.model.running() else self.threads  # they would change running statistics in any order
         self.optimiser = AdamW(self._arena(), weight_decay=settings.weight_decay)
         self.average = Average(self.arena, settings.ema) if settings.ema else None
         self.schedule = _schedule(settings, self.steps_per_epoch)
@@ -255,7 +260,8 @@ class Run:
             environment=self.environment,
         ).to_meta()
         try:
-            checkpoint.save(self.folder / name, state.arrays_of(self.optimiser, self.average), meta)
+            arrays = state.arrays_of(self.optimiser, self.model.running(), self.average)
+            checkpoint.save(self.folder / name, arrays, meta)
         except OSError as error:
             raise self.cannot_write(error) from error
         if name == LAST:
@@ -294,11 +300,12 @@ class Run:
     def _restored(self, path: Path, arrays: dict[str, Any], saved: RunState) -> Run:
         """This run, where a checkpoint was written."""
         self.data = fingerprint(self.whole)
-        if saved.data not in (self.data, old_fingerprint(self.whole)):
+        if saved.data != self.data and saved.data != old_fingerprint(self.whole):
             raise TrainingError(f"{path}: the run was on {saved.data}, the data here is {self.data}")
         if saved.step > self.total:
             raise CheckpointError(path, f"it has taken {saved.step} steps; its run has {self.total}")
-        state.restore(self.optimiser, self.average, arrays, saved.adamw_t, path, self.device)
+        running = self.model.running()
+        state.restore(self.optimiser, running, self.average, arrays, saved.adamw_t, path, self.device)
         self.step = self.saved_step = saved.step
         self.best, self.seconds, self.sums = saved.best, saved.seconds, saved.sums
         ends = saved.step // self.steps_per_epoch * self.steps_per_epoch
@@ -357,16 +364,10 @@ def _check_precision(settings: Settings, device: str) -> None:
         )
 
 
-def _model(settings: Settings, training: Dataset) -> Pyramid:
-    """The network that settings name, new. Raises TrainingError where its images are not the data's."""
-    model = create(
-        settings.model,
-        classes=len(training.classes),
-        drop_path=settings.drop_path,
-        changes=settings.changes,
-        seed=settings.seed,
-    )
-    if model.config.image != training.image_size:
+def _model(settings: Settings, training: Dataset) -> Any:
+    """The network that settings name, new. Raises TrainingError where a classifier's images are not the data's."""
+    model = network(settings, len(training.classes))
+    if settings.head is None and model.config.image != training.image_size:
         raise TrainingError(
             f"model {settings.model} takes images of {model.config.image} pixels, "
             f"data {settings.data} has {training.image_size}"

@@ -46,6 +46,8 @@ def check(instance: Any) -> None:
 
 def convert(hint: Any, value: Any, name: str) -> Any:
     """The value as the type `hint` has it. Raises ValueError, with `name`, where it has another type."""
+    if hint is Any:
+        return value
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is UnionType:
         (inner,) = (argument for argument in arguments if argument is not NoneType)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from minidat.data import DATASETS
+from minidat.data import DATASETS, SAMPLES
 from minidat.data.augment import RECIPES
+from minidat.data.sample_sets import SAMPLE_RECIPES
+from minidat.dense import HEADS, SMALL, head_options
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.fast.loops import LOOPS
 from minidat.models import zoo
@@ -37,11 +39,16 @@ class Settings:
     drawn from the seed). Both are kept for the record: a run goes on from its checkpoint alone.
     freeze, layer_decay: what does not move, and how much slower each layer is than the next; see `finetune.rates`.
 
+    head: for detection or segmentation, of `dense.HEADS`, on the model's pyramid (None: classification); data and recipe are then
+    of `SAMPLES` and `SAMPLE_RECIPES`. head_options: what `dense.create` takes for it.
+
     Raises ValueError, naming the setting and what it may be.
     """
 
     model: str = "dat_micro"
     changes: tuple[str, ...] = ()
+    head: str | None = None
+    head_options: dict[str, Any] = field(default_factory=dict)
     data: str = "shapes"
     data_dir: str | None = None
     epochs: int = 2
@@ -72,11 +79,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         schema.check(self)
-        choices = {"model": zoo.MODELS, "data": DATASETS, "recipe": RECIPES, "precision": PRECISIONS, "loops": LOOPS}
+        choices = {
+            "model": zoo.MODELS,
+            "data": DATASETS if self.head is None else SAMPLES,
+            "recipe": RECIPES if self.head is None else SAMPLE_RECIPES,
+            "precision": PRECISIONS,
+            "loops": LOOPS,
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose from {', '.join(known)}")
         zoo.config(self.model, changes=self.changes)  # raises ValueError for a change that cannot be made
+        self._check_head()
         for name in ("epochs", "batch", "micro", "accumulate", "train_size", "test_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -106,6 +120,22 @@ class Settings:
         if self.warmup >= self.epochs:
             raise ValueError(f"warmup is {self.warmup} epochs; it must be shorter than the run, {self.epochs} epochs")
 
+    def _check_head(self) -> None:
+        if self.head is None:
+            if self.head_options:
+                raise ValueError(
+                    f"head_options are {self.head_options}, but there is no head; leave them out, or name one"
+                )
+            return
+        if self.head not in HEADS:
+            raise ValueError(f"head {self.head!r} is unknown; choose from {', '.join(HEADS)}")
+        known = head_options(self.head)
+        for name in self.head_options:
+            if name not in known:
+                raise ValueError(f"head {self.head} has no option {name!r}; it has {', '.join(known)}")
+        if self.smoothing:
+            raise ValueError(f"smoothing is {self.smoothing}; it is of classification, so with a head it must be 0")
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -133,16 +163,31 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "imagenet": {"model": "dat_tiny", "epochs": 300, "batch": 128, "recipe": "imagenet"},
 }
 """What differs from `Settings` for each data set, where the user does not say; see `defaults`."""
+HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "shapes": {"model": "dat_scenes", "epochs": 6, "batch": 32, "micro": 16, "lr": 1.5e-3, "train_size": 6400},
+    "coco": {"model": "dat_tiny", "epochs": 12, "batch": 16, "micro": 2, "lr": 1e-4, "recipe": "paper"},
+    "ade20k": {"model": "dat_tiny", "epochs": 127, "batch": 16, "micro": 2, "lr": 6e-5, "recipe": "paper"},
+}
+"""The same with a head."""
 
 
 def defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What differs from `Settings` where the user does not say, for the data and the recipe that were `given`."""
+    """What differs from `Settings` where the user does not say, for the data, the recipe and the head that were `given`."""
+    if given.get("head") is not None:
+        return _head_defaults(given.get("data", Settings.data), given["head"])
     values = dict(DEFAULTS[given.get("data", Settings.data)])
     chosen = values | dict(given)
     if chosen.get("recipe") == "imagenet":
         model, batch = chosen.get("model", Settings.model), chosen.get("batch", Settings.batch)
         values |= released(model, batch, chosen.get("epochs", Settings.epochs))
     return values
+
+
+def _head_defaults(data: str, head: str) -> dict[str, Any]:
+    """`defaults` with a head. Heads on `shapes` are small ones."""
+    small = {"head_options": SMALL[head]} if data == "shapes" and head in SMALL else {}
+    faster = {"lr": 2e-3} if data == "shapes" and head in HEADS and HEADS[head].kind == "segmentation" else {}
+    return {"head": head} | HEAD_DEFAULTS.get(data, {}) | small | faster
 
 
 def released(model: str, batch: int, epochs: int) -> dict[str, Any]:

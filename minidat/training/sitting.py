@@ -119,15 +119,17 @@ class Sitting:
     def _test_best(self) -> None:
         """Test the best epoch on the test set, once: it was chosen on other images."""
         run = self.run
-        path, flat = run.folder / BEST, run.arena.data
+        path, running = run.folder / BEST, run.model.running()
         arrays, meta = run.ranks.from_first(lambda: checkpoint.load(path))
         chosen = RunState.from_meta(path, meta).step // run.steps_per_epoch
-        last = flat.copy()
+        changed = [run.arena.data, *(t.data for t in running.values())]
+        last = [array.copy() for array in changed]
         try:
-            state.restore_parameters(run.arena, arrays, path, run.device, run.average is not None)
+            state.restore_weights(run.arena, running, arrays, path, run.device, run.average is not None)
             result = self._evaluate(self._placed(run.testing))
         finally:
-            flat[...] = last
+            for array, before in zip(changed, last, strict=True):
+                array[...] = before
         record = self._record("test", result, run.step // run.steps_per_epoch) | {"best_epoch": chosen}
         self._write(record)
         run.test_accuracy = record[run.task.score]

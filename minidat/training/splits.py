@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from minidat.data import OF_FILES, Dataset, load, load_pictures
+from minidat import dense
+from minidat.data import OF_FILES, SAMPLES, Dataset, load, load_pictures, load_samples
 from minidat.data.augment import RECIPES
 from minidat.data.dataset import Part
 from minidat.data.decoders import Decoders
@@ -15,6 +17,7 @@ from minidat.data.reading import Reader
 from minidat.models import zoo
 from minidat.training.errors import TrainingError
 from minidat.training.settings import Settings
+from minidat.training.tasks.samples import SampleBatches
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def load_splits(settings: Settings, decoders: Decoders | None = None) -> Splits:
     """The data that settings name. Held out are the last images of the training set. decoders: read image files. Raises DataError
     where it is missing or damaged, TrainingError where what is left is less than a batch, nothing is held out, or the recipe is
     for image files and these are none."""
-    if RECIPES[settings.recipe].single and settings.data not in OF_FILES:
+    if settings.head is None and RECIPES[settings.recipe].single and settings.data not in OF_FILES:
         others = [name for name, recipe in RECIPES.items() if not recipe.single]
         raise TrainingError(
             f"recipe {settings.recipe} changes pictures while they are read from files (--data folder, --data imagenet); "
@@ -55,9 +58,9 @@ def load_splits(settings: Settings, decoders: Decoders | None = None) -> Splits:
     return Splits(whole, part(whole, 0, left), part(whole, left, len(whole)), testing)
 
 
-def part(whole: Dataset, start: int, stop: int) -> Dataset:
+def part(whole: Any, start: int, stop: int) -> Any:
     """The images `start` … `stop` − 1 of a data set."""
-    return whole.part(start, stop) if isinstance(whole, Pictures) else Part(whole, start, stop)
+    return whole.part(start, stop) if isinstance(whole, Pictures | SampleBatches) else Part(whole, start, stop)
 
 
 def load_split(
@@ -66,10 +69,14 @@ def load_split(
     *,
     classes: Sequence[str] | None = None,
     decoders: Decoders | None = None,
-) -> Dataset:
-    """The training images, with those that are held out, or the test images, as the network of `settings` takes them. classes: of
-    a run, where the data may be another folder. Raises DataError."""
+) -> Any:
+    """The training images, with those that are held out, or the test images, as the network of `settings` takes them, with a head
+    as `SampleBatches`. classes: of a run, where the data may be another folder. Raises DataError."""
     size = settings.train_size if split == "train" else settings.test_size
+    if settings.head is not None:
+        kind = dense.HEADS[settings.head].kind
+        samples = load_samples(settings.data, split, data_dir=settings.data_dir, seed=settings.seed, size=size)
+        return SampleBatches(samples, kind, SAMPLES[settings.data].sides, 0, len(samples))
     if settings.data not in OF_FILES:
         return load(settings.data, split, data_dir=settings.data_dir, seed=settings.seed, size=size)
     config = zoo.config(settings.model, changes=settings.changes)

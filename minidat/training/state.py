@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from minidat.autograd import Tensor
 from minidat.autograd.backend import asnumpy, to_device
 from minidat.training import schema
 from minidat.training.average import Average
@@ -20,6 +21,10 @@ from minidat.training.tasks import task_of
 
 PARAMETERS, M, V = "parameters", "adamw.m", "adamw.v"  # prefixes of an array's name; the parameter's name follows
 AVERAGE = "average"  # the prefix of the parameters' moving average, in runs that have one
+RUNNING = "running"  # the prefix of running statistics, which batch norms have
+
+Running = Mapping[str, Tensor]
+"""A model's running statistics by name: `nn.Module.running`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class RunState:
     adamw_t: int
     best: float
     seconds: float
-    meter: tuple[float, ...]
+    meter: tuple[Any, ...]
     tested: int | None = None
     test_accuracy: float | None = None
     environment: dict[str, str] | None = None
@@ -51,8 +56,9 @@ class RunState:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.tested is not None and self.tested > self.step:
             raise ValueError(f"tested is {self.tested}; it must not be above step, {self.step}")
-        if min(astuple(self.sums)[1:]) < 0:
-            raise ValueError(f"meter counts {self.meter[1:]}; they must not be negative")
+        counts = [count for count in astuple(self.sums) if isinstance(count, int)]
+        if min(counts) < 0:
+            raise ValueError(f"meter counts {counts}; they must not be negative")
         if not self.classes:
             raise ValueError("classes are none; a network has at least one")
 
@@ -79,52 +85,69 @@ class RunState:
             raise CheckpointError(path, f"it describes no run: {error}") from error
 
 
-def arrays_of(optimiser: AdamW, average: Average | None = None) -> dict[str, np.ndarray]:
-    """{"parameters/NAME", "adamw.m/NAME", "adamw.v/NAME": array}, and "average/NAME" where there is one, on the host."""
+def arrays_of(optimiser: AdamW, running: Running, average: Average | None = None) -> dict[str, np.ndarray]:
+    """{"parameters/NAME", "adamw.m/NAME", "adamw.v/NAME", "running/NAME": array}, and "average/NAME" where there is one, on the
+    host."""
     flats = {PARAMETERS: optimiser.arena.data, M: optimiser.m, V: optimiser.v}
     flats |= {} if average is None else {AVERAGE: average.flat}
-    return {
+    trained = {
         f"{prefix}/{name}": array
         for prefix, flat in flats.items()
         for name, array in optimiser.arena.views(asnumpy(flat)).items()
     }
+    return trained | {f"{RUNNING}/{name}": asnumpy(t.data) for name, t in running.items()}
 
 
 def restore(
     optimiser: AdamW,
+    running: Running,
     average: Average | None,
     arrays: Mapping[str, np.ndarray],
     steps: int,
     path: Path,
     device: str,
 ) -> None:
-    """Put the arrays of the checkpoint at `path` into the parameters, their average and the optimiser, which has taken `steps`
-    steps. Raises CheckpointError, and changes nothing, where they are not of this model."""
-    flats = _flat(optimiser.arena, arrays, path, averaged=average is not None)
+    """Put the arrays of the checkpoint at `path` into the parameters, their average, the running statistics and the optimiser,
+    which has taken `steps` steps. Raises CheckpointError, and changes nothing, where they are not of this model."""
+    flats = _flat(optimiser.arena, running, arrays, path, averaged=average is not None)
     if average is not None:
         average.flat[...] = to_device(flats[AVERAGE], device)
     optimiser.arena.data[...] = to_device(flats[PARAMETERS], device)
+    _restore_running(running, arrays, device)
     optimiser.load_state({"m": flats[M], "v": flats[V], "t": np.array(steps)})
 
 
-def restore_parameters(arena: Arena, arrays: Mapping[str, np.ndarray], path: Path, device: str, averaged: bool) -> None:
-    """Put the parameters of the checkpoint at `path`, or where it is `averaged` their average, into the arena. Errors as in
-    `restore`."""
-    arena.data[...] = to_device(_flat(arena, arrays, path, averaged)[AVERAGE if averaged else PARAMETERS], device)
+def restore_weights(
+    arena: Arena, running: Running, arrays: Mapping[str, np.ndarray], path: Path, device: str, averaged: bool
+) -> None:
+    """Put the parameters of the checkpoint at `path`, or where it is `averaged` their average, into the arena, and the running
+    statistics into the model. Errors as in `restore`."""
+    flats = _flat(arena, running, arrays, path, averaged)
+    arena.data[...] = to_device(flats[AVERAGE if averaged else PARAMETERS], device)
+    _restore_running(running, arrays, device)
+
+
+def _restore_running(running: Running, arrays: Mapping[str, np.ndarray], device: str) -> None:
+    for name, t in running.items():
+        t.data[...] = to_device(arrays[f"{RUNNING}/{name}"], device)
 
 
 def tested(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The parameters that a checkpoint's network is tested with, name → array: the average where there is one."""
+    """The parameters that a checkpoint's network is tested with, name → array: the average where there is one; and the running
+    statistics."""
     averaged = any(name.startswith(f"{AVERAGE}/") for name in arrays)
-    prefix = f"{AVERAGE if averaged else PARAMETERS}/"
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    prefixes = (f"{AVERAGE if averaged else PARAMETERS}/", f"{RUNNING}/")
+    return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(prefixes)}
 
 
-def _flat(arena: Arena, arrays: Mapping[str, np.ndarray], path: Path, averaged: bool) -> dict[str, np.ndarray]:
+def _flat(
+    arena: Arena, running: Running, arrays: Mapping[str, np.ndarray], path: Path, averaged: bool
+) -> dict[str, np.ndarray]:
     """{prefix: flat float32 array like the arena's}. Raises CheckpointError where names, shapes or dtypes differ."""
     shapes = dict(zip(arena.names, arena.shapes, strict=True))
     prefixes = (PARAMETERS, M, V, AVERAGE) if averaged else (PARAMETERS, M, V)
     expected = {f"{prefix}/{name}": shape for prefix in prefixes for name, shape in shapes.items()}
+    expected |= {f"{RUNNING}/{name}": t.shape for name, t in running.items()}
     check_names(expected, {name: array.shape for name, array in arrays.items()}, path)
     flats = {}
     for prefix in prefixes:

@@ -67,7 +67,8 @@ class HostStep(AbstractContextManager):
         self.feed = Feed(dataset) if feed is None else feed
         self.optimiser, self.schedule, self.ranks = optimiser, schedule, ranks
         self.task = task_of(settings) if task is None else task
-        self.workers = self._workers(threads)
+        whole = bool(model.running())  # batch norm: its statistics are the whole batch's, and change in one thread
+        self.workers = Workers(1, settings.batch) if whole else self._workers(threads)
         self.gradient = BatchGradient(model, optimiser.arena, self.workers, self.task.loss)
         self.sums = self.task.nothing
 

@@ -234,3 +234,12 @@ def test_how_a_process_was_started(variables, found, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert distributed.launched() == found
+
+
+def test_a_head_is_trained_by_one_process(tmp_path):
+    class Two(Ranks):
+        count = 2
+
+    settings = Settings(model="dat_scenes", head="retina_mask", batch=4)
+    with pytest.raises(TrainingError, match="--head is trained by one process"):
+        Run(settings, tmp_path, ranks=Two(), threads=1)

@@ -434,9 +434,21 @@ OTHER = {
     "freeze": "1",
     "layer_decay": 0.5,
 }
-ELSEWHERE = {"accumulate", "data", "data_dir", "precision", "skip_damaged", "test_size", "weights", "weights_digest"}
+ELSEWHERE = {
+    "accumulate",
+    "data",
+    "data_dir",
+    "head",
+    "head_options",
+    "precision",
+    "skip_damaged",
+    "test_size",
+    "weights",
+    "weights_digest",
+}
 """What these runs cannot change: parts of a batch have the same gradient (see test_average.py), another data set needs files
-(see test_feed.py), precision a GPU, and the test set changes no parameter. Weights to start from are in test_weights.py."""
+(see test_feed.py), precision a GPU, and the test set changes no parameter. Weights to start from are in test_weights.py, heads in
+test_dense_tasks.py."""
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ class Classification:
         correct = int((logits.data.argmax(1) == targets.argmax(1)).sum())
         return loss, BatchResult(float(loss.data) * len(targets), correct, len(targets))
 
-    def test(self, model: nn.Module, dataset: Dataset | OnDevice, workers: Workers, device: str) -> AccuracyTest:
+    def test(self, model: nn.Module, dataset: Dataset | OnDevice, workers: Workers, device: str, /) -> AccuracyTest:
         return AccuracyTest(model, dataset, workers, device, self.report)
 
     def shown(self, value: float) -> str:

@@ -7,10 +7,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from minidat import nn
 from minidat.autograd import Tensor
-from minidat.data import Dataset
-from minidat.data.dataset import OnDevice
 from minidat.data.share import Share
 from minidat.training.parallel import Workers
 
@@ -64,17 +61,17 @@ class Task(Protocol):
     tests_add_up: bool
 
     def prepare(
-        self, batch: Any, dataset: Dataset, rng: np.random.Generator, device: str, share: Share, /
+        self, batch: Any, dataset: Any, rng: np.random.Generator, device: str, share: Share, /
     ) -> tuple[Any, Any]:
         """What `dataset.batch` gave, augmented: (inputs, targets) on the device. Slices of both are micro-batches. share: which
         images of the step's batch they are; each becomes what it would be in the whole batch."""
         ...
 
-    def loss(self, model: nn.Module, inputs: Any, targets: Any, rng: np.random.Generator, /) -> tuple[Tensor, Any]:
+    def loss(self, model: Any, inputs: Any, targets: Any, rng: np.random.Generator, /) -> tuple[Tensor, Any]:
         """See `Loss`."""
         ...
 
-    def test(self, model: nn.Module, dataset: Dataset | OnDevice, workers: Workers, device: str) -> Test:
+    def test(self, model: Any, dataset: Any, workers: Workers, device: str, /) -> Test:
         """A new test of the network."""
         ...
 
