@@ -19,6 +19,7 @@ from minidat.models import create
 from minidat.training.loop import LOG
 from minidat.training.ranks import ALONE
 from minidat.training.settings import Settings
+from minidat.training.tasks import task_of
 
 
 @pytest.fixture
@@ -51,6 +52,7 @@ def run(tmp_path, monkeypatch):
         threads=1,
         ranks=ALONE,
         as_tested=nullcontext,
+        task=task_of(Settings()),
     )
 
 
