@@ -17,6 +17,7 @@ from minidat.data.decoders import Decoders
 from minidat.data.pictures import Pictures
 from minidat.fast import loops
 from minidat.fast.cuda import cublas
+from minidat.models import create
 from minidat.training import checkpoint, finetune, log, state
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
@@ -82,7 +83,7 @@ class Run:
         self.notes = [note for data in (self.whole, self.testing) for note in getattr(data, "notes", ())]  # told first
         self.model = _model(settings, self.training)
         if weights is not None:
-            self.notes.append(weights.put_into(self.model, self.training.classes))
+            self.notes.append(self._start_from(weights))
         self.model.to(device=device)
         self.threads = 1 if self.model.running() else self.threads  # they would change running statistics in any order
         self.optimiser = AdamW(self._arena(), weight_decay=settings.weight_decay)
@@ -140,14 +141,27 @@ class Run:
             undo.pop_all()
         return run
 
+    def _start_from(self, weights: Weights) -> str:
+        """Put weights into the network, with a head into its backbone alone; a line on what was taken."""
+        s = self.settings
+        if s.head is None:
+            return weights.put_into(self.model, self.training.classes)
+        classifier = create(s.model, changes=s.changes)
+        weights.put_into(classifier, ())
+        self.model.backbone.take_over(classifier)
+        return f"starts from {weights.named}: its stages are the backbone's; head {s.head} is fresh"
+
     def _arena(self) -> Arena:
         """All parameters. Those that are frozen require no gradient from here on, so that where the network begins with them
         a backward pass ends before it reaches them."""
         s, parameters = self.settings, self.model.parameters()
         if s.freeze is None and s.layer_decay == 1:
             return Arena(parameters)
-        blocks = [len(stage.blocks) for stage in self.model.stages]
-        rates = finetune.rates(parameters, blocks, freeze=s.freeze, layer_decay=s.layer_decay)
+        stages = self.model.stages if s.head is None else self.model.backbone.stages
+        own = {name: name.removeprefix("backbone.") for name in parameters}
+        blocks = [len(stage.blocks) for stage in stages]
+        found = finetune.rates(own.values(), blocks, freeze=s.freeze, layer_decay=s.layer_decay)
+        rates = {name: found[short] for name, short in own.items()}
         for name, tensor in parameters.items():
             tensor.requires_grad = rates[name] > 0
         frozen = sum(tensor.data.size for tensor in parameters.values() if not tensor.requires_grad)
