@@ -278,4 +278,7 @@ def first_line(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\ngpu.py: interrupted; what was finished is on disk")

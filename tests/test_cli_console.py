@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+from contextlib import nullcontext
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from minidat.cli.pace import Pace
 from minidat.data.shapes import Shapes
 from minidat.models import create
 from minidat.training.loop import LOG
+from minidat.training.ranks import ALONE
 from minidat.training.settings import Settings
 
 
@@ -44,8 +46,11 @@ def run(tmp_path, monkeypatch):
         seconds=63.0,
         training=SimpleNamespace(classes=tuple("abcdefghij")),
         model=create("swin_cifar"),
+        arena=SimpleNamespace(data=np.zeros(7)),
         device="cpu",
         threads=1,
+        ranks=ALONE,
+        as_tested=nullcontext,
     )
 
 
@@ -205,10 +210,15 @@ def test_the_beginning_has_singular_and_plural(run):
         def __len__(self):
             return 1
 
-    run.training, run.settings, run.total, run.steps_per_epoch = Images(), Settings(epochs=1, batch=1), 1, 1
+    run.training, run.settings, run.total, run.steps_per_epoch = (
+        Images(),
+        Settings(epochs=1, batch=1, loops="numpy"),
+        1,
+        1,
+    )
     out = io.StringIO()
     Console(run, out).begin()
-    assert "(1 image, 2 classes)\ncpu, 1 thread: 1 epoch of 1 step of 1 image, into " in out.getvalue()
+    assert "(1 image, 2 classes)\ncpu, 1 thread, numpy: 1 epoch of 1 step of 1 image, into " in out.getvalue()
     assert console.CURVES_SECONDS == 60.0
 
 

@@ -42,7 +42,7 @@ EVAL = ("eval", "--data-dir", "imagenet", "--batch", "3", "--threads", "1", "--w
 def test_a_key_says_where_the_weights_are(place, capsys):
     assert cli.main([*EVAL, "plain.pth.tar"]) == 0
     assert cli.main([*EVAL, "averaged.bin", "--key", "weights"]) == 0
-    assert "top-1 14.29 % (2 of 14)" in capsys.readouterr().out.splitlines()[-1]
+    assert "top-1 14.29 % (2 of 14)" in capsys.readouterr().out
     assert cli.main(["predict", "imagenet/val/n00000001/0.png", "--weights", "averaged.bin", "--key", "weights"]) == 0
     assert "class 4" in capsys.readouterr().out.splitlines()[1]
     assert cli.main([*EVAL, "averaged.bin"]) == 1
@@ -57,8 +57,6 @@ def test_damaged_images_stop_the_test_unless_they_are_to_be_skipped(place, capsy
     assert "n00000001/0.png: is no image" in capsys.readouterr().err
     assert cli.main([*command, "--skip-damaged"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "top-1 8.33 % (1 of 12)" in lines[-3]
-    assert [
-        line.startswith("left out: ") and name in line
-        for line, name in zip(lines[-2:], ("01/0.png", "04/1.png"), strict=True)
-    ]
+    assert any("top-1 8.33 % (1 of 12)" in line for line in lines)
+    left_out = [line for line in lines if line.startswith("left out: ")]
+    assert all(name in line for line, name in zip(left_out, ("01/0.png", "04/1.png"), strict=True))

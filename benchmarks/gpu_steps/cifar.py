@@ -18,7 +18,7 @@ def run(options: dict[str, Any], found: Any) -> None:
         out, kept = Path(folder) / "run", Path(options["out"])
         command = ["train", "--data", options["data"], "--device", "gpu", "--epochs", str(options["epochs"])]
         command += ["--out", str(out), *options["more"]]
-        command += ["--data-dir", options["place"]] if options["place"] else []
+        command += ["--data-dir", options["place"]] if options["data"] == "cifar10" else []
         done = subprocess.run([sys.executable, "-m", "minidat", *command], check=False)
         for name, new in (("log.jsonl", "train.jsonl"), ("curves.png", "curves.png")):
             if (out / name).exists():

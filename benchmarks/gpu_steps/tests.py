@@ -21,7 +21,7 @@ def run(options: dict[str, Any], found: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "--device", "gpu", "-m", "gpu", "--tb", "short"]
-        command += ["-p", "no:cacheprovider", f"--junitxml={report}"]
+        command += ["-p", "no:cacheprovider", "-p", "no:benchmark", f"--junitxml={report}"]
         workers = options["workers"] or min(8, os.cpu_count() or 1)
         command += ["-n", str(workers)] if _there("xdist") and workers > 1 else []
         command += ["--timeout", str(options["timeout"])] if _there("pytest_timeout") else []

@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image
 
 from minidat import Tensor, ops
+from minidat.analysis.keys import important_keys as keys_of_any_network
+from minidat.analysis.keys import look as look_into
 from minidat.analysis.points import map_to_image, reference_pixels
 from minidat.autograd import no_grad
 from minidat.cli.photograph import read_photograph
@@ -648,7 +650,16 @@ show(
 )
 
 # %% [markdown]
-# That is a figure such as the paper's. Does it say something? Count again, now with each point weighed by its score, and
+# That is a figure such as the paper's. `minidat.analysis.keys` computes its scores in the same way for any network, with any
+# number of deformable blocks, and for one query too. For the first of the three images they are these:
+
+# %%
+_, read = look_into(precise, normalise(some[:1], test.mean, test.std).astype(np.float64))
+for key, theirs in keys_of_any_network(precise, read, (32, 32)).items():
+    same(f"scores of stage {key[0] + 1}, and the package's", important_keys(seen, 0)[key], theirs)
+
+# %% [markdown]
+# Does it say something? Count again, now with each point weighed by its score, and
 # again with another image's box for a control.
 
 # %%
@@ -846,11 +857,13 @@ print(f"(standard error at 80 % of 200 images: {np.sqrt(0.8 * 0.2 / 200):.1%})")
 #
 # ## Points on an image of your own
 #
-# Readers want to see this on their own pictures. By command, with a run of yours or with released weights:
+# Readers want to see this on their own pictures. By command, with a run of yours or with released weights: the points, the most
+# important keys, and those of the one query at row 120 and column 200 of the photograph:
 #
 # ```
-# minidat predict photo.jpg --weights runs/looking
-# minidat predict photo.jpg --weights dat_tiny_in1k_224.pth
+# minidat figure points --image photo.jpg --weights runs/looking
+# minidat figure keys --image photo.jpg --weights dat_tiny_in1k_224.pth
+# minidat figure keys --image photo.jpg --weights dat_tiny_in1k_224.pth --query 120,200
 # ```
 #
 # In Python it takes four steps: read the file, bring it to the size that the network was trained on, run the network with a

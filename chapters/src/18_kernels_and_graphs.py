@@ -67,8 +67,8 @@ for axes, (what, ways) in zip(panels, (("forward", 0), ("backward", 1))):
 show(
     picture,
     alt="Bars for each launch of a layer norm on 512 rows of 48 numbers. Forward CuPy's functions make eleven launches, some of "
-    "them over the whole array, and our own kernel one. Backward there are fifteen, and three of our own, of which two "
-    "are large.",
+    "them over the whole array, and our own kernel one. Backward there are fifteen, and two of our own, of which one "
+    "is large.",
 )
 
 # %%
@@ -107,8 +107,8 @@ for direction, (calls, own) in zip(("forward", "backward"), zip(by_calls, by_ker
 #   number in memory, whatever it means. All arrays are C-contiguous, so element $(r, c)$ of a matrix of $C$ columns is number
 #   $rC+c$.
 #
-# Here is the smallest kernel of the package. It adds a row $b$ of $c$ numbers to each row of $y$, which has $n$ numbers in all:
-# a linear layer's bias.
+# A matrix has two axes, and a grid and its blocks may have two as well, `.x` and `.y`. Here is the smallest kernel of the
+# package. It adds a row $b$ of $c$ numbers to each of the rows of $y$: a linear layer's bias.
 
 
 # %%
@@ -123,11 +123,13 @@ def show_kernel(file, *names):
 show_kernel("columns.cu", "add_row")
 
 # %% [markdown]
-# A thread works out its element `i`; where there is such an element, it adds the number of `b` that stands in the same column.
-# On the host's side stands one line, with the grid, the size of a block and the arguments:
+# A thread works out its row and its column; where there is such an element, it adds the number of `b` that stands in that column.
+# Neighbours along `threadIdx.x` have neighbouring columns, so they read adjacent memory. (With one axis the column would be
+# `i % c`, a division of whole numbers. It takes a GPU many instructions; an addition takes one.) On the host's side stands one
+# launch, with the grid, the size of a block and the arguments:
 
 # %%
-show_source(columns.add_row)
+show_source(columns.add_row, columns.by_element)
 
 # %% [markdown]
 # Typed in as loops, a launch is this. The order of blocks is not fixed, so we scramble it.
@@ -135,22 +137,27 @@ show_source(columns.add_row)
 
 # %%
 def launch_loops(kernel, grid, block, *arguments):
-    """Run `kernel` once for each thread of `grid` blocks of `block` threads."""
-    for block_idx in np.random.default_rng(grid).permutation(grid):
-        for thread_idx in range(block):
-            kernel(block_idx, block, thread_idx, *arguments)
+    """Run `kernel` once for each thread of `grid` blocks of `block` threads: numbers, or pairs (x, y)."""
+
+    def places(size):
+        return range(size) if isinstance(size, int) else list(np.ndindex(size))
+
+    blocks = places(grid)
+    for i in np.random.default_rng(0).permutation(len(blocks)):
+        for thread_idx in places(block):
+            kernel(blocks[i], block, thread_idx, *arguments)
 
 
-def add_row(block_idx, block_dim, thread_idx, b, n, c, y):
-    i = block_idx * block_dim + thread_idx
-    if i < n:
-        y[i] += b[i % c]
+def add_row(block_idx, block_dim, thread_idx, b, rows, c, y):
+    row, column = block_idx[0] * block_dim[1] + thread_idx[1], block_idx[1] * block_dim[0] + thread_idx[0]
+    if row < rows and column < c:
+        y[row * c + column] += b[column]
 
 
 y, b = rng.standard_normal((7, 5)), rng.standard_normal(5)
 memory = y.reshape(-1).copy()  # a kernel sees numbers in a row, no shape
-launch_loops(add_row, -(-35 // 8), 8, b, 35, 5, memory)
-same("40 threads in 5 blocks, and a sum with broadcasting", memory.reshape(7, 5), y + b)
+launch_loops(add_row, (3, 2), (4, 3), b, 7, 5, memory)
+same("72 threads in 3 × 2 blocks of 4 × 3, and a sum with broadcasting", memory.reshape(7, 5), y + b)
 
 # %% [markdown]
 # ## A row for 32 threads: layer norm
@@ -522,11 +529,11 @@ print(
 print("the most frequent now:", ", ".join(f"{n} {k}" for n, k in Counter(n for n, *_ in kernel_step).most_common(6)))
 
 # %% [markdown]
-# Backward, layer norm has three: $\mathrm dx$ is a sum along rows, $\mathrm d\gamma$ and $\mathrm d\beta$ are sums along
-# *columns*, which no warp has to itself. Each block adds up a part of the rows, and one more launch adds up the parts: two
-# stages in a fixed order, where others use an atomic addition. In the whole step, products and such sums are now the most
-# frequent (each bias has one), and what is called `add` are residual connections, and the gradients of values that were used
-# twice.
+# Backward, layer norm has two. $\mathrm dx$ needs sums along rows, which a warp has to itself; $\mathrm d\gamma$ and
+# $\mathrm d\beta$ are sums along *columns*. While a block computes $\mathrm dx$ for its part of the rows, each lane adds up what
+# its columns get, and one more launch adds up the parts: two stages in a fixed order, where others use an atomic addition. In
+# the whole step, products and such sums are now the most frequent (each bias has one). What is called `add` are residual
+# connections, and the gradients of values that were used twice; `add_row` adds a bias.
 #
 # ## Graphs: launch once for all
 #
@@ -618,6 +625,10 @@ hint("18.5")
 show_source(DeviceStep._whole, DeviceStep._backward, DeviceStep._update, Graphed.__call__)
 
 # %% [markdown]
+# `flat` is the gradient of all parameters, one flat array (chapter 13). Backward passes do not return arrays that would then be
+# copied there, one launch each: inside `filling()` a product writes $\mathrm dW$ to its place in it, and the parts of all sums
+# along columns are added up by *one* launch, in `gather`.
+#
 # The first two calls are plain ones: there kernels are compiled, and constants are made, which a recording does not allow. They
 # take their memory from a pool that belongs to the graph, so that the recording finds all it needs there, and nobody else takes
 # it later. (CuPy's own matrix product refuses to be recorded. Hence `minidat/fast/cuda/cublas.py`, which calls the library

@@ -12,10 +12,10 @@ from math import prod
 from typing import Any, NamedTuple
 
 from minidat import nn
-from minidat.analysis.mixer_cost import COUNTING, Price, Size, mixer_cost, norm_cost, prices, weights
+from minidat.analysis.mixer_cost import COUNTING, Price, Size, convolved, mixer_cost, norm_cost, prices, weights
 from minidat.attention import DeformableAttention
 from minidat.models.blocks import Block, ConvBlock, ConvNorm, ConvStem, PatchMerge
-from minidat.models.pyramid import Pyramid
+from minidat.models.pyramid import Pyramid, Trunk
 from minidat.ops.coordinates import output_size
 
 
@@ -75,18 +75,31 @@ class Omega(NamedTuple):
         return self.offsets / sum(self)
 
 
-def cost(model: Pyramid, convention: str = "macs", image: int | None = None) -> list[Row]:
+def cost(model: Pyramid, convention: str = "macs", image: int | Size | None = None) -> list[Row]:
     """The parts of a model in forward order: "stem", "stage 1", "down 1", …, "head".
 
-    model: a built one, or a `skeleton`. convention: see `COUNTING`. image: the side of the image, by default the model's own.
+    model: a built one, or a `skeleton`. convention: see `COUNTING`. image: the image's side, or (H, W); None: the model's own.
     The rows' parameters add up to the model's. "stem" includes ViT's vector for each position, "head" is the last layer norm,
     the mean over the map, and the linear layer. Raises ValueError for an unknown convention and for an image that the model
     does not take, TypeError for a mixer that `mixer_cost.RULES` does not have.
     """
+    rows = trunk_cost(model, sides(model.config.image if image is None else image), convention)
+    h, w, _ = rows[-1].shape
+    parameters = parameters_of(model.norm, model.head)
+    work = norm_cost(model.norm, h * w, prices(convention)) + weights(model.head)
+    return [*rows, Row("head", (1, 1, model.config.classes), "", parameters, work)]
+
+
+def sides(image: int | Size) -> Size:
+    """(H, W) of an image, of which one number is both."""
+    return (image, image) if isinstance(image, int) else image
+
+
+def trunk_cost(model: Trunk, image: Size, convention: str) -> list[Row]:
+    """The rows from "stem" to the last stage. Arguments and errors: see `cost`."""
     price, config = prices(convention), model.config
-    side = config.image if image is None else image
-    model.check_image((side, side))
-    stem, size = _stem(model, (side, side), price)
+    model.check_image(image)
+    stem, size = _stem(model, image, price)
     rows = [stem]
     for i, (stage, options) in enumerate(zip(model.stages, config.stages, strict=True)):
         if i:
@@ -96,11 +109,9 @@ def cost(model: Pyramid, convention: str = "macs", image: int | None = None) -> 
         detail = tuple(_block(block, n, letter, size, convention) for n, (block, letter) in letters)
         work = sum(block.multiply_adds for block in detail)
         rows.append(
-            Row(f"stage {i + 1}", (*size, options.dim), " ".join(options.mixers), _parameters(stage), work, detail)
+            Row(f"stage {i + 1}", (*size, options.dim), " ".join(options.mixers), parameters_of(stage), work, detail)
         )
-    parameters = _parameters(model.norm, model.head)
-    work = norm_cost(model.norm, prod(size), price) + weights(model.head)
-    return [*rows, Row("head", (1, 1, config.classes), "", parameters, work)]
+    return rows
 
 
 def totals(rows: Sequence[Row]) -> Totals:
@@ -119,7 +130,7 @@ def omega_dmha(h: int, w: int, c: int, n_keys: int, k: int) -> Omega:
     return Omega(attention, (k * k + 2) * n_keys * c)
 
 
-def offset_shares(model: Pyramid, image: int | None = None) -> dict[int, Omega]:
+def offset_shares(model: Pyramid, image: int | Size | None = None) -> dict[int, Omega]:
     """Stage, from 1 → Ω(DMHA) of its last deformable block, counted by `cost` in "macs"; of stages with learned offsets only.
     Raises ValueError as `cost` does."""
     shares = {}
@@ -130,17 +141,18 @@ def offset_shares(model: Pyramid, image: int | None = None) -> dict[int, Omega]:
     return shares
 
 
-def _parameters(*modules: nn.Module) -> int:
+def parameters_of(*modules: nn.Module) -> int:
+    """How many parameters they have."""
     return sum(prod(t.shape) for module in modules for t in module.parameters().values())
 
 
-def _stem(model: Pyramid, size: Size, price: Price) -> tuple[Row, Size]:
+def _stem(model: Trunk, size: Size, price: Price) -> tuple[Row, Size]:
     """Everything before the first stage."""
     parts = [model.stem.first, model.stem.second] if isinstance(model.stem, ConvStem) else [model.stem]
     row, size = _convolutions(parts, "stem", size, price)
     parameters, work = row.parameters, row.multiply_adds
     if model.widen:
-        parameters += _parameters(model.widen)
+        parameters += parameters_of(model.widen)
         work += prod(size) * weights(model.widen)
     if model.positions is not None:
         parameters += prod(model.positions.shape)
@@ -154,8 +166,8 @@ def _convolutions(parts: Sequence[ConvNorm], name: str, size: Size, price: Price
         k, dim = part.conv.weight.shape[0], part.conv.weight.shape[3]
         rows, cols = (output_size(n, k, part.conv.stride, part.conv.padding) for n in size)
         size = rows, cols
-        work += prod(size) * weights(part.conv) + norm_cost(part.norm, prod(size), price)
-    return Row(name, (*size, dim), "", _parameters(*parts), work), size
+        work += prod(size) * convolved(price, part.conv) + norm_cost(part.norm, prod(size), price)
+    return Row(name, (*size, dim), "", parameters_of(*parts), work), size
 
 
 def _down(part: ConvNorm | PatchMerge, name: str, size: Size, price: Price) -> tuple[Row, Size]:
@@ -164,16 +176,18 @@ def _down(part: ConvNorm | PatchMerge, name: str, size: Size, price: Price) -> t
         return _convolutions([part], name, size, price)
     h, w = (n // 2 for n in size)
     work = h * w * weights(part.reduce) + norm_cost(part.norm, h * w, price)
-    return Row(name, (h, w, part.reduce.weight.shape[1]), "", _parameters(part), work), (h, w)
+    return Row(name, (h, w, part.reduce.weight.shape[1]), "", parameters_of(part), work), (h, w)
 
 
 def _block(block: Block | ConvBlock, number: int, letter: str, size: Size, convention: str) -> BlockCost:
     price, positions, mixer = COUNTING[convention], prod(size), mixer_cost(block.mixer, size, convention)
     norms = [block.norm] if isinstance(block, ConvBlock) else [block.norm1, block.norm2]
     counts = mixer._asdict() | {"norms": mixer.norms + sum(norm_cost(norm, positions, price) for norm in norms)}
-    lpu = positions * weights(block.lpu) if block.lpu else 0
-    return BlockCost(number, letter, _parameters(block), **counts, mlp=positions * _mlp(block.mlp), lpu=lpu)
+    lpu = positions * convolved(price, block.lpu) if block.lpu else 0
+    return BlockCost(number, letter, parameters_of(block), **counts, mlp=positions * _mlp(block.mlp, price), lpu=lpu)
 
 
-def _mlp(mlp: Any) -> int:
-    return weights(mlp.hidden, mlp.out, *([mlp.conv] if isinstance(mlp, nn.ConvMLP) else []))
+def _mlp(mlp: Any, price: Price) -> int:
+    if isinstance(mlp, nn.ConvMLP):  # all three are convolutions
+        return convolved(price, mlp.hidden, mlp.conv, mlp.out)
+    return weights(mlp.hidden, mlp.out)

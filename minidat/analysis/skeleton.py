@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from minidat.dense import DenseModel, build
 from minidat.models.config import Config
 from minidat.models.pyramid import Pyramid
 
@@ -41,3 +42,8 @@ def skeleton(config: Config) -> Pyramid:
     """
     generator: Any = ZeroStrideGenerator()
     return Pyramid(config, generator)
+
+
+def dense_skeleton(config: Config, head: str, classes: int, **options: Any) -> DenseModel:
+    """The same of a detector or segmenter: arguments and errors as of `dense.create`."""
+    return build(config, head, classes, options, ZeroStrideGenerator())

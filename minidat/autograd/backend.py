@@ -41,6 +41,19 @@ def device_module(device: str) -> ModuleType:
     return cupy
 
 
+def nccl_module() -> ModuleType:
+    """CuPy's NCCL. Raises DeviceError where CuPy was built without it, or its library is missing."""
+    try:
+        from cupy.cuda import nccl  # ty: ignore[import-not-found]
+    except ImportError as error:
+        raise DeviceError(
+            f"several GPUs need NCCL: pip install nvidia-nccl-cu12 (or cu13); CuPy said: {error}"
+        ) from error
+    if not getattr(nccl, "available", True):
+        raise DeviceError("several GPUs need NCCL: pip install nvidia-nccl-cu12 (or cu13); CuPy finds none")
+    return nccl
+
+
 def to_device(array: Any, device: str) -> Any:
     """A copy of `array` on the device, or `array` itself where it is there already."""
     xp = device_module(device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,13 @@ def no_grad() -> Generator[None]:
         yield
     finally:
         _recording.reset(token)
+
+
+def takes_needed(vjp: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """Mark a vjp that is told which of an op's inputs need a gradient, `vjp(dy, needed=(…))`, and may give None for the others.
+    Called with dy alone it gives all."""
+    vjp.takes_needed = True  # ty: ignore[missing-attribute]
+    return vjp
 
 
 def _used_up(_: Array) -> tuple[Any, ...]:
@@ -213,6 +221,8 @@ class Op:
         if not (_recording.get() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)):
             return Tensor(y)
         parents = tuple(x if isinstance(x, Tensor) else _CONSTANT for x in inputs)
+        if getattr(vjp, "takes_needed", False):
+            vjp = partial(vjp, needed=tuple(p.requires_grad for p in parents))  # ty: ignore[unknown-argument]
         return Tensor(y, True, parents=parents, vjp=vjp)
 
 

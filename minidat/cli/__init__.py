@@ -1,4 +1,7 @@
-"""The command `minidat`: train, eval, predict, info, figure, bench, chapters. One file a command: its flags, and what it does."""
+"""The command `minidat`: train, eval, predict, export, info, figure, bench, chapters.
+
+One file a command: its flags, and what it does.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Sequence
 
 from minidat import __version__
 from minidat.autograd.backend import DeviceError
-from minidat.cli import bench, chapters, eval, figure, info, predict, train
+from minidat.cli import bench, chapters, eval, export, figure, info, predict, train
 from minidat.cli.flags import Parser
 from minidat.cli.terminal import discard, open_streams, printable
 from minidat.data import DataError
@@ -72,6 +75,6 @@ def parser() -> Parser:
     top = Parser(prog="minidat", description="The Deformable Attention Transformer, from scratch on NumPy and CuPy.")
     top.add_argument("--version", action="version", version=f"minidat {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (train, eval, predict, info, figure, bench, chapters):
+    for command in (train, eval, predict, export, info, figure, bench, chapters):
         command.add(commands)
     return top

@@ -36,7 +36,9 @@ class Console(Reporter):
         """What is trained, on what, where to; and where a resumed run stands."""
         run, s = self.run, self.run.settings
         parameters = run.arena.data.size
-        where = f"gpu, {s.precision}" if run.device == "gpu" else f"cpu, {plural(run.threads, 'thread')}, {s.loops}"
+        several = f"{run.ranks.count} ranks with " if run.ranks.count > 1 else ""
+        on_cpu = f"cpu, {several}{plural(run.threads, 'thread')}, {s.loops}"
+        where = f"gpu, {several}{s.precision}" if run.device == "gpu" else on_cpu
         named = s.model if s.head is None else f"{s.model}, head {s.head}"
         data = f"on {s.data} ({plural(len(run.training), 'image')}, {len(run.training.classes)} classes)"
         self.note(

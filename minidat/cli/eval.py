@@ -36,6 +36,7 @@ from minidat.released import official
 from minidat.training import top_k
 from minidat.training.evaluation import evaluate
 from minidat.training.feed import default_readers
+from minidat.training.included import included, is_included
 from minidat.training.parallel import Workers, thread_count
 from minidat.training.settings import Settings
 from minidat.training.splits import load_split
@@ -63,7 +64,8 @@ def add(commands: Any) -> None:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="weights with the released names to test instead: a file of PyTorch or safetensors",
+        help="weights with the released names to test instead, a file of PyTorch or safetensors; or included weights, "
+        f"{', '.join(included())}, on the data that they were trained for",
     )
     add_model(command)
     add_head_rows(command)
@@ -100,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Test what was named."""
     if (arguments.run_folder is None) == (arguments.weights is None):
         raise ValueError("eval: name either a RUN, or --weights FILE and --data-dir DIR")
+    if arguments.weights is not None and is_included(arguments.weights):
+        arguments.run_folder, arguments.weights = arguments.weights, None  # they know their data
     check_folder(arguments.out)
     return _run(arguments) if arguments.weights is None else _weights(arguments)
 
@@ -142,14 +146,16 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"{trained.path}: the network's outputs are not finite (loss {loss}), so they mean nothing; its weights are damaged"
         )
+    included_weights = is_included(arguments.run_folder)  # their folder is the package's
+    named = arguments.run_folder if included_weights else trained.path
     print(
-        f"{printable(str(trained.path))}: {settings.model} on {settings.data}, step {trained.state.step:,}\n"
+        f"{printable(str(named))}: {settings.model} on {settings.data}, step {trained.state.step:,}\n"
         f"test accuracy {_share(result.correct, result.count)}, loss {loss:.4f}{_other_images(settings, size)}"
     )
     for image in getattr(dataset, "damaged", ()):
         print(f"left out: {printable(image)}")
     if isinstance(task, Classification):
-        print_report(report, arguments.out or trained.path.parent)
+        print_report(report, arguments.out or (Path() if included_weights else trained.path.parent))
     return 0
 
 

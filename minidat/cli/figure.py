@@ -1,4 +1,4 @@
-"""`minidat figure`: pictures of the attentions that need no training."""
+"""`minidat figure`: pictures that compare the attentions, and of what a trained network read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from minidat.cli import looking
 from minidat.cli.flags import new_command
 from minidat.cli.terminal import printable
 
@@ -13,7 +14,10 @@ from minidat.cli.terminal import printable
 def add(commands: Any) -> None:
     """A command for each picture."""
     command = new_command(
-        commands, "figure", "draw a picture that compares the attentions", "Pictures that compare the attentions."
+        commands,
+        "figure",
+        "draw a picture: what a network read in a photograph, or how the attentions compare",
+        "Pictures of what a trained network read in a photograph, and pictures that compare the attentions.",
     )
     pictures = command.add_subparsers(title="pictures", metavar="PICTURE")
     for name, draw, summary in (
@@ -25,6 +29,7 @@ def add(commands: Any) -> None:
         picture.add_argument("--out", type=Path, default=out, metavar="FILE", help="the picture, a PNG, in this folder")
         picture.add_argument("--seed", type=int, default=0, help="of all random weights")
         picture.set_defaults(run=run, draw=draw)
+    looking.add(pictures)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,9 @@ from minidat.fast import loops
 from minidat.fast import numba as compiled
 from minidat.models import MODELS
 from minidat.released.state_dict import KEYS
+from minidat.training.distributed import launched
 
+WRONG_USAGE = 2  # argparse's exit code
 CHOICES = re.compile(r"invalid choice: (['\"])(?P<given>.*)\1 \(choose from (?P<known>.*)\)", re.DOTALL)
 
 
@@ -39,6 +41,8 @@ class Parser(argparse.ArgumentParser):
         return 0
 
     def error(self, message: str) -> NoReturn:
+        if launched()[0] > 0:  # the first of several ranks says it
+            raise SystemExit(WRONG_USAGE)
         found = CHOICES.search(message)
         close = meant(found["given"], re.findall(r"[\w-]+", found["known"])) if found else ""
         if found and close:

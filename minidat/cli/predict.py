@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from minidat.fast import loops
 from minidat.metrics.top_k import check_finite
 from minidat.models import Pyramid
 from minidat.released import official
+from minidat.training.included import FIRST, included, is_included
 
 PICTURE_STAGES = 2  # the last ones with deformable blocks
 ENDING = "-points.png"  # of the pictures' names
@@ -52,9 +54,9 @@ def add(commands: Any) -> None:
     flag(
         "--weights",
         type=Path,
-        required=True,
-        metavar="FILE",
-        help="weights with the released names (a file of PyTorch or safetensors), or the folder of a run of `minidat train`",
+        metavar="FILE|RUN",
+        help="weights with the released names (a file of PyTorch or safetensors), the folder of a run of `minidat train`, or "
+        f"included weights: {', '.join(included())} (default: {FIRST})",
     )
     add_model(command)
     add_head_rows(command)
@@ -166,22 +168,27 @@ def _picture(images: Sequence[Path], out: Path) -> Path:
 
 
 def _run_of(arguments: argparse.Namespace) -> TrainedRun | None:
-    """The run that --weights names; None where it names a file of weights."""
-    path = arguments.weights
+    """The run that --weights names, or the included one; None where it names a file of weights."""
+    path = arguments.weights or Path(FIRST)
     if not is_run(path):
         return None
     for flag, value in (("--model", arguments.model), ("--head-rows", arguments.head_rows), ("--key", arguments.key)):
         if value is not None:
             raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
     trained = load_run(path)
-    if arguments.device == "cpu":
+    if arguments.weights is None:
+        names = textwrap.fill(", ".join(trained.state.classes), 78, initial_indent="  ", subsequent_indent="  ")
+        print(f"no --weights: {FIRST}, a small network that comes with minidat, knows only\n{names}")
+    if arguments.device == "cpu" and not is_included(
+        path
+    ):  # included weights are rounded, and loops take time to compile
         loops.use(trained.state.settings.loops, say)
     return trained
 
 
 def _classifier(arguments: argparse.Namespace, trained: TrainedRun | None) -> _Classifier:
     """The network of a run or of released weights, with its way to take images."""
-    path, protocol = arguments.weights, arguments.protocol
+    path, protocol = arguments.weights or Path(FIRST), arguments.protocol
     if trained is not None:
         model, (mean, std), names = trained.model, trained.colours, trained.state.classes
     else:

@@ -10,6 +10,7 @@ from typing import Any
 
 from minidat.cli.console import Console
 from minidat.cli.flags import add_changes, add_device, add_key, add_loops, add_threads, new_command, use_loops
+from minidat.cli.ranks import joined
 from minidat.cli.runs import checkpoint_in, run_folder, shown, state_of
 from minidat.data import DATASETS, OF_FILES, SAMPLES, load
 from minidat.data.augment import RECIPES
@@ -18,7 +19,10 @@ from minidat.fast import loops
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.models import MODELS
 from minidat.training.folder import BEST, LAST
+from minidat.training.included import included, located
 from minidat.training.loop import Interrupted, Run, TrainingError
+from minidat.training.ranks import Ranks
+from minidat.training.reporter import Silent
 from minidat.training.settings import DEFAULTS, Settings, defaults
 from minidat.training.weights import Weights, read_weights
 
@@ -95,8 +99,8 @@ def add(commands: Any) -> None:
     flag(
         "--weights",
         metavar="FILE|RUN",
-        help="start from these weights: the folder of a run, or a file with the released names (.pth, .safetensors); MODEL is "
-        "then theirs, and the head is a fresh one where the classes are others",
+        help="start from these weights: the folder of a run, or a file with the released names (.pth, .safetensors), or "
+        f"included weights, {', '.join(included())}; MODEL is then theirs, and the head a fresh one where the classes are others",
     )
     add_key(command)
     flag(
@@ -170,9 +174,17 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or continue to train, and report."""
-    if arguments.key is not None and arguments.weights is None:
-        raise TrainingError("--key says where in the file of --weights the weights are, and no --weights are given")
-    training = _resume(arguments) if arguments.resume else _start(arguments)
+    with joined(arguments.device) as ranks:
+        return _run(arguments, ranks)
+
+
+def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
+    """What this rank does."""
+    ranks.together(lambda: _check_key(arguments))
+    training = _resume(arguments, ranks) if arguments.resume else _start(arguments, ranks)
+    if not ranks.first:
+        training.train(Silent())
+        return 0
     console = Console(training)
     console.begin()
     try:
@@ -188,21 +200,32 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _start(arguments: argparse.Namespace) -> Run:
+def _check_key(arguments: argparse.Namespace) -> None:
+    if arguments.key is not None and arguments.weights is None:
+        raise TrainingError("--key says where in the file of --weights the weights are, and no --weights are given")
+
+
+def _start(arguments: argparse.Namespace, ranks: Ranks) -> Run:
     """A new run."""
+    settings, weights = ranks.from_first(lambda: _settings(arguments))  # leaves compiled loops on disk for the others
+    name = settings.model if settings.head is None else f"{settings.model}-{settings.head}"
+    folder, numbered = arguments.out or RUNS / f"{name}-{settings.data}", arguments.out is None
+    return Run.start(settings, folder, numbered=numbered, ranks=ranks, weights=weights, **_place(arguments))
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[Settings, Weights | None]:
+    """Those of a new run, whose data is downloaded where it is asked for, and the weights that it starts from."""
     chosen = {name: getattr(arguments, name) for name in ("data", "head") if getattr(arguments, name) is not None}
     given, weights = _given(arguments, defaults(chosen).get("head_options", {})), None
     if arguments.weights is not None:
-        checkpoint_in(Path(arguments.weights), BEST, LAST)  # of a folder of runs, it lists them
+        checkpoint_in(located(arguments.weights), BEST, LAST)  # of a folder of runs, it lists them
         weights = read_weights(arguments.weights, arguments.key)
         given |= _theirs(weights, given)
     settings = Settings(**defaults(given) | given)
     settings = replace(settings, loops=use_loops(arguments, loops.DEFAULT, print))
     if arguments.download:
         _download(settings)
-    name = settings.model if settings.head is None else f"{settings.model}-{settings.head}"
-    folder = arguments.out or RUNS / f"{name}-{settings.data}"
-    return Run.start(settings, folder, numbered=arguments.out is None, weights=weights, **_place(arguments))
+    return settings, weights
 
 
 def _theirs(weights: Weights, given: dict[str, Any]) -> dict[str, Any]:
@@ -215,8 +238,15 @@ def _theirs(weights: Weights, given: dict[str, Any]) -> dict[str, Any]:
     return {"model": weights.model, "changes": (*kept, *changes)}
 
 
-def _resume(arguments: argparse.Namespace) -> Run:
-    """The run that --resume names. Raises TrainingError for a flag that asks for what the run does not have."""
+def _resume(arguments: argparse.Namespace, ranks: Ranks) -> Run:
+    """The run that --resume names."""
+    folder, changed = ranks.from_first(lambda: _to_resume(arguments))
+    return Run.resume(folder, ranks=ranks, **changed, **_place(arguments))
+
+
+def _to_resume(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The folder of the run that --resume names, and what of `Run.resume` the user changes. Raises TrainingError for a flag that
+    asks for what the run does not have."""
     folder = run_folder(arguments.resume)
     settings = state_of(checkpoint_in(folder, LAST, BEST)).settings
     use_loops(arguments, settings.loops, print)  # says that loops are compiled before that takes its time
@@ -225,6 +255,7 @@ def _resume(arguments: argparse.Namespace) -> Run:
     given = _given(arguments, settings.head_options)
     epochs = given.pop("epochs", None)
     data_dir = given.pop("data_dir", None)  # the data may have moved
+    skip = given.pop("skip_damaged", False)  # an image file may have been found damaged
     for name, value in given.items():
         if value != getattr(settings, name):
             raise TrainingError(
@@ -233,8 +264,8 @@ def _resume(arguments: argparse.Namespace) -> Run:
             )
     if arguments.download:
         _download(settings if data_dir is None else replace(settings, data_dir=data_dir))
-    epochs = None if epochs == settings.epochs else epochs
-    return Run.resume(folder, data_dir=data_dir, epochs=epochs, **_place(arguments))
+    changed = {"data_dir": data_dir, "epochs": None if epochs == settings.epochs else epochs, "skip_damaged": skip}
+    return folder, changed
 
 
 def _download(settings: Settings) -> None:

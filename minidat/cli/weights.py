@@ -14,6 +14,7 @@ from minidat.data.shapes import Shapes
 from minidat.models import Pyramid
 from minidat.training import checkpoint
 from minidat.training.folder import BEST, LAST
+from minidat.training.included import located
 from minidat.training.network import network
 from minidat.training.state import RunState, tested
 
@@ -38,14 +39,14 @@ class TrainedRun:
 
 
 def is_run(path: Path) -> bool:
-    """Whether this is a run's folder, or one of its checkpoints."""
-    return path.is_dir() or checkpoint.is_ours(path)
+    """Whether this is a run's folder, or one of its checkpoints; included weights are one too."""
+    return path.is_dir() or checkpoint.is_ours(located(path))
 
 
 def load_run(named: Path) -> TrainedRun:
-    """The best checkpoint of a run's folder, its last where it has no best yet, or the checkpoint that is named.
-    Raises CheckpointError for one that is missing, damaged, or of no run, TrainingError for a folder without one."""
-    path = checkpoint_in(named, BEST, LAST)
+    """The best checkpoint of a run's folder, its last where it has no best yet, or the checkpoint that is named; or included
+    weights. Raises CheckpointError for one that is missing, damaged, or of no run, TrainingError for a folder without one."""
+    path = checkpoint_in(located(named), BEST, LAST)
     arrays, meta = checkpoint.load(path)
     state = RunState.from_meta(path, meta)
     model = network(state.settings, len(state.classes))

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidat.autograd.backend import array_module
-from minidat.data.cropping import crop, draw_crops, draw_flips, flip
+from minidat.data.cropping import crop, crops_of, draw_crops, draw_flips, flip, flips_of
 from minidat.data.erasing import draw_erased, erase
 from minidat.data.mixing import Mix, draw_cutmix, draw_mixup, mix
 from minidat.data.pixels import normalise, one_hot
 from minidat.data.recipe import RECIPES, Recipe
+from minidat.data.share import Share
 
 __all__ = ["RECIPES", "Draws", "Recipe", "apply", "augment", "draw", "normalise", "one_hot"]
 
@@ -28,14 +29,18 @@ def augment(
     classes: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    share: Share | None = None,
 ) -> tuple[Any, Any]:
     """A training batch by a recipe: crop, flip, normalise, erase, then mixup or cutmix.
 
-    images: uint8 (B, H, W, 3). labels: integers (B,). Returns images float32 (B, H, W, 3) and targets
+    images: uint8 (B, H, W, 3). labels: integers (B,). share: which images of a larger batch they are, if not all; they
+    become what they would be in that batch. Returns images float32 (B, H, W, 3) and targets
     float32 (B, K), each row a distribution over the K = `classes` classes. Raises ValueError for labels
     outside 0..K-1.
     """
-    return apply(images, labels, recipe, draw(images.shape, recipe, rng), classes=classes, mean=mean, std=std)
+    share = Share.whole(len(images)) if share is None else share
+    draws = draw(images.shape, recipe, rng, share)
+    return apply(images, labels, recipe, draws, classes=classes, mean=mean, std=std)
 
 
 class Draws(NamedTuple):
@@ -45,19 +50,21 @@ class Draws(NamedTuple):
     mix: Mix | None
 
 
-def draw(shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator) -> Draws:
-    """The random numbers of one batch of images (B, H, W, C)."""
+def draw(shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator, share: Share | None = None) -> Draws:
+    """The random numbers of images (B, H, W, C), a batch or a share of one. `rng` gives those of the whole batch."""
+    own = Share.whole(shape[0]) if share is None else share
+    whole, positions = (own.batch, *shape[1:]), own.positions
     arrays: dict[str, Any] = {}
     if recipe.crop:
-        arrays["starts"] = draw_crops(shape, rng, recipe.crop)
+        arrays["starts"] = crops_of(draw_crops(whole, rng, recipe.crop), positions, shape, recipe.crop)
     if recipe.flip:
-        arrays["flipped"] = draw_flips(shape, rng)
+        arrays["flipped"] = flips_of(draw_flips(whole, rng), positions)
     if recipe.erasing:
-        arrays["erased"], arrays["noise"] = draw_erased(shape, rng, recipe.erasing)
+        arrays["erased"], arrays["noise"] = draw_erased(whole, rng, recipe.erasing, positions=positions)
     how = None
     if (recipe.mixup or recipe.cutmix) and rng.random() < recipe.mix_probability:
-        share = recipe.switch_probability if recipe.mixup and recipe.cutmix else float(recipe.cutmix > 0)
-        how = draw_cutmix(shape, rng, recipe.cutmix) if rng.random() < share else draw_mixup(rng, recipe.mixup)
+        cut = recipe.switch_probability if recipe.mixup and recipe.cutmix else float(recipe.cutmix > 0)
+        how = draw_cutmix(shape, rng, recipe.cutmix) if rng.random() < cut else draw_mixup(rng, recipe.mixup)
     return Draws(arrays, how)
 
 

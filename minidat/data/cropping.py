@@ -30,9 +30,22 @@ def crop(images: Any, starts: Any, padding: int) -> Any:
     return xp.take(padded.reshape(-1), index).reshape(images.shape)
 
 
+def crops_of(starts: np.ndarray, positions: np.ndarray, shape: tuple[int, ...], padding: int) -> np.ndarray:
+    """The windows of the images at `positions` (b,), as `draw_crops` would number them in a batch of these images (b, H, W, C)
+    alone: (b, H)."""
+    _, height, width, channels = shape
+    image = (height + 2 * padding) * (width + 2 * padding) * channels  # elements of a padded one
+    return starts[positions] + (np.arange(len(positions)) - positions)[:, None] * image
+
+
 def draw_flips(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """The images of a batch that are mirrored, each with probability ½: their indices."""
     return np.flatnonzero(rng.random(shape[0]) < 0.5)
+
+
+def flips_of(chosen: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Which of the images at `positions` (b,) are mirrored: indices in 0 … b − 1."""
+    return np.flatnonzero(np.isin(positions, chosen))
 
 
 def flip(images: Any, chosen: Any) -> Any:

@@ -24,11 +24,14 @@ def draw_erased(
     probability: float,
     area: tuple[float, float] = AREA,
     aspect: tuple[float, float] = ASPECT,
+    positions: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pixels that are overwritten, (P,) in the flat batch (B, H, W, C), and what is written there, float32 (P, C).
 
     probability: that an image is touched. The rectangle's area is uniform in `area`, the logarithm of its aspect in that of
-    `aspect`. Of ten rectangles the first that is smaller than the image is taken; where none is, the image stays.
+    `aspect`. Of ten rectangles the first that is smaller than the image is taken; where none is, the image stays. positions: of
+    the images (b,), ascending, whose pixels are wanted, numbered as a batch of these images; None: all. What is written into an
+    image comes from a generator of its own, so that it need not be drawn for others.
     """
     batch, height, width, channels = shape
     touched = rng.random(batch) < probability
@@ -38,11 +41,19 @@ def draw_erased(
     tall, wide = np.rint(np.sqrt(share * ratio)), np.rint(np.sqrt(share / ratio))  # (B, tries)
     fits = (tall < height) & (wide < width)
     first = np.arange(batch), fits.argmax(1)
-    tall, wide, touched = tall[first], wide[first], touched & fits.any(1)  # (B,)
-    rows = _span(corner[0], tall, height) & touched[:, None]  # (B, H)
-    cols = _span(corner[1], wide, width)  # (B, W)
+    seeds = rng.integers(0, 1 << 63, batch)
+    own = slice(None) if positions is None else positions
+    tall, wide, touched, seeds = tall[first][own], wide[first][own], (touched & fits.any(1))[own], seeds[own]  # (b,)
+    rows = _span(corner[0][own], tall, height) & touched[:, None]  # (b, H)
+    cols = _span(corner[1][own], wide, width)  # (b, W)
     index = np.flatnonzero(rows[:, :, None] & cols[:, None, :])  # flat pixels
-    return index, rng.standard_normal((len(index), channels), np.float32)
+    sizes = rows.sum(1) * cols.sum(1)  # (b,)
+    noise = [
+        np.random.default_rng(seed).standard_normal((size, channels), np.float32)
+        for seed, size in zip(seeds.tolist(), sizes.tolist())
+        if size
+    ]
+    return index, np.concatenate([np.empty((0, channels), np.float32), *noise])
 
 
 def _span(u: np.ndarray, length: np.ndarray, size: int) -> np.ndarray:

@@ -78,7 +78,7 @@ class TransposedConv2d(nn.Module):
 class BatchNorm(nn.Module):
     """y = γ x̂ + β over batch and places, ε = 1e-5. With `rng`, a training pass: by the batch's own mean and variance, and the
     running ones move a tenth of the way to them, m ← 0.9 m + 0.1 m_batch, the variance with n − 1 in place of n. Without: by the
-    running ones."""
+    running ones. Two training passes at a time would both move them, in an order that chance decides."""
 
     momentum, eps = 0.1, 1e-5
 

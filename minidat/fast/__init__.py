@@ -15,6 +15,7 @@ from minidat.fast.numpy import (  # noqa: F401 (each registers its implementatio
     mlp,
     neighborhood,
     position_bias,
+    roi_align,
     self_attention,
     softmax,
 )

@@ -22,7 +22,7 @@ from minidat.attention.positions import DepthwisePosition, FixedPosition, LogPos
 from minidat.autograd import Tensor
 from minidat.autograd.backend import asnumpy
 from minidat.models.blocks import ConvBlock, ConvStem, PatchMerge
-from minidat.models.pyramid import Pyramid
+from minidat.models.pyramid import Pyramid, Trunk
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,18 @@ Entry = tuple[str, Tensor, AxisOrder]
 
 def entries(model: Pyramid) -> Iterator[Entry]:
     """(released name, our parameter, order of axes) of every parameter. Raises ValueError for a part that has no counterpart."""
+    yield from trunk_entries(model)
+    yield from norm_entries(model.norm, "cls_norm.norm")
+    yield from layer_entries(model.head, "cls_head", LINEAR)
+
+
+def trunk_entries(model: Trunk) -> Iterator[Entry]:
+    """The same of all but the last layer norm and the head."""
     if model.positions is not None:
         raise ValueError("positions: the released models have no vector for each position")
     yield from _stem(model.stem)
     if model.widen:
-        yield from _layer(model.widen, "stages.0.proj", POINTWISE)
+        yield from layer_entries(model.widen, "stages.0.proj", POINTWISE)
     for i, stage in enumerate(model.stages):
         for j, block in enumerate(stage.blocks):
             yield from _block(block, f"stages.{i}", j)
@@ -60,24 +67,24 @@ def entries(model: Pyramid) -> Iterator[Entry]:
         if isinstance(down, PatchMerge):
             raise ValueError("stem 'merge': the released models have no such layer between stages")
         yield from _conv_norm(down, f"down_projs.{i}", 0)
-    yield from _norm(model.norm, "cls_norm.norm")
-    yield from _layer(model.head, "cls_head", LINEAR)
 
 
-def _layer(layer: Any, name: str, axes: AxisOrder) -> Iterator[Entry]:
+def layer_entries(layer: Any, name: str, axes: AxisOrder) -> Iterator[Entry]:
+    """Weight and, where there is one, bias."""
     yield f"{name}.weight", layer.weight, axes
     if layer.bias is not None:
         yield f"{name}.bias", layer.bias, SAME
 
 
-def _norm(norm: nn.LayerNorm, name: str) -> Iterator[Entry]:
+def norm_entries(norm: Any, name: str) -> Iterator[Entry]:
+    """γ and β."""
     yield f"{name}.weight", norm.gamma, SAME
     yield f"{name}.bias", norm.beta, SAME
 
 
 def _conv_norm(part: Any, name: str, first: int) -> Iterator[Entry]:
-    yield from _layer(part.conv, f"{name}.{first}", CONV)
-    yield from _norm(part.norm, f"{name}.{first + 1}.norm")
+    yield from layer_entries(part.conv, f"{name}.{first}", CONV)
+    yield from norm_entries(part.norm, f"{name}.{first + 1}.norm")
 
 
 def _stem(stem: Any) -> Iterator[Entry]:
@@ -90,16 +97,16 @@ def _stem(stem: Any) -> Iterator[Entry]:
 
 def _block(block: Any, stage: str, j: int) -> Iterator[Entry]:
     if isinstance(block, ConvBlock):
-        yield from _norm(block.norm, f"{stage}.ln_cnvnxt.{j}.norm")
+        yield from norm_entries(block.norm, f"{stage}.ln_cnvnxt.{j}.norm")
     else:
-        yield from _norm(block.norm1, f"{stage}.layer_norms.{2 * j}.norm")
-        yield from _norm(block.norm2, f"{stage}.layer_norms.{2 * j + 1}.norm")
+        yield from norm_entries(block.norm1, f"{stage}.layer_norms.{2 * j}.norm")
+        yield from norm_entries(block.norm2, f"{stage}.layer_norms.{2 * j + 1}.norm")
     yield from _mlp(block.mlp, f"{stage}.mlps.{j}")
     yield from _mixer(block.mixer, f"{stage}.attns.{j}")
     for k, scale in enumerate(block.scales):
         yield f"{stage}.layer_scales.{2 * j + k}.weight", scale.gamma, SAME
     if block.lpu:
-        yield from _layer(block.lpu, f"{stage}.local_perception_units.{j}", DEPTHWISE)
+        yield from layer_entries(block.lpu, f"{stage}.local_perception_units.{j}", DEPTHWISE)
 
 
 def _mlp(mlp: nn.MLP | nn.ConvMLP, name: str) -> Iterator[Entry]:
@@ -107,9 +114,9 @@ def _mlp(mlp: nn.MLP | nn.ConvMLP, name: str) -> Iterator[Entry]:
         axes, names = LINEAR, ("chunk.linear1", "chunk.linear2")
     else:
         axes, names = POINTWISE, ("linear1.0", "linear2.0") if mlp.residual else ("linear1", "linear2")
-        yield from _layer(mlp.conv, f"{name}.dwc", DEPTHWISE)
-    yield from _layer(mlp.hidden, f"{name}.{names[0]}", axes)
-    yield from _layer(mlp.out, f"{name}.{names[1]}", axes)
+        yield from layer_entries(mlp.conv, f"{name}.dwc", DEPTHWISE)
+    yield from layer_entries(mlp.hidden, f"{name}.{names[0]}", axes)
+    yield from layer_entries(mlp.out, f"{name}.{names[1]}", axes)
 
 
 def _mixer(mixer: nn.Module, name: str) -> Iterator[Entry]:
@@ -121,44 +128,44 @@ def _mixer(mixer: nn.Module, name: str) -> Iterator[Entry]:
 
 def _window(mixer: Any, name: str) -> Iterator[Entry]:
     yield f"{name}.relative_position_bias_table", mixer.table, SAME
-    yield from _layer(mixer.qkv, f"{name}.proj_qkv", LINEAR)
-    yield from _layer(mixer.out, f"{name}.proj_out", LINEAR)
+    yield from layer_entries(mixer.qkv, f"{name}.proj_qkv", LINEAR)
+    yield from layer_entries(mixer.out, f"{name}.proj_out", LINEAR)
 
 
 def _neighborhood(mixer: Any, name: str) -> Iterator[Entry]:
     yield f"{name}.rpb", mixer.table, SAME
-    yield from _layer(mixer.qkv, f"{name}.qkv", LINEAR)
-    yield from _layer(mixer.out, f"{name}.proj", LINEAR)
+    yield from layer_entries(mixer.qkv, f"{name}.qkv", LINEAR)
+    yield from layer_entries(mixer.out, f"{name}.proj", LINEAR)
 
 
 def _reduction(mixer: Any, name: str) -> Iterator[Entry]:
-    yield from _layer(mixer.query, f"{name}.q", POINTWISE)
-    yield from _layer(mixer.key_value, f"{name}.kv", POINTWISE)
-    yield from _layer(mixer.out, f"{name}.proj", POINTWISE)
+    yield from layer_entries(mixer.query, f"{name}.q", POINTWISE)
+    yield from layer_entries(mixer.key_value, f"{name}.kv", POINTWISE)
+    yield from layer_entries(mixer.out, f"{name}.proj", POINTWISE)
     if mixer.reduction > 1:
-        yield from _layer(mixer.reduce, f"{name}.proj_ds.0", CONV)
-        yield from _norm(mixer.norm, f"{name}.proj_ds.1.norm")
+        yield from layer_entries(mixer.reduce, f"{name}.proj_ds.0", CONV)
+        yield from norm_entries(mixer.norm, f"{name}.proj_ds.1.norm")
 
 
 def _deformable(mixer: Any, name: str) -> Iterator[Entry]:
     if mixer.offsets.learned:
-        yield from _layer(mixer.depthwise, f"{name}.conv_offset.0", DEPTHWISE)
-        yield from _norm(mixer.norm, f"{name}.conv_offset.1.norm")
-        yield from _layer(mixer.pointwise, f"{name}.conv_offset.3", POINTWISE)
+        yield from layer_entries(mixer.depthwise, f"{name}.conv_offset.0", DEPTHWISE)
+        yield from norm_entries(mixer.norm, f"{name}.conv_offset.1.norm")
+        yield from layer_entries(mixer.pointwise, f"{name}.conv_offset.3", POINTWISE)
     for ours, released in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "out")):
-        yield from _layer(getattr(mixer, ours), f"{name}.proj_{released}", POINTWISE)
+        yield from layer_entries(getattr(mixer, ours), f"{name}.proj_{released}", POINTWISE)
     position = mixer.position
     if isinstance(position, RelativePosition | FixedPosition):
         yield f"{name}.rpe_table", position.table, SAME
     elif isinstance(position, DepthwisePosition):
-        yield from _layer(position.local, f"{name}.rpe_table", DEPTHWISE)
+        yield from layer_entries(position.local, f"{name}.rpe_table", DEPTHWISE)
     elif isinstance(position, LogPosition):
-        yield from _layer(position.hidden, f"{name}.rpe_table.0", LINEAR)
-        yield from _layer(position.spread, f"{name}.rpe_table.2", LINEAR)
+        yield from layer_entries(position.hidden, f"{name}.rpe_table.0", LINEAR)
+        yield from layer_entries(position.spread, f"{name}.rpe_table.2", LINEAR)
 
 
 def _depthwise(mixer: Any, name: str) -> Iterator[Entry]:
-    return _layer(mixer, name, DEPTHWISE)
+    return layer_entries(mixer, name, DEPTHWISE)
 
 
 PARTS_OF_MIXER: dict[type, Callable[[Any, str], Iterator[Entry]]] = {
@@ -170,7 +177,7 @@ PARTS_OF_MIXER: dict[type, Callable[[Any, str], Iterator[Entry]]] = {
 }
 
 
-def buffers(model: Pyramid) -> dict[str, np.ndarray]:
+def buffers(model: Trunk) -> dict[str, np.ndarray]:
     """The index and mask buffers of a released state dict."""
     out: dict[str, np.ndarray] = {}
     for name, mixer in mixers(model):
@@ -181,13 +188,13 @@ def buffers(model: Pyramid) -> dict[str, np.ndarray]:
     return out
 
 
-def unused(model: Pyramid) -> tuple[str, ...]:
+def unused(model: Trunk) -> tuple[str, ...]:
     """Prefixes of names that a released state dict may have and the model does not use: θ_offset where offsets are off."""
     frozen = (name for name, m in mixers(model) if isinstance(m, DeformableAttention) and not m.offsets.learned)
     return tuple(f"{name}.conv_offset." for name in frozen)
 
 
-def mixers(model: Pyramid) -> Iterator[tuple[str, nn.Module]]:
+def mixers(model: Trunk) -> Iterator[tuple[str, nn.Module]]:
     """(released name, mixer) of every block."""
     for i, stage in enumerate(model.stages):
         for j, block in enumerate(stage.blocks):

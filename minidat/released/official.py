@@ -5,7 +5,7 @@ Source: the released DAT v1 (tag CVPR2022) and v2 (DAT++).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from minidat.ops.coordinates import to_normalised
 from minidat.released import resize
 from minidat.released.contents import kind_of_weights
 from minidat.released.errors import WeightsError
-from minidat.released.layouts import buffers, entries, unused
+from minidat.released.layouts import Entry, buffers, entries, unused
 from minidat.released.options import translate
 from minidat.released.pth import read_pth
 from minidat.released.pth_write import write_pth
 from minidat.released.recognise import recognise
-from minidat.released.safetensors_file import read_safetensors
+from minidat.released.safetensors_file import read_safetensors, write_safetensors
 from minidat.released.state_dict import without_wrappers
 from minidat.unpickle import shown
 
@@ -82,11 +82,12 @@ def _fits(state: Mapping[str, np.ndarray], name: str | None) -> str:
     return f"; these weights are {found}'s" if name not in (None, found) else ""
 
 
-def read_weights(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
+def read_weights(path: str | Path, key: str | None = None, *, whole: bool = False) -> dict[str, np.ndarray]:
     """The arrays of a file of weights by name: of PyTorch or safetensors, told apart by its content, whatever its name.
 
     key: where in a file of PyTorch the state dict is; None: see `state_dict.find_state`. What wrappers put before the names
-    is taken off. Raises WeightsError, naming the file, for one that is missing, damaged, or of another kind.
+    is taken off; so is the head of a detector, unless `whole`. Raises WeightsError, naming the file, for one that is missing,
+    damaged, or of another kind.
     """
     path = Path(path)
     if kind_of_weights(path) == "pth":
@@ -95,12 +96,14 @@ def read_weights(path: str | Path, key: str | None = None) -> dict[str, np.ndarr
         state = read_safetensors(path)
     else:
         raise WeightsError(path, f"key {key!r} was given, but a safetensors file has its arrays under no key")
-    return without_wrappers(path, state)
+    return without_wrappers(path, state, whole=whole)
 
 
 def save(model: Pyramid, path: str | Path) -> None:
-    """Write the model as a .pth that PyTorch, and the released model, loads: {"model": state dict}."""
-    write_pth(path, to_official(model))
+    """Write the model with the released names: as a .safetensors where the path ends so, else as a .pth that PyTorch, and the
+    released model, loads, {"model": state dict}. Raises ValueError for a part that has no counterpart, and as `write_pth`."""
+    write = write_safetensors if Path(path).suffix.lower() == ".safetensors" else write_pth
+    write(path, to_official(model))
 
 
 def _classes(state: Mapping[str, np.ndarray], rows: Sequence[int] | None) -> int | None:
@@ -141,12 +144,22 @@ def _picked(head: np.ndarray, rows: Sequence[int]) -> np.ndarray:
 
 def load(model: Pyramid, state: Mapping[str, np.ndarray]) -> None:
     """Copy a released state dict into the model. Raises ValueError naming what is missing, extra or of another shape."""
-    wanted, constants = {name: (t, axes) for name, t, axes in entries(model)}, buffers(model)
+    fill(entries(model), buffers(model), unused(model), state)
+
+
+def fill(
+    pairs: Iterable[Entry],
+    constants: Mapping[str, np.ndarray],
+    ignored: tuple[str, ...],
+    state: Mapping[str, np.ndarray],
+) -> None:
+    """Copy arrays into the Tensors of `pairs`. constants: those that may be there, and must be these. ignored: prefixes of names
+    that do not matter. Raises ValueError as `load` does."""
+    wanted = {name: (t, axes) for name, t, axes in pairs}
     missing = sorted(wanted.keys() - state.keys())
-    ignored = unused(model)
     extra = sorted(name for name in state.keys() - wanted.keys() - constants.keys() if not name.startswith(ignored))
     if missing or extra:
-        raise ValueError(f"state dict: missing {_some(missing)}; not in this model {_some(extra)}")
+        raise ValueError(f"state dict: missing {some(missing)}; not in this model {some(extra)}")
     for name, (t, axes) in wanted.items():
         array = np.asarray(state[name])
         fits = axes.released(np.broadcast_to(0, t.shape)).shape
@@ -158,7 +171,8 @@ def load(model: Pyramid, state: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"state dict: buffer {name} differs from this model's: window or image size is another")
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first three names, and how many more."""
     return (
         ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         if names
@@ -173,7 +187,7 @@ def to_official(model: Pyramid, grads: bool = False) -> dict[str, np.ndarray]:
         return {name: axes.released(asnumpy(t.data)) for name, t, axes in entries(model)} | buffers(model)
     without = [name for name, t, _ in entries(model) if t.grad is None]
     if without:
-        raise ValueError(f"to_official: no gradient yet for {_some(without)}; run loss.backward() first")
+        raise ValueError(f"to_official: no gradient yet for {some(without)}; run loss.backward() first")
     return {name: axes.released(asnumpy(t.grad)) for name, t, axes in entries(model)}
 
 

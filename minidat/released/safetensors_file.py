@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import safetensors
+from safetensors.numpy import save
 
-from minidat.files import open_regular
+from minidat.files import atomic_write, open_regular
 from minidat.released.errors import WeightsError
 from minidat.released.small_floats import from_bfloat16, from_float8_e4m3, from_float8_e5m2
 from minidat.unpickle import quoted, shown
@@ -58,6 +59,17 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except safetensors.SafetensorError as error:
         raise WeightsError(path, f"not a whole safetensors file ({shown(str(error), 200)})") from error
     return {name: _array(path, name, entry["dtype"], entry["shape"], entry["data"]) for name, entry in entries}
+
+
+def write_safetensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name, of the types that safetensors has, any strides. An older file at `path` stays as it is until the
+    new one is complete. Raises WeightsError for a folder that does not exist, OSError where writing fails."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise WeightsError(path, f"the folder {path.parent} does not exist")
+    blob = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"format": "pt"})
+    with atomic_write(path) as file:
+        file.write(blob)
 
 
 def _array(path: Path, name: str, kind: str, shape: list[int], data: bytes) -> np.ndarray:

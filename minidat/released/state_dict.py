@@ -59,11 +59,11 @@ def _is_state(value: dict[Any, Any], tensor: type) -> bool:
     return all(isinstance(name, str) and isinstance(item, tensor) for name, item in value.items())
 
 
-def without_wrappers(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+def without_wrappers(path: Path, state: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
     """The state dict with the names that the network itself gives: see `WRAPPERS`.
 
     "_orig_mod." is taken out anywhere, since parts may be compiled one by one. Of a detector, with names that begin with
-    "backbone." and others, the backbone alone is kept. Raises WeightsError where two names become one.
+    "backbone." and others, the backbone alone is kept, unless `whole`. Raises WeightsError where two names become one.
     """
     names = {name: name.replace(COMPILED, "") for name in state}
     while names:
@@ -72,7 +72,7 @@ def without_wrappers(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
             break
         names = {full: name.removeprefix(wrapper) for full, name in names.items()}
     backbone = {full: name.removeprefix("backbone.") for full, name in names.items() if name.startswith("backbone.")}
-    names = backbone or names
+    names = names if whole else backbone or names
     if len(set(names.values())) < len(names):
         twice, _ = Counter(names.values()).most_common(1)[0]
         raise WeightsError(path, f"{quoted(twice)} is in it twice, under names that differ in what wraps them")

@@ -14,11 +14,12 @@ from minidat.fast import dispatch
 Environment = dict[str, str]
 
 
-def environment(device: str, threads: int) -> Environment:
+def environment(device: str, threads: int, ranks: int = 1) -> Environment:
     """{what: which}, of this process. Results are equal to the bit where all of it is equal, and the processor is."""
+    several = {"ranks": str(ranks)} if ranks > 1 else {}
     if device == "gpu":
-        return {"device": "gpu", "CuPy": str(getattr(device_module("gpu"), "__version__", "unknown"))}
-    return {
+        return {"device": "gpu", "CuPy": str(getattr(device_module("gpu"), "__version__", "unknown"))} | several
+    return several | {
         "device": "cpu",
         "threads": str(threads),
         "NumPy": np.__version__,
@@ -30,7 +31,12 @@ def environment(device: str, threads: int) -> Environment:
 def changes(before: Environment, now: Environment) -> list[str]:
     """ "threads 2 → 1" for each entry that differs."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return [f"{name} {before.get(name, 'none')} → {now.get(name, 'none')}" for name in names]
+    return [f"{name} {before.get(name, _absent(name))} → {now.get(name, _absent(name))}" for name in names]
+
+
+def _absent(name: str) -> str:
+    """What it means that an environment has no such entry."""
+    return "1" if name == "ranks" else "none"
 
 
 def _blas(*, alone: bool) -> str:

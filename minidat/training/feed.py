@@ -69,9 +69,10 @@ class ReadAhead(Feed):
                 yield index, (self.seed, PICTURE, later, index)
 
 
-def default_readers(device: str) -> int:
-    """Processes that read image files: on a GPU one for each core, up to 8; one where the cores have the network to compute."""
-    return min(available_cores(), MOST_READERS) if device == "gpu" else 1
+def default_readers(device: str, cores: int | None = None) -> int:
+    """Processes that read image files: on a GPU one for each of `cores`, by default all, up to 8; one where the cores have the
+    network to compute."""
+    return min(cores or available_cores(), MOST_READERS) if device == "gpu" else 1
 
 
 def _readable(results: list[np.ndarray | DataError]) -> list[int]:

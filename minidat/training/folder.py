@@ -16,6 +16,7 @@ from minidat.training.settings import Settings
 
 LAST, BEST = "last.safetensors", "best.safetensors"  # checkpoints: where the run is; where it was best
 LOG, SETTINGS = "log.jsonl", "settings.json"
+RANKS = "ranks.txt"  # which process is which rank, where there are several
 
 
 def check_free(folder: Path) -> None:
@@ -47,6 +48,12 @@ def write_settings(folder: Path, settings: Settings) -> None:
     """Keep the settings beside the checkpoints, for people to read. Runs read them from their checkpoint."""
     with atomic_write(folder / SETTINGS) as file:
         file.write((json.dumps(settings.to_json(), indent=2) + "\n").encode())
+
+
+def write_ranks(folder: Path, names: list[str]) -> None:
+    """Keep the hosts and processes of several ranks, so that what mpiexec says of a process that was killed names its rank."""
+    with contextlib.suppress(OSError):
+        (folder / RANKS).write_text("".join(f"{name}\n" for name in names))
 
 
 def to_resume(path: Path) -> Path:

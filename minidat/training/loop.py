@@ -7,29 +7,36 @@ from the epoch, augmentation from the step, drop path from the step and the micr
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+from contextlib import nullcontext
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
+from minidat import __version__
+from minidat.autograd.backend import asnumpy
 from minidat.data import Dataset
 from minidat.data.augment import RECIPES
 from minidat.data.decoders import Decoders
 from minidat.data.pictures import Pictures
+from minidat.data.share import Share
 from minidat.fast import loops
 from minidat.fast.cuda import cublas
 from minidat.models import create
 from minidat.training import checkpoint, finetune, log, state
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
+from minidat.training.distributed import ALONE, Ranks
 from minidat.training.environment import changes, environment
 from minidat.training.errors import Interrupted, TrainingError
 from minidat.training.feed import Feed, ReadAhead, default_readers
 from minidat.training.fingerprint import fingerprint, old_fingerprint
-from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_settings
+from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_ranks, write_settings
 from minidat.training.lock import Lock
 from minidat.training.network import network
 from minidat.training.optim import AdamW, Arena, Schedule
-from minidat.training.order import Order
+from minidat.training.order import Order, RankOrder
 from minidat.training.parallel import Workers, thread_count
 from minidat.training.reporter import Reporter
 from minidat.training.settings import Settings
@@ -50,7 +57,7 @@ class Run:
     threads: of the CPU (all cores by default); part of what makes a result repeatable to the bit. device: "cpu" or "gpu".
     graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same. readers: processes that
     read image files ahead, 0 for none; the results are the same. weights: what the network starts from, in place of numbers
-    drawn from the seed.
+    drawn from the seed. ranks: processes that train together, this one among them; each makes a Run, and the first one's writes.
 
     step of total: how far the run is. best: the best score so far (`task.score`, such as the accuracy), on `validation` images
     where they are held out, else on the test set. test_accuracy: the score of that epoch on the test set, once the run is
@@ -66,21 +73,29 @@ class Run:
         threads: int | None = None,
         graph: bool = True,
         readers: int | None = None,
+        ranks: Ranks = ALONE,
         weights: Weights | None = None,
     ):
         _check_precision(settings, device)
+        if ranks.count > 1 and settings.head is not None:
+            raise TrainingError(
+                "--head is trained by one process: its losses and batch norm are of a whole batch"
+            )
+        Share.of(settings.batch // settings.accumulate, ranks.rank, ranks.count)  # raises where that is too small
+        self.ranks = ranks
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
         self._use_loops()
-        self.threads = thread_count(device, threads)
+        self.threads = thread_count(device, threads, ranks.cores)
         self.task = task_of(settings)
-        self.decoders = Decoders(default_readers(device) if readers is None else readers)
+        self.decoders = Decoders(default_readers(device, ranks.cores) if readers is None else readers)
         splits = load_splits(settings, self.decoders)
         self.training, self.validation, self.testing = splits.training, splits.validation, splits.testing
         self.whole = splits.whole
         self.order = Order(settings.seed, len(self.training), settings.batch)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.total = settings.epochs * self.steps_per_epoch
-        self.notes = [note for data in (self.whole, self.testing) for note in getattr(data, "notes", ())]  # told first
+        notes = [note for data in (self.whole, self.testing) for note in getattr(data, "notes", ())]
+        self.notes = list(dict.fromkeys(notes))  # told first, each once
         self.model = _model(settings, self.training)
         if weights is not None:
             self.notes.append(self._start_from(weights))
@@ -89,7 +104,7 @@ class Run:
         self.optimiser = AdamW(self._arena(), weight_decay=settings.weight_decay)
         self.average = Average(self.arena, settings.ema) if settings.ema else None
         self.schedule = _schedule(settings, self.steps_per_epoch)
-        self.environment = environment(device, self.threads)
+        self.environment = environment(device, self.threads, ranks.count)
         self.step = self.tested = 0  # steps taken, and how many when images were tested last
         self.best, self.test_accuracy = -1.0, None
         self.sums = self.task.nothing  # over the steps since the last line of the log
@@ -100,44 +115,86 @@ class Run:
 
     @classmethod
     def start(
-        cls, settings: Settings, folder: Path, *, numbered: bool = False, weights: Weights | None = None, **options: Any
+        cls,
+        settings: Settings,
+        folder: Path,
+        *,
+        numbered: bool = False,
+        weights: Weights | None = None,
+        ranks: Ranks = ALONE,
+        **options: Any,
     ) -> Run:
         """A new run in a folder of its own, with its first checkpoint. numbered: in the first of FOLDER, FOLDER-2, … that does
         not exist. weights: those that the settings name, where they are read already. Raises TrainingError where the folder
         holds a run already or is in use, and as `read_weights` and `Weights.put_into`."""
         if not numbered:
-            check_free(folder)
-        if weights is None and settings.weights is not None:
-            weights = read_weights(settings.weights)
+            ranks.from_first(lambda: check_free(folder))
+        named = settings.weights
+        if weights is None and named is not None:
+            weights = ranks.from_first(lambda: read_weights(named))
         if weights is not None:
             settings = replace(settings, weights=weights.named, weights_digest=weights.digest)
-        run = cls(settings, folder, weights=weights, **options)
-        run.data = fingerprint(run.whole)
-        with claimed(folder, numbered=numbered) as (run.folder, run.lock):
-            (run.folder / LOG).unlink(missing_ok=True)  # of a run that left no checkpoint
-            write_settings(run.folder, settings)
-            run.save(LAST)
+        run = ranks.together(lambda: cls(settings, folder, ranks=ranks, weights=weights, **options)._identified())
+        ranks.check_same(run._identity())
+        run.folder = ranks.from_first(lambda: run._claim(numbered))
         return run
 
+    def _claim(self, numbered: bool) -> Path:
+        """Make the folder, and the first checkpoint in it."""
+        with claimed(self.folder, numbered=numbered) as (self.folder, self.lock):
+            (self.folder / LOG).unlink(missing_ok=True)  # of a run that left no checkpoint
+            write_settings(self.folder, self.settings)
+            self.save(LAST)
+        return self.folder
+
+    def _identified(self) -> Run:
+        """This run, with the fingerprint of its data."""
+        self.data = fingerprint(self.whole)
+        return self
+
+    def _identity(self) -> dict[str, str]:
+        """What all ranks must have alike. Threads and BLAS may differ, as processors do."""
+        environment = {name: value for name, value in self.environment.items() if name not in ("threads", "BLAS")}
+        weights = hashlib.blake2b(asnumpy(self.arena.data).tobytes(), digest_size=8).hexdigest()
+        settings = {
+            f"setting {name}": str(value) for name, value in self.settings.to_json().items() if name != "data_dir"
+        }
+        return {"minidat": __version__} | environment | settings | {"data": self.data, "weights with digest": weights}
+
     @classmethod
-    def resume(cls, path: Path, *, data_dir: str | None = None, epochs: int | None = None, **options: Any) -> Run:
+    def resume(
+        cls,
+        path: Path,
+        *,
+        data_dir: str | None = None,
+        epochs: int | None = None,
+        skip_damaged: bool = False,
+        ranks: Ranks = ALONE,
+        **options: Any,
+    ) -> Run:
         """Continue the run of a folder, or of its last checkpoint. data_dir: the data is there now. epochs: train on until so
-        many are done, also where the run is complete; the learning rate follows the longer cosine from there on.
+        many are done, also where the run is complete; the learning rate follows the longer cosine from there on. skip_damaged:
+        from here on, go on without image files that cannot be read.
 
         Raises CheckpointError where the checkpoint is missing or damaged, TrainingError where the data is not the run's, the
         run is in use, or it has trained for `epochs` already."""
-        path = to_resume(path)
-        if not path.exists():
-            raise CheckpointError(path, "cannot be read: there is no such file")
+        path = ranks.from_first(lambda: _found(path))
         with contextlib.ExitStack() as undo:
-            lock = undo.enter_context(Lock(path.parent))
-            arrays, meta = checkpoint.load(path)
-            saved = RunState.from_meta(path, meta)
-            settings = saved.settings if data_dir is None else replace(saved.settings, data_dir=data_dir)
-            settings = settings if epochs is None else _longer(settings, epochs, path.parent)
-            run = cls(settings, path.parent, **options)
+            lock = Lock(path.parent)
+            undo.callback(lock.release)
+            ranks.from_first(lock.acquire)
+            arrays, saved = ranks.from_first(lambda: _read(path))
+
+            def restored() -> Run:
+                settings = saved.settings if data_dir is None else replace(saved.settings, data_dir=data_dir)
+                settings = settings if epochs is None else _longer(settings, epochs, path.parent)
+                settings = replace(settings, skip_damaged=settings.skip_damaged or skip_damaged)
+                return cls(settings, path.parent, ranks=ranks, **options)._restored(path, arrays, saved)
+
+            run = ranks.together(restored)
+            ranks.check_same(run._identity())
             run.lock = lock
-            run._restore(path, arrays, saved)
+            ranks.from_first(lambda: run._tidy(saved))
             undo.pop_all()
         return run
 
@@ -188,15 +245,21 @@ class Run:
         """Train to the end. Raises Interrupted, after saving, when the user asks to stop, and TrainingError, which says what
         is lost, when the loss or the gradient is not finite or a file cannot be written."""
         self._use_loops()
+        processes = self.ranks.gather(f"{self.ranks}: process {os.getpid()}")
+        if self.ranks.count > 1 and self.ranks.first:
+            write_ranks(self.folder, processes)
         while self.notes:
             reporter.note(self.notes.pop(0))
-        workers = Workers.on(self.device, self.threads, self.settings.micro)
-        precision = cublas.precision(self.settings.precision)
-        with self.lock, self.stop, precision, self.decoders, workers, self._step(reporter) as step:
+        workers = Workers.on(self.device, self.threads, self.settings.micro, alone=self.ranks.count == 1)
+        precision, lock = cublas.precision(self.settings.precision), self.lock if self.ranks.first else nullcontext()
+        with lock, self.stop, precision, self.decoders, workers, self._step(reporter) as step:
             Sitting(self, step, workers, reporter).work()
 
     def save(self, name: str) -> None:
-        """Write a checkpoint into the folder. Raises TrainingError, which says what is lost, where it cannot be written."""
+        """Write a checkpoint into the folder; the first rank does. Raises TrainingError, which says what is lost, where it
+        cannot be written."""
+        if not self.ranks.first:
+            return
         meta = RunState(
             settings=self.settings,
             data=self.data,
@@ -236,17 +299,20 @@ class Run:
             feed=self._feed(),
             average=self.average,
             task=self.task,
+            ranks=self.ranks,
         )
 
     def _feed(self) -> Feed | None:
         """What reads image files ahead of the steps."""
         if not isinstance(self.training, Pictures):
             return None
-        order = Order(self.settings.seed, len(self.training), self.settings.batch)  # its own: it is ahead
-        return ReadAhead(self.training, RECIPES[self.settings.recipe], self.settings.seed, order, self.total)
+        s = self.settings
+        order = Order(s.seed, len(self.training), s.batch)  # its own: it is ahead
+        own = RankOrder(order, s.accumulate, self.ranks.rank, self.ranks.count)
+        return ReadAhead(self.training, RECIPES[s.recipe], s.seed, own, self.total)
 
-    def _restore(self, path: Path, arrays: dict[str, Any], saved: RunState) -> None:
-        """Take over a checkpoint, and drop what the log says of later steps."""
+    def _restored(self, path: Path, arrays: dict[str, Any], saved: RunState) -> Run:
+        """This run, where a checkpoint was written."""
         self.data = fingerprint(self.whole)
         if saved.data != self.data and saved.data != old_fingerprint(self.whole):
             raise TrainingError(f"{path}: the run was on {saved.data}, the data here is {self.data}")
@@ -260,11 +326,15 @@ class Run:
         self.tested = ends if saved.tested is None else saved.tested
         grown = self.settings.epochs != saved.settings.epochs
         self.test_accuracy = None if grown else saved.test_accuracy
+        self._compare(saved)
+        return self
+
+    def _tidy(self, saved: RunState) -> None:
+        """Drop what the log says of later steps, and write the settings where they changed."""
         tests = self.tested if self.validation is None else saved.step - (saved.test_accuracy is None)
         log.truncate(self.folder / LOG, {"train": saved.step, "validation": self.tested, "test": tests})
         if self.settings != saved.settings:
             write_settings(self.folder, self.settings)
-        self._compare(saved)
 
     def _compare(self, saved: RunState) -> None:
         """Note what makes this run another than one that was never stopped."""
@@ -284,6 +354,20 @@ class Run:
             f"The last checkpoint is of step {self.saved_step:,} of {self.total:,}; {what}. "
             f"When the disk can be written to again, continue with --resume {self.folder}"
         )
+
+
+def _found(path: Path) -> Path:
+    """The checkpoint to resume. Raises CheckpointError where it is not there."""
+    path = to_resume(path)
+    if not path.exists():
+        raise CheckpointError(path, "cannot be read: there is no such file")
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, Any], RunState]:
+    """The arrays of a run's checkpoint, and where in the run it was written."""
+    arrays, meta = checkpoint.load(path)
+    return arrays, RunState.from_meta(path, meta)
 
 
 def _check_precision(settings: Settings, device: str) -> None:

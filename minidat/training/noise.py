@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minidat.autograd import Tensor, array_module, no_grad
+from minidat.data.share import Share
 from minidat.models import Pyramid
 
 
@@ -57,13 +58,13 @@ class Noise:
         """Let the next pass begin with the first array."""
         self._next = iter(self.views)
 
-    def draw(self, batch: int, micro: int, generator: Callable[[int], np.random.Generator]) -> np.ndarray:
-        """The numbers of one pass, float32, flat: the same as micro-batches would draw, each from its own generator."""
+    def draw(self, share: Share, micro: int, generator: Callable[[int], np.random.Generator]) -> np.ndarray:
+        """The numbers of one pass over the share's images, float32, flat: the same as micro-batches of the whole batch would
+        draw, each from its own generator."""
         flat = np.empty(self.flat.size, np.float32)
         rows = self._cut(flat)
-        for start in range(0, batch if rows else 0, micro):
-            rng = generator(start)
+        if rows:
+            rng = share.noise(slice(None), micro, generator)
             for array in rows:
-                piece = array[start : start + micro]
-                piece[...] = rng.random(piece.shape, np.float32)
+                array[...] = rng.random(array.shape, np.float32)
         return flat

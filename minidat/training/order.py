@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidat.data.share import Share
 from minidat.training.randomness import ORDER, generator
 
 
@@ -23,3 +24,15 @@ class Order:
             self._permutation = generator(self.seed, ORDER, epoch).permutation(self.count)
             self._epoch = epoch
         return self._permutation[position * self.batch : (position + 1) * self.batch]
+
+
+class RankOrder:
+    """Step → the images of one of several ranks, in the order in which it asks for them: its share of each part of the batch."""
+
+    def __init__(self, order: Order, parts: int, rank: int, ranks: int):
+        self.order, self.parts, self.rank, self.ranks = order, parts, rank, ranks
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Indices int64 of the images of the step that follows `step` steps."""
+        parts = np.split(self.order(step), self.parts)
+        return np.concatenate([part[Share.of(len(part), self.rank, self.ranks).positions] for part in parts])

@@ -34,10 +34,10 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def thread_count(device: str, threads: int | None) -> int:
-    """The threads that work on a batch. On the CPU: `threads`, all cores where that is None. On a GPU: one. Raises ValueError
-    for `threads` outside 1 … 256."""
-    count = available_cores() if threads is None else threads
+def thread_count(device: str, threads: int | None, cores: int | None = None) -> int:
+    """The threads that work on a batch. On the CPU: `threads`; where that is None, `cores`, by default all. On a GPU: one.
+    Raises ValueError for `threads` outside 1 … 256."""
+    count = (cores or available_cores()) if threads is None else threads
     if not 1 <= count <= MOST_THREADS:
         raise ValueError(f"threads is {count}; it must be from 1 to {MOST_THREADS}")
     return 1 if device == "gpu" else count
@@ -65,26 +65,27 @@ NOTHING = BatchResult(0.0, 0, 0)
 class Workers(AbstractContextManager):
     """Threads that each take a shard of a batch. Inside `with`, BLAS runs on one thread a call where there are several.
 
-    micro: images in a micro-batch.
+    micro: images in a micro-batch. alone: no other process has a part in the work; else one thread's BLAS has one thread too.
     """
 
-    def __init__(self, threads: int, micro: int):
+    def __init__(self, threads: int, micro: int, *, alone: bool = True):
         if threads < 1 or micro < 1:
             raise ValueError(f"workers: threads {threads} and micro-batch {micro} must be at least 1")
-        self.threads, self.micro = threads, micro
+        self.threads, self.micro, self.alone = threads, micro, alone
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
-    def on(cls, device: str, threads: int | None, micro: int) -> Workers:
+    def on(cls, device: str, threads: int | None, micro: int, *, alone: bool = True) -> Workers:
         """The workers for a device. On the CPU: `threads` (all cores by default), which take micro-batches. On a GPU: one, which
         takes the whole batch."""
-        return cls(thread_count(device, threads), sys.maxsize if device == "gpu" else micro)
+        return cls(thread_count(device, threads), sys.maxsize if device == "gpu" else micro, alone=alone)
 
     def __enter__(self) -> Workers:
         keep_freed_memory()
-        if self.threads > 1:
+        if self.threads > 1 or not self.alone:
             self._stack.enter_context(threadpool_limits(1, "blas"))
+        if self.threads > 1:
             self._pool = self._stack.enter_context(ThreadPoolExecutor(self.threads))
         return self
 
@@ -111,11 +112,12 @@ class BatchGradient:
         self.buffers = [array_module(arena.data).zeros_like(arena.data) for _ in range(workers.threads)]
 
     def __call__(
-        self, inputs: Any, targets: Any, *, generator: Callable[[int], np.random.Generator]
+        self, inputs: Any, targets: Any, *, generator: Callable[[int], Any], whole: int | None = None
     ) -> tuple[Any, Any]:
         """(flat gradient in the arena's dtype, sums) of inputs and targets of B images, arrays or lists.
 
-        generator: start of a micro-batch → its random numbers, so that noise does not depend on the threads. The
+        generator: start of a micro-batch → its random numbers, so that noise does not depend on the threads. whole: images of
+        the batch that these are a part of, whose mean loss it is; the parts' gradients add up to that of the batch. The
         gradient is valid until the next call.
         """
         batch = len(inputs)
@@ -126,7 +128,7 @@ class BatchGradient:
             for piece in pieces:
                 loss, result = self.loss(self.model, inputs[piece], targets[piece], generator(piece.start))
                 sums.append(result)
-                weight = array_module(loss.data).full_like(loss.data, (piece.stop - piece.start) / batch)
+                weight = array_module(loss.data).full_like(loss.data, (piece.stop - piece.start) / (whole or batch))
                 self.arena.flatten(gradients(loss, self.leaves, weight), grad, accumulate=True)
             return sums
 

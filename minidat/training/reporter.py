@@ -23,3 +23,19 @@ class Reporter(Protocol):
 
     def note(self, text: str) -> None:
         """Something that a person should know."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def train(self, record: dict[str, Any]) -> None:
+        pass
+
+    def testing(self, done: int, total: int) -> None:
+        pass
+
+    def test(self, record: dict[str, Any]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass

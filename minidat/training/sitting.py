@@ -14,8 +14,10 @@ from minidat.training.errors import Interrupted, TrainingError
 from minidat.training.evaluation import evaluate, placed
 from minidat.training.folder import BEST, LAST, LOG
 from minidat.training.parallel import Workers
+from minidat.training.ranks import ALONE, everywhere
 from minidat.training.reading_report import ReadingReport
 from minidat.training.reporter import Reporter
+from minidat.training.splits import part
 from minidat.training.state import RunState
 from minidat.training.step import DeviceStep, HostStep, NotFinite
 
@@ -49,11 +51,11 @@ class Sitting:
                     self._test_best()
                 else:
                     self._advance()
-                if run.stop.asked and not run.complete:
+                if run.ranks.any(run.stop.asked) and not run.complete:
                     self._save_progress()
                     raise Interrupted
         except NotFinite as error:
-            raise self._not_finite(error) from error
+            raise everywhere(self._not_finite(error)) from error
         except DataError:  # an image file cannot be read
             with contextlib.suppress(NotFinite):
                 self._save_progress()
@@ -66,7 +68,7 @@ class Sitting:
         run.step += 1
         if self._log_is_due():
             self._log_training()
-        elif self.clock.seconds - self.saved_at > SAVE_SECONDS:
+        elif run.ranks.send(self.clock.seconds - self.saved_at > SAVE_SECONDS):  # all read, or none
             self._save_progress()
 
     def _log_is_due(self) -> bool:
@@ -118,7 +120,7 @@ class Sitting:
         """Test the best epoch on the test set, once: it was chosen on other images."""
         run = self.run
         path, running = run.folder / BEST, run.model.running()
-        arrays, meta = checkpoint.load(path)
+        arrays, meta = run.ranks.from_first(lambda: checkpoint.load(path))
         chosen = RunState.from_meta(path, meta).step // run.steps_per_epoch
         changed = [run.arena.data, *(t.data for t in running.values())]
         last = [array.copy() for array in changed]
@@ -135,19 +137,34 @@ class Sitting:
         self._tell(self.reporter.test, record)
 
     def _placed(self, dataset: Dataset) -> Dataset | OnDevice:
-        return placed(dataset, self.run.device) if self.run.task.fixed_shapes else dataset
+        """A data set that is tested: this rank's part of it, where tests of parts add up."""
+        run, count = self.run, len(dataset)
+        if run.ranks.count > 1 and run.task.tests_add_up:
+            ends = [count * rank // run.ranks.count for rank in (run.ranks.rank, run.ranks.rank + 1)]
+            dataset = part(dataset, *ends)
+        return placed(dataset, run.device) if run.task.fixed_shapes else dataset
 
     def _evaluate(self, dataset: Dataset | OnDevice) -> Any:
-        """What the task's test finds. Raises Interrupted when the user asks to stop: what was trained is saved by then."""
+        """What the task's test finds, on all ranks. Raises Interrupted when the user asks to stop: what was trained is saved by
+        then."""
+        run = self.run
+        ranks = run.ranks if run.task.tests_add_up else ALONE
 
         def progress(done: int, total: int) -> None:
-            if self.run.stop.asked:
+            if run.stop.asked:
                 raise Interrupted
-            self.reporter.testing(done, total)
+            self.reporter.testing(done * ranks.count, total * ranks.count)
 
-        result = evaluate(self.run.model, dataset, self.workers, self.run.device, progress, self.run.task)
+        result, stopped = run.task.nothing, False
+        try:
+            if len(dataset):
+                result = evaluate(run.model, dataset, self.workers, run.device, progress, run.task)
+        except Interrupted:
+            stopped = True
+        if run.ranks.any(stopped):
+            raise Interrupted
         self._tell_of_damaged()
-        return result
+        return ranks.sum_of(result) if run.task.tests_add_up else result
 
     def _record(self, kind: str, sums: Any, epoch: float) -> dict[str, Any]:
         self.run.seconds = self.clock.seconds
@@ -160,7 +177,9 @@ class Sitting:
         }
 
     def _write(self, record: dict[str, Any]) -> None:
-        """Log a record. Where that fails, save what can be saved, and say what is lost."""
+        """Log a record; the first rank does. Where that fails, save what can be saved, and say what is lost."""
+        if not self.run.ranks.first:
+            return
         try:
             log.append(self.run.folder / LOG, record)
         except OSError as error:

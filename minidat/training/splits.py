@@ -55,10 +55,11 @@ def load_splits(settings: Settings, decoders: Decoders | None = None) -> Splits:
         )
     if not held:
         return Splits(whole, whole, None, testing)
-    return Splits(whole, _part(whole, 0, left), _part(whole, left, len(whole)), testing)
+    return Splits(whole, part(whole, 0, left), part(whole, left, len(whole)), testing)
 
 
-def _part(whole: Any, start: int, stop: int) -> Any:
+def part(whole: Any, start: int, stop: int) -> Any:
+    """The images `start` … `stop` − 1 of a data set."""
     return whole.part(start, stop) if isinstance(whole, Pictures | SampleBatches) else Part(whole, start, stop)
 
 

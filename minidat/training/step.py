@@ -19,15 +19,18 @@ from minidat.autograd import Tensor, array_module, asnumpy, gradients
 from minidat.data import Dataset, augment
 from minidat.data.dataset import OnDevice
 from minidat.data.pictures import Pictures
+from minidat.data.share import Share
 from minidat.fast.cuda.flat_gradient import FlatGradient
+from minidat.fast.cuda.tally import report, tally
 from minidat.models import Pyramid
 from minidat.training.average import Average
 from minidat.training.feed import Feed
 from minidat.training.graph import Graphed
 from minidat.training.noise import Noise
 from minidat.training.optim import AdamW, Schedule, clip_by_norm
-from minidat.training.parallel import NOTHING, BatchGradient, BatchResult, Workers, batch_sums
+from minidat.training.parallel import NOTHING, BatchGradient, BatchResult, Workers
 from minidat.training.randomness import AUGMENT, NOISE, generator
+from minidat.training.ranks import ALONE, Ranks
 from minidat.training.settings import Settings
 from minidat.training.tasks import Task, task_of
 from minidat.training.upload import upload
@@ -43,7 +46,7 @@ class NotFinite(ArithmeticError):
 
 class HostStep(AbstractContextManager):
     """Training steps that the host waits for, from inside `with`. threads: of the CPU, which share a batch. task: the settings'
-    own by default. feed: gives the batches, by default the data set itself."""
+    own by default. feed: gives the batches, by default the data set itself. ranks: processes that share each part of a batch."""
 
     def __init__(
         self,
@@ -58,15 +61,25 @@ class HostStep(AbstractContextManager):
         task: Task | None = None,
         feed: Feed | None = None,
         average: Average | None = None,
+        ranks: Ranks = ALONE,
     ):
         self.settings, self.dataset, self.device, self.average = settings, dataset, device, average
         self.feed = Feed(dataset) if feed is None else feed
-        self.optimiser, self.schedule = optimiser, schedule
+        self.optimiser, self.schedule, self.ranks = optimiser, schedule, ranks
         self.task = task_of(settings) if task is None else task
         whole = bool(model.running())  # batch norm: its statistics are the whole batch's, and change in one thread
-        self.workers = Workers(1, settings.batch) if whole else Workers(threads, settings.micro)
+        self.workers = Workers(1, settings.batch) if whole else self._workers(threads)
         self.gradient = BatchGradient(model, optimiser.arena, self.workers, self.task.loss)
         self.sums = self.task.nothing
+
+    def _workers(self, threads: int) -> Workers:
+        """Threads for this process's images. Where several ranks leave it few, micro-batches are so small that each thread has
+        one."""
+        s, ranks = self.settings, self.ranks
+        if ranks.count == 1:
+            return Workers(threads, s.micro)
+        own = len(Share.of(s.batch // s.accumulate, ranks.rank, ranks.count).positions)
+        return Workers(threads, min(s.micro, -(-own // threads)), alone=False)
 
     def __enter__(self) -> HostStep:
         self.workers.__enter__()
@@ -78,6 +91,8 @@ class HostStep(AbstractContextManager):
     def advance(self, step: int, indices: np.ndarray) -> None:
         """Take the step that follows `step` steps, on the images at `indices`. Raises NotFinite."""
         grad, result = self._accumulated(step, indices)
+        self.ranks.add(grad)
+        result = self.ranks.sum_of(result)
         norm = clip_by_norm(grad, self.settings.max_norm)
         if not (math.isfinite(result.loss) and math.isfinite(norm)):
             raise NotFinite(step + 1, result.loss / result.count, norm)
@@ -104,9 +119,17 @@ class HostStep(AbstractContextManager):
     def _part(self, step: int, k: int, indices: np.ndarray) -> tuple[Any, Any]:
         """(mean gradient, sums) of part k of a batch, augmented by itself."""
         s, first = self.settings, k * len(indices)
-        batch, rng = self.feed.batch(step, indices), generator(s.seed, AUGMENT, step, k)
-        images, targets = self.task.prepare(batch, self.dataset, rng, self.device)  # augmented: (B, H, W, 3), (B, K)
-        return self.gradient(images, targets, generator=lambda start: generator(s.seed, NOISE, step, first + start))
+        share = Share.of(len(indices), self.ranks.rank, self.ranks.count)
+        batch, rng = self.feed.batch(step, indices[share.positions]), generator(s.seed, AUGMENT, step, k)
+        images, targets = self.task.prepare(batch, self.dataset, rng, self.device, share)  # (b, H, W, 3), (b, K)
+
+        def of_micro_batch(start: int) -> Any:
+            if share.is_whole:
+                return generator(s.seed, NOISE, step, first + start)
+            piece = slice(start, start + self.workers.micro)
+            return share.noise(piece, s.micro, lambda start: generator(s.seed, NOISE, step, first + start))
+
+        return self.gradient(images, targets, generator=of_micro_batch, whole=share.batch)
 
     def read(self) -> Any:
         """The task's sums over all steps since `restart`."""
@@ -139,25 +162,33 @@ class DeviceStep(AbstractContextManager):
         note: Callable[[str], None],
         feed: Feed | None = None,
         average: Average | None = None,
+        ranks: Ranks = ALONE,
     ):
         if optimiser.fused is None:
             raise ValueError("DeviceStep: the optimiser has no kernels; its arrays are not on a GPU")
         self.settings, self.dataset, self.model, self.feed, self.average = settings, dataset, model, feed, average
-        self.optimiser, self.fused, self.schedule = optimiser, optimiser.fused, schedule
+        self.optimiser, self.fused, self.schedule, self.ranks = optimiser, optimiser.fused, schedule, ranks
         self.leaves = list(optimiser.arena.tensors)
         arena, side = optimiser.arena, dataset.image_size
+        for _, tensor in model.tensors():
+            if not tensor.requires_grad and tensor.dtype.kind == "f":  # a constant: converted once, not in each step
+                tensor.data = tensor.data.astype(arena.data.dtype, copy=False)
         self.xp = xp = array_module(arena.data)
-        part = settings.batch // settings.accumulate
-        self.images = xp.zeros((part, side, side, 3), np.float32)
-        self.targets = xp.zeros((part, len(dataset.classes)), np.float32)
+        self.share = Share.of(settings.batch // settings.accumulate, ranks.rank, ranks.count)
+        own = len(self.share.positions)  # images of a pass
+        self.images = xp.zeros((own, side, side, 3), np.float32)
+        self.targets = xp.zeros((own, len(dataset.classes)), np.float32)
+        self.weight = xp.full((), own / settings.batch, np.float32)  # of a pass's mean loss in the batch's
         self.grad = xp.zeros_like(arena.data)
-        self.flat = FlatGradient([leaf.data for leaf in self.leaves], arena.slices, self.grad)
-        self.loss = xp.zeros((), np.float64)  # of the batch, or of its parts so far
+        of_part = self.grad if settings.accumulate == 1 else xp.zeros_like(arena.data)
+        self.flat = FlatGradient([leaf.data for leaf in self.leaves], arena.slices, of_part)
+        self.now = xp.zeros(2, np.float64)  # the batch's sum of losses and right answers, or those of its parts so far
         self.sums = xp.zeros(2, np.float64)  # of losses, of right answers
         self.last = xp.zeros(2, np.float64)  # loss and norm, of the last step or the first that failed
         self.count = 0
         self.noise = Noise(model, self.images)
-        works = [self._whole] if settings.accumulate == 1 else [self._backward, self._update]
+        in_one = settings.accumulate == 1 and ranks.count == 1
+        works = [self._whole] if in_one else [self._backward, self._update]
         self.works = [Graphed(work, xp, note) if graph else work for work in works]
         self.stream = xp.cuda.Stream(non_blocking=True)  # a capture needs a stream of its own
 
@@ -177,6 +208,7 @@ class DeviceStep(AbstractContextManager):
         for k, part in enumerate(np.split(indices, self.settings.accumulate)):
             self._send(step, k, part, scalars, rate)
             self.works[0]()
+        self._add_up()
         for work in self.works[1:]:
             work()
         self.count += self.settings.batch
@@ -184,8 +216,10 @@ class DeviceStep(AbstractContextManager):
     def _send(self, step: int, k: int, indices: np.ndarray, scalars: np.ndarray, rate: np.ndarray) -> None:
         """Put part k of a batch, augmented by itself, and all numbers of its pass where `works` find them."""
         s, data, recipe = self.settings, self.dataset, augment.RECIPES[self.settings.recipe]
-        first, draws = k * len(indices), augment.draw(self.images.shape, recipe, generator(s.seed, AUGMENT, step, k))
-        noise = self.noise.draw(len(indices), s.micro, lambda start: generator(s.seed, NOISE, step, first + start))
+        first, share, rng = k * len(indices), self.share, generator(s.seed, AUGMENT, step, k)
+        draws = augment.draw(self.images.shape, recipe, rng, share)
+        noise = self.noise.draw(share, s.micro, lambda start: generator(s.seed, NOISE, step, first + start))
+        indices = indices[share.positions]
         pictures = [indices] if self.feed is None else self.feed.batch(step, indices)
         sent = upload(self.xp, [noise, scalars, rate, *draws.arrays.values(), *pictures])
         (noise_there, scalars_there, rate_there), rest = sent[:3], sent[3:]
@@ -199,6 +233,12 @@ class DeviceStep(AbstractContextManager):
         if self.average is not None:
             self.average.rate[...] = rate_there
 
+    def _add_up(self) -> None:
+        """Sum over ranks, between two graphs and not in one: a rank whose pass cannot be captured still meets the others, since
+        NCCL wants a collective captured on all ranks or on none."""
+        if self.ranks.count > 1:
+            self.ranks.add(self.grad, self.now)
+
     def _whole(self) -> None:
         """Forward, backward and AdamW, between arrays whose addresses do not change."""
         self._backward()
@@ -206,30 +246,22 @@ class DeviceStep(AbstractContextManager):
 
     def _backward(self) -> None:
         """The gradient of one part of a batch, added to those of the parts before."""
-        xp, parts = self.xp, self.settings.accumulate
         self.noise.rewind()
         logits = self.model(Tensor(self.images), rng=self.noise)  # ty: ignore[invalid-argument-type]
         loss = ops.cross_entropy(logits, self.targets, smoothing=self.settings.smoothing)
-        if parts == 1:
-            with self.flat.filling():
-                found = gradients(loss, self.leaves)
-            self.flat.gather(found)
-        else:
-            weight = xp.full_like(loss.data, 1 / parts)
-            self.optimiser.arena.flatten(gradients(loss, self.leaves, weight), self.grad, accumulate=True)
-        self.loss += loss.data.astype(np.float64) / parts
-        self.sums += batch_sums(loss.data, logits.data, self.targets)
+        with self.flat.filling():
+            found = gradients(loss, self.leaves, self.weight)
+        self.flat.gather(found)
+        if self.settings.accumulate > 1:
+            self.grad += self.flat.flat
+        tally(loss.data, logits.data, self.targets, self.now)
 
     def _update(self) -> None:
         """AdamW, and the average; then the next batch begins."""
-        xp, state = self.xp, self.fused.state
         self.fused.step(self.grad)
         if self.average is not None:
             self.average.step()
-        failed_before = (state[1] >= 0) & (state[1] < state[2])
-        now = xp.stack([self.loss, state[0]])
-        self.last[...] = xp.where(failed_before, self.last, now)
-        self.loss[...] = 0
+        report(self.now, self.settings.batch, self.fused.state, self.sums, self.last)
         if self.settings.accumulate > 1:
             self.grad[...] = 0
 
@@ -263,10 +295,11 @@ def step_for(
     task: Task,
     feed: Feed | None = None,
     average: Average | None = None,
+    ranks: Ranks = ALONE,
 ) -> HostStep | DeviceStep:
     """The step for where the parameters are: `DeviceStep` where the optimiser has kernels for them and the task's batches all
     have the same shapes, else `HostStep`. feed: reads the batches of `Pictures`. average: of the parameters, kept up to date."""
-    options: dict[str, Any] = {"feed": feed, "average": average}
+    options: dict[str, Any] = {"feed": feed, "average": average, "ranks": ranks}
     if optimiser.fused is None or not task.fixed_shapes:
         options |= {"device": device, "threads": threads, "task": task}
         return HostStep(settings, dataset, model, optimiser, schedule, **options)

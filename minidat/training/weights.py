@@ -19,7 +19,8 @@ from minidat.training import checkpoint
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.errors import TrainingError
 from minidat.training.folder import BEST, LAST
-from minidat.training.state import PARAMETERS, RunState
+from minidat.training.included import located
+from minidat.training.state import RunState, tested
 
 HEAD, RELEASED_HEAD = ("head.weight", "head.bias"), ("cls_head.weight", "cls_head.bias")
 
@@ -93,12 +94,12 @@ class Weights:
 
 def read_weights(named: str, key: str | None = None) -> Weights:
     """The weights that a user names: a run's folder (its best ones, its last where it has no best yet), one of its
-    checkpoints, another file that minidat wrote, or a file with the released names.
+    checkpoints, another file that minidat wrote, included weights, or a file with the released names.
 
     key: where in a file of PyTorch the state dict is. Raises ValueError or TrainingError, naming the file, for what cannot be
     read.
     """
-    path = Path(named)
+    path = located(named)
     if path.is_dir():
         path = next((path / name for name in (BEST, LAST) if (path / name).exists()), path)
         if path.is_dir():
@@ -110,10 +111,11 @@ def read_weights(named: str, key: str | None = None) -> Weights:
         raise TrainingError(f"--weights {named} is no file of PyTorch; leave out --key")
     arrays, meta = checkpoint.load(path)
     if meta.get("kind") == "run":
-        state, prefix = RunState.from_meta(path, meta), f"{PARAMETERS}/"
-        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        state = RunState.from_meta(path, meta)
         settings = state.settings
-        return Weights(named, path, own, settings.model, state.classes, released=False, changes=settings.changes)
+        return Weights(
+            named, path, tested(arrays), settings.model, state.classes, released=False, changes=settings.changes
+        )
     model, classes = meta.get("model"), meta.get("classes")
     return Weights(named, path, arrays, model, None if classes is None else tuple(classes), released=False)
 

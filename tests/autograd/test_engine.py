@@ -10,6 +10,7 @@ import pytest
 
 from minidat import ops
 from minidat.autograd import OPS, Op, Tensor, gradients, is_recording, no_grad, op
+from minidat.autograd.engine import takes_needed
 
 LONG = 20_000
 
@@ -481,3 +482,22 @@ def test_the_zeroth_power_has_slope_0_everywhere():
     x = Tensor(np.array([0.0, 2.0]), requires_grad=True)
     (x**0).sum().backward()
     np.testing.assert_array_equal(x.grad, [0, 0])
+
+
+def test_a_vjp_may_be_told_which_inputs_need_a_gradient(new_op):
+    told = []
+
+    @new_op("..., ... -> ...")
+    def doubled_sum(x, y):
+        @takes_needed
+        def vjp(dy, needed=(True, True)):
+            told.append(needed)
+            return tuple(2 * dy if need else None for need in needed)
+
+        return 2 * (x + y), vjp
+
+    x = Tensor(np.ones(3), requires_grad=True)
+    doubled_sum(x, np.ones(3)).sum().backward()
+    doubled_sum.raw(np.ones(3), np.ones(3))[1](np.ones(3))
+    assert told == [(True, False), (True, True)]
+    np.testing.assert_array_equal(x.grad, [2, 2, 2])

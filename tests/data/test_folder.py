@@ -80,6 +80,12 @@ def test_a_fifth_of_each_class_is_held_out_by_name_and_stays_so(below, tmp_path)
     assert set(train.files) <= set(read("train", tmp_path).files)
 
 
+def test_equal_names_in_two_classes_are_not_held_out_together(tmp_path):
+    fill(tmp_path, {"a": 40, "b": 40})
+    held = {kind: {file[2:] for file in read("test", tmp_path).files if file[0] == kind} for kind in "ab"}
+    assert held["a"] != held["b"]
+
+
 def test_any_first_and_any_last_pictures_have_all_classes_in_proportion():
     files, labels = spread([("a", [f"{i}" for i in range(30)]), ("b", [f"{i}" for i in range(60)]), ("c", ["0"] * 10)])
     assert len(set(files)) == 91 and [("a", "b", "c")[label] for label in labels] == [file[0] for file in files]

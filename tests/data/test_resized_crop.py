@@ -25,6 +25,7 @@ def test_the_image_is_the_box_resized():
 def test_areas_aspects_and_places_are_spread_as_they_should_be():
     """In a large square image nearly every box fits whose area is not near the whole: of those, areas are uniform, logarithms
     of aspects too, and places are anywhere."""
+    assert AREA == (0.08, 1.0) and ASPECT == (3 / 4, 4 / 3)
     generator = rng(1)
     boxes = np.array([draw_box(1000, 1000, generator) for _ in range(6000)])
     top, left, tall, wide = boxes.T

@@ -7,10 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import standin
+import standin_cublas
 import standin_cuda
 from PIL import Image
 
 from minidat.autograd.backend import asnumpy
+from minidat.fast.cuda import cublas
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
 from minidat.training import checkpoint, loop, sitting
@@ -264,6 +266,38 @@ def test_a_step_that_cannot_be_captured_is_taken_without_a_graph(tmp_path, monke
     (note,) = watcher.notes
     assert note.startswith("training without a CUDA graph: the step cannot be captured (")
     assert_same(run, plain)
+
+
+@pytest.mark.usefixtures("device", "kernels")
+@pytest.mark.parametrize("letter, options", [("C", {}), ("M", {"points": 2}), ("D", {"position": "log"})])
+def test_a_network_whose_ops_have_no_kernels_is_trained_without_a_graph(letter, options, tmp_path, monkeypatch):
+    """Deformable convolution, multi-scale attention and the log-spaced bias multiply as CuPy does, which no capture allows."""
+    made = stages((8,), (2,), (letter,), groups=2, kernel=3, **options)
+    monkeypatch.setitem(MODELS, "dat_micro", lambda: Config(32, 8, 10, made, drop_path=0.3))
+    short = replace(SMALL, epochs=1)
+    plain, seen = trained(tmp_path / "plain", short, device="gpu", graph=False)
+    run, watcher = trained(tmp_path / "run", short, device="gpu")
+    (note,) = watcher.notes
+    assert note.startswith("training without a CUDA graph: the step cannot be captured (") and seen.notes == []
+    assert_same(run, plain)
+    assert np.isfinite(asnumpy(run.arena.data)).all()
+
+
+@pytest.mark.speed_floor
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("device", ["stand-in"], indirect=True)
+def test_every_product_of_a_run_has_its_precision(device, tmp_path, monkeypatch):
+    computed = set()
+
+    def product(self, *arguments, plain=standin_cublas.FakeCublas._product):
+        computed.add(arguments[-1])
+        plain(self, *arguments)
+
+    monkeypatch.setattr(standin_cublas.FakeCublas, "_product", product)
+    for precision, code in cublas.COMPUTE.items():
+        computed.clear()
+        trained(tmp_path / precision, replace(SMALL, epochs=1, precision=precision), device="gpu")
+        assert computed == {code}
 
 
 @pytest.mark.usefixtures("device", "kernels")

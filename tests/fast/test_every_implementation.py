@@ -100,7 +100,7 @@ def test_agrees_with_its_equation_on_a_gpu(backend, case, leading, dtype, device
 def test_these_are_the_ops_with_implementations():
     assert set(implemented("numpy")) == {
         *("softmax", "attention", "self_attention", "layer_norm", "gelu", "mlp", "conv2d", "depthwise_conv"),
-        *("bilinear_sample", "position_bias", "neighborhood_attention"),
+        *("bilinear_sample", "position_bias", "neighborhood_attention", "roi_align"),
     }
     pytest.importorskip("numba")
     assert set(implemented("numba")) == {

@@ -174,3 +174,22 @@ def test_deformable_convolution(seed, b, groups, width, size, kernel, d, modulat
     arrays = [normal(rng, (b, *size, c)), offsets, modulation, normal(rng, (*kernel, c, d)), normal(rng, d)]
     wrt = [i for i in range(5) if arrays[i] is not None]
     holds(ops.deformable_conv, arrays, rng, wrt=wrt, **options)
+
+
+@drawn
+@given(SEEDS, FEW, st.tuples(SIDES, SIDES), st.tuples(FEW, FEW), FEW, st.integers(0, 2), st.booleans())
+def test_roi_align(seed, b, size, bins, boxes, samples, half_pixel):
+    """Boxes that reach over the edges of the map, and some that miss it."""
+    rng = np.random.default_rng(seed)
+    corner, sides = rng.uniform(-6, 2 * max(size), (boxes, 2)), rng.uniform(0.1, 12, (boxes, 2))
+    arrays = [normal(rng, (b, *size, 2)), np.concatenate([corner, corner + sides], 1), rng.integers(0, b, boxes)]
+    holds(ops.roi_align, arrays, rng, wrt=[0], size=bins, scale=0.5, samples=samples, half_pixel=half_pixel)
+
+
+@drawn
+@given(SEEDS, FEW, st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), st.sampled_from(["bilinear", "nearest"]))
+def test_resizing(seed, b, size, new, mode):
+    rng = np.random.default_rng(seed)
+    x = normal(rng, (b, *size, 2))
+    holds(ops.resize, [x], rng, wrt=[0], size=new, mode=mode)
+    holds(ops.adaptive_average_pool, [x], rng, wrt=[0], size=new)

@@ -17,14 +17,14 @@ def assert_equal(raw, arrays, options, xp, dtype, *, backend=CUDA, served=True, 
     arrange: how arrays are put into memory. Returns whether it was served."""
     dtype = np.dtype(dtype)
     arrays = [a.astype(dtype) if _is_real(a) else a for a in arrays]
-    y, gradients, dy = plain_result(raw.plain, arrays, options)
+    y, gradients, dy = plain_result(raw.plain, arrays, drawn(options))
     there = [arrange(xp.asarray(a)) if isinstance(a, np.ndarray) else a for a in arrays]
     options = {name: xp.asarray(a) if isinstance(a, np.ndarray) else a for name, a in options.items()}
     (implementation,) = (one for one in raw.implementations if one.backend is backend)
-    result = call(implementation, there, options)
+    result = call(implementation, there, drawn(options))
     left = result is NotImplemented
     assert served in (None, not left), f"{backend}: {'left to others' if left else 'not left to others'}"
-    found, vjp = raw(*there, **options) if left else result
+    found, vjp = raw(*there, **drawn(options)) if left else result
     dthere = xp.asarray(dy.astype(dtype))
     _close(found, y, xp, dtype, "value")
     for i, (mine, expected) in enumerate(zip(vjp(dthere), gradients, strict=True)):
@@ -35,6 +35,13 @@ def assert_equal(raw, arrays, options, xp, dtype, *, backend=CUDA, served=True, 
         if isinstance(before, np.ndarray):
             np.testing.assert_array_equal(asnumpy(a), before)
     return not left
+
+
+def drawn(options):
+    """Options with a new generator for their seed, if they have one: each call draws the same numbers."""
+    if "seed" not in options:
+        return options
+    return {**{k: v for k, v in options.items() if k != "seed"}, "rng": np.random.default_rng(options["seed"])}
 
 
 def plain_result(plain, arrays, options):

@@ -133,3 +133,12 @@ def test_each_part_is_augmented_by_itself(tmp_path, monkeypatch):
     assert (
         len(keys) == len(set(keys)) == 4 * (4 + 4)
     )  # four steps of four parts: augmentation, and one micro-batch of two
+
+
+def test_another_run_starts_from_the_average_and_its_own_average_too(tmp_path):
+    trained(tmp_path / "first", SHORT)
+    run = Run.start(replace(SHORT, weights=str(tmp_path / "first")), tmp_path / "second", threads=1)
+    expected = checkpoint.load(tmp_path / "first" / BEST)[0]
+    for name, view in run.arena.views(run.average.flat).items():
+        np.testing.assert_array_equal(view, expected[f"average/{name}"])
+    np.testing.assert_array_equal(run.arena.data, run.average.flat)

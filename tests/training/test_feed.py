@@ -133,7 +133,8 @@ def test_as_many_pictures_are_read_ahead_as_are_allowed(settings):
         assert len(submitted) == 4 * (step + 1) + 8  # two batches more
 
 
-def test_a_damaged_picture_is_replaced_by_the_next_or_ends_the_run(tmp_path, settings):
+def test_a_damaged_picture_is_replaced_by_the_next_or_ends_the_run(tmp_path, settings, capsys, monkeypatch):
+    monkeypatch.setattr("minidat.cli.console.Console._draw", lambda *_: False)
     place = photographs(tmp_path / "pictures", 30)
     settings = replace(settings, data_dir=str(place))
     feed = feed_of(settings)
@@ -156,6 +157,12 @@ def test_a_damaged_picture_is_replaced_by_the_next_or_ends_the_run(tmp_path, set
     with pytest.raises(DataError, match="is no image"):
         run.train(Listener())
     assert checkpoint.load(tmp_path / "run" / LAST)[1]["step"] == run.step  # the steps before are not lost
+    assert (
+        cli.main(["train", "--resume", str(tmp_path / "run"), "--skip-damaged", "--threads", "1", "--workers", "0"])
+        == 0
+    )
+    text = capsys.readouterr().out
+    assert gone[0] in text and gone[1] in text and "done in" in text
 
 
 def test_a_run_is_the_same_to_the_bit_with_processes_and_over_a_stop(tmp_path, settings):

@@ -94,6 +94,15 @@ def test_the_last_weights_where_they_are_named_or_there_is_no_best(source, tmp_p
     assert read_weights("source").path.name == LAST
 
 
+def test_the_average_is_taken_where_a_run_has_one(tmp_path):
+    run = Run.start(replace(SHORT, ema=0.5), tmp_path / "averaged", threads=1)
+    run.train(Quiet())
+    model, (found, _) = create("dat_micro"), checkpoint.load(tmp_path / "averaged" / BEST)
+    read_weights("averaged").put_into(model, run.training.classes)
+    averages = {name.removeprefix("average/"): array for name, array in found.items() if name.startswith("average/")}
+    assert_equal_but(model, averages)
+
+
 @pytest.mark.parametrize("classes", [CLASSES, tuple(f"kind {i}" for i in range(10))])
 def test_other_classes_get_a_fresh_head(source, classes):
     """Also as many of other names."""

@@ -3,16 +3,7 @@
 //   scalars  rate, floor, kept, max_norm
 //   state    the gradient's norm, the first step at which it was not finite or −1, the number of steps
 
-// The sum over the block's 256 threads, in the first one; in a fixed order.
-__device__ double block_sum(double v) {
-    __shared__ double of[256];
-    of[threadIdx.x] = v;
-    for (int half = 128; half; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) of[threadIdx.x] += of[threadIdx.x + half];
-    }
-    return of[0];
-}
+#include "block_sum.cuh"
 
 // sums[block] = Σ g² over the block's share: in float64, so that squares of float32 neither overflow nor vanish.
 extern "C" __global__ void square_sums(const REAL* g, int n, double* sums) {

@@ -1,4 +1,5 @@
-"""Softmax attention on the GPU: products by cuBLAS, and softmax in place between them.
+"""Softmax attention on the GPU: one kernel where a head fits a block (`small_attention.py`); else products by cuBLAS, and
+softmax in place between them.
 
 A token's heads are adjacent in memory, so one head's matrices are not evenly spaced. cuBLAS reads them in place, with one
 launch per head, or with one launch after a copy.
@@ -13,6 +14,7 @@ from minidat import ops
 from minidat.autograd import array_module
 from minidat.fast.cuda import cublas
 from minidat.fast.cuda.columns import column_sum
+from minidat.fast.cuda.small_attention import Heads, small_attention
 from minidat.fast.cuda.softmax import softmax_of, softmax_vjp_of
 from minidat.fast.dispatch import CUDA
 from minidat.ops.sums import repeated_axes, summed_to
@@ -72,9 +74,42 @@ def bias_gradient(ds: Array, shape: Shape | None) -> Array | None:
     return summed_to(ds, shape)
 
 
-@CUDA.implements(ops.attention, strided=(0, 1, 2), constants=(4,))
+def tokens_first(x: Array) -> Array:
+    """(…, M, n, d) → (…, n, M, d), C-contiguous: a view where heads were cut from tokens. Also the other way round."""
+    return array_module(x).ascontiguousarray(x if x.ndim < 3 else x.swapaxes(-2, -3))
+
+
+def swapped(x: Array) -> Array:
+    """(…, n, M, d) → (…, M, n, d), a view."""
+    return x if x.ndim < 3 else x.swapaxes(-2, -3)
+
+
+def in_one_kernel(q, k, v, bias, mask, scale: float):
+    """`attention` where a head fits a block; NotImplemented where it does not."""
+    (*lead, n, d), (m, c) = q.shape, v.shape[-2:]
+    heads = lead[-1] if lead else 1
+    sizes = Heads(math.prod(lead[:-1]), heads, n, m, d, c, heads * d, heads * c, 0, 0)
+    if not sizes.fit(q.itemsize) or not k.shape[:-2] == v.shape[:-2] == tuple(lead):
+        return NotImplemented
+    q, k, v = tokens_first(q), tokens_first(k), tokens_first(v)
+    y, small_vjp = small_attention(q, k, v, bias, mask, sizes, tuple(lead), scale)
+    y, shape = y.reshape(*q.shape[:-1], c), None if bias is None else bias.shape
+
+    def vjp(dy):
+        xp = array_module(dy)
+        out = xp.empty_like(q), xp.empty_like(k), xp.empty_like(v)
+        ds = small_vjp(tokens_first(dy), *out)
+        return *map(swapped, out), bias_gradient(ds, shape), None
+
+    return swapped(y), vjp
+
+
+@CUDA.implements(ops.attention, strided=(0, 1, 2, 3), constants=(4,))
 def attention(q, k, v, bias, mask, *, scale: float):
     """Y = softmax(scale·Q Kᵀ + bias + mask) V; see `ops.attention`."""
+    small = in_one_kernel(q, k, v, bias, mask, scale)
+    if small is not NotImplemented:
+        return small
     q, k, v = apart(q), apart(k), apart(v)
     p = weights(q, k, bias, mask, scale)  # (..., n, m)
     y = cublas.product(p, v, out=like_heads(v, (*p.shape[:-1], v.shape[-1])))

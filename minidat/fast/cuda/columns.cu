@@ -34,7 +34,7 @@ extern "C" __global__ void column_totals(const REAL* sums, const int* tiles, REA
 }
 
 // y[row, column] += b[column]
-extern "C" __global__ void add_row(const REAL* b, int n, int c, REAL* y) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[i] += b[i % c];
+extern "C" __global__ void add_row(const REAL* b, int rows, int c, REAL* y) {
+    int row = blockIdx.x * blockDim.y + threadIdx.y, column = blockIdx.y * blockDim.x + threadIdx.x;
+    if (row < rows && column < c) y[(long long)row * c + column] += b[column];
 }

@@ -8,6 +8,7 @@ from minidat.autograd import array_module
 from minidat.fast.cuda.compile import blocks, kernels
 
 Array = Any
+THREADS = 256
 TILE = (32, 8)  # threads: columns, and rows at a time
 PARTS = 256  # at most: enough blocks to occupy a GPU, few enough for one block per tile of columns to add them
 ROWS = 64  # at least, in a part
@@ -51,4 +52,18 @@ def last_stage(sums: Array) -> Array:
 
 def add_row(y: Array, b: Array) -> None:
     """y[row, column] += b[column], in place: y (…, c) C-contiguous, b (c)."""
-    kernels("columns.cu", y).launch("add_row", blocks(y.size, 256), 256, b, y.size, b.size, y)
+    rows, c = y.size // b.size, b.size
+    kernels("columns.cu", y).launch("add_row", *by_element(rows, c), b, rows, c, y)
+
+
+def at_once(c: int, *arrays: Array) -> int:
+    """How many numbers of a row of c a thread may move by one instruction: 4 where rows and addresses allow it, else 1."""
+    return 4 if c % 4 == 0 and all(a.data.ptr % (4 * a.itemsize) == 0 for a in arrays) else 1
+
+
+def by_element(rows: int, c: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(grid, block) with a thread for each element of a matrix (rows, c): columns along a block's x, and rows along the grid's
+    x, which may be long. So no thread divides to find its row and its column."""
+    width = min(c, THREADS)
+    high = THREADS // width
+    return (blocks(rows, high), blocks(c, width)), (width, high)

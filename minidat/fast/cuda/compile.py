@@ -30,23 +30,25 @@ def source(file: str) -> str:
     return re.sub(r'^#include "(.+)"$', lambda included: source(included[1]), text, flags=re.MULTILINE)
 
 
-def kernels(file: str, like: Any) -> Kernels:
-    """The kernels of a `.cu` file, on the device of the array `like` and with its dtype, float32 or float64, for REAL."""
-    return _compiled(array_module(like), file, like.dtype.name)
+def kernels(file: str, like: Any, **constants: int) -> Kernels:
+    """The kernels of a `.cu` file, on the device of the array `like` and with its dtype, float32 or float64, for REAL.
+    constants: numbers for names that the file leaves open."""
+    return _compiled(array_module(like), file, like.dtype.name, tuple(constants.items()))
 
 
 @cache
-def _compiled(xp: ModuleType, file: str, dtype: str) -> Kernels:
-    return Kernels(xp, file, dtype)
+def _compiled(xp: ModuleType, file: str, dtype: str, constants: tuple[tuple[str, int], ...]) -> Kernels:
+    return Kernels(xp, file, dtype, constants)
 
 
 class Kernels:
     """The kernels of one `.cu` file, with REAL as float or double. CuPy compiles them for each device and caches the results on
     disk."""
 
-    def __init__(self, xp: ModuleType, file: str, dtype: str):
+    def __init__(self, xp: ModuleType, file: str, dtype: str, constants: tuple[tuple[str, int], ...] = ()):
         self.real = np.dtype(dtype).type
-        self._module = xp.RawModule(code=source(file), options=(f"-DREAL={REALS[dtype]}",))
+        options = f"-DREAL={REALS[dtype]}", *(f"-D{name}={value}" for name, value in constants)
+        self._module = xp.RawModule(code=source(file), options=options)
         self._functions: dict[str, Callable[..., None]] = {}
 
     def launch(self, name: str, grid: int | tuple[int, ...], block: int | tuple[int, ...], *arguments: Any) -> None:

@@ -82,7 +82,8 @@ class CublasError(RuntimeError):
 def precision(name: str) -> Generator[None]:
     """Inside, float32 products round their operands to "tf32" (10 bits of fraction) or "bf16" (7 bits); "fp32" does not round.
 
-    Inputs, outputs and sums stay float32; weights and all other ops are not affected. Raises ValueError for another name.
+    Inputs, outputs and sums stay float32; weights and all other ops are not affected, nor is attention that fits one kernel
+    (`small_attention`). Raises ValueError for another name.
     """
     if name not in COMPUTE:
         raise ValueError(f"precision {name!r} is unknown; choose from {', '.join(COMPUTE)}")

@@ -18,9 +18,20 @@ extern "C" __global__ void gelu_dx(const REAL* dy, const REAL* x, int n, REAL* d
     if (i < n) dx[i] = dy[i] * slope_of(x[i]);
 }
 
-extern "C" __global__ void bias_gelu(const REAL* x, const REAL* b, int n, int c, REAL* y) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[i] = gelu_of(x[i] + b[i % c]);
+#include "four.cuh"
+
+// A thread for each element, or for four (`each`). Rows lie along the grid's x.
+extern "C" __global__ void bias_gelu(const REAL* x, const REAL* b, int rows, int c, int each, REAL* y) {
+    int row = blockIdx.x * blockDim.y + threadIdx.y, column = (blockIdx.y * blockDim.x + threadIdx.x) * each;
+    if (row >= rows || column >= c) return;
+    x += (long long)row * c + column;
+    y += (long long)row * c + column;
+    b += column;
+    if (each == 4) {
+        Four v = *(const Four*)x;
+        *(Four*)y = {gelu_of(v.x + b[0]), gelu_of(v.y + b[1]), gelu_of(v.z + b[2]), gelu_of(v.w + b[3])};
+    } else
+        *y = gelu_of(*x + *b);
 }
 
 // dx = dy · slope, and db = Σ_rows dx of `part` rows in a row of `sums` (parts, c): as in columns.cu. dx may be dy.

@@ -21,42 +21,49 @@ extern "C" __global__ void layer_norm(const REAL* x, const REAL* gamma, const RE
     if (lane == 0) mean[row] = mu, inverse_std[row] = inverse;
 }
 
-// dx = (d − mean d − x̂ mean(d x̂)) / √(var + ε), where d = γ dy
-extern "C" __global__ void layer_norm_dx(const REAL* dy, const REAL* x, const REAL* gamma, const REAL* mean,
-                                         const REAL* inverse_std, int rows, int c, REAL* dx) {
-    int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row >= rows) return;
-    x += (long long)row * c;
-    dy += (long long)row * c;
-    dx += (long long)row * c;
-    REAL mu = mean[row], inverse = inverse_std[row], sum = 0, dot = 0;
-    for (int i = lane; i < c; i += 32) {
-        REAL d = gamma[i] * dy[i];
-        sum += d;
-        dot += d * (x[i] - mu) * inverse;
-    }
-    REAL along_ones = warp_sum(sum) / c, along_x = warp_sum(dot) / c;
-    for (int i = lane; i < c; i += 32)
-        dx[i] = inverse * (gamma[i] * dy[i] - along_ones - (x[i] - mu) * inverse * along_x);
-}
+#ifndef PIECES
+#define PIECES 2  // of 32 columns, one in each lane: a row is held in registers
+#endif
 
-// dγ = Σ_rows dy x̂ and dβ = Σ_rows dy of `part` rows, side by side in a row of `sums` (parts, 2c): as in columns.cu.
-extern "C" __global__ void layer_norm_dgamma(const REAL* dy, const REAL* x, const REAL* mean, const REAL* inverse_std,
-                                             int rows, int c, int part, REAL* sums) {
-    __shared__ REAL dgammas[8][32], dbetas[8][32];
-    int column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * part;
-    REAL dgamma = 0, dbeta = 0;
-    if (column < c)
-        for (int row = first + threadIdx.y; row < min(first + part, rows); row += 8) {
-            long long i = (long long)row * c + column;
-            dgamma += dy[i] * (x[i] - mean[row]) * inverse_std[row];
-            dbeta += dy[i];
+// dx = (d − mean d − x̂ mean(d x̂)) / √(var + ε), where d = γ dy. In the same pass dγ = Σ_rows dy x̂ and dβ = Σ_rows dy of `part` rows,
+// side by side in a row of `sums` (parts, 2c). A block has 8 warps, each with every eighth of its rows.
+extern "C" __global__ void layer_norm_vjp(const REAL* dy, const REAL* x, const REAL* gamma, const REAL* mean,
+                                          const REAL* inverse_std, int rows, int c, int part, REAL* dx, REAL* sums) {
+    __shared__ REAL of[2][8][32];
+    int lane = threadIdx.x, warp = threadIdx.y, first = blockIdx.x * part;
+    REAL d[PIECES], x_hat[PIECES], dgamma[PIECES] = {}, dbeta[PIECES] = {};
+    for (int row = first + warp; row < min(first + part, rows); row += 8) {
+        REAL mu = mean[row], inverse = inverse_std[row], sum = 0, dot = 0;
+        long long start = (long long)row * c;
+#pragma unroll
+        for (int piece = 0; piece < PIECES; piece++) {
+            int i = piece * 32 + lane;
+            if (i >= c) continue;
+            REAL of_y = dy[start + i];
+            x_hat[piece] = (x[start + i] - mu) * inverse;
+            d[piece] = gamma[i] * of_y;
+            sum += d[piece];
+            dot += d[piece] * x_hat[piece];
+            dgamma[piece] += of_y * x_hat[piece];
+            dbeta[piece] += of_y;
         }
-    dgammas[threadIdx.y][threadIdx.x] = dgamma;
-    dbetas[threadIdx.y][threadIdx.x] = dbeta;
-    __syncthreads();
-    if (threadIdx.y || column >= c) return;
-    for (int k = 1; k < 8; k++) dgamma += dgammas[k][threadIdx.x], dbeta += dbetas[k][threadIdx.x];
-    sums[(long long)blockIdx.y * 2 * c + column] = dgamma;
-    sums[(long long)blockIdx.y * 2 * c + c + column] = dbeta;
+        REAL along_ones = warp_sum(sum) / c, along_x = warp_sum(dot) / c;
+#pragma unroll
+        for (int piece = 0; piece < PIECES; piece++) {
+            int i = piece * 32 + lane;
+            if (i < c) dx[start + i] = inverse * (d[piece] - along_ones - x_hat[piece] * along_x);
+        }
+    }
+#pragma unroll
+    for (int piece = 0; piece < PIECES; piece++) {
+        int column = piece * 32 + lane;
+        __syncthreads();
+        of[0][warp][lane] = dgamma[piece];
+        of[1][warp][lane] = dbeta[piece];
+        __syncthreads();
+        if (warp > 1 || column >= c) continue;  // one warp adds up dγ, another one dβ
+        REAL sum = 0;
+        for (int k = 0; k < 8; k++) sum += of[warp][k][lane];
+        sums[((long long)blockIdx.x * 2 + warp) * c + column] = sum;
+    }
 }

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from minidat import ops
 from minidat.autograd import array_module
-from minidat.fast.cuda.columns import Parts, add_row
-from minidat.fast.cuda.compile import blocks, kernels
+from minidat.fast.cuda.columns import Parts, add_row, at_once, by_element
+from minidat.fast.cuda.compile import kernels
 from minidat.fast.cuda.cublas import product
 from minidat.fast.cuda.flat_gradient import bias_gradient, place_for, sums_for, totals
 from minidat.fast.dispatch import CUDA
-
-THREADS = 256
 
 
 @CUDA.implements(ops.mlp)
@@ -21,7 +19,8 @@ def mlp(x, w1, b1, w2, b2):
     h = product(x2, w1)  # (rows, e)
     rows, e = h.shape
     a = xp.empty_like(h)
-    cuda.launch("bias_gelu", blocks(h.size, THREADS), THREADS, h, b1, h.size, e, a)
+    each = at_once(e, h, a)
+    cuda.launch("bias_gelu", *by_element(rows, e // each), h, b1, rows, e, each, a)
     y = product(a, w2)
     add_row(y, b2)
 

@@ -1,15 +1,7 @@
 // Softmax over rows of m, and its vjp. `lanes` threads, a power of two up to 32 and m, share a row. They read it three times, all but
 // the first from the cache, and write it once.
 
-__device__ REAL row_max(REAL v, int lanes) {
-    for (int o = lanes / 2; o; o /= 2) v = fmax(v, __shfl_xor_sync(~0u, v, o));
-    return v;
-}
-
-__device__ REAL row_sum(REAL v, int lanes) {
-    for (int o = lanes / 2; o; o /= 2) v += __shfl_xor_sync(~0u, v, o);
-    return v;
-}
+#include "rows.cuh"
 
 // The row of a bias or mask that is added to this row of the scores. A term is `count` matrices (n, m). Each is used for `inner`
 // consecutive score matrices, and the whole sequence is repeated over the axes before. count 0: no such term.

@@ -18,24 +18,29 @@ class Term(NamedTuple):
     """A bias or mask that broadcasts to scores (…, n, m): `count` matrices (n, m). Each is used for `inner` consecutive score
     matrices, and the whole sequence is repeated over the axes before. count 0: no term, `array` is ignored."""
 
-    array: Array
+    array: Array | None
     inner: int
     count: int
 
+    def or_else(self, other: Array) -> Array:
+        """The array for a kernel; `other`, which it ignores, where there is none."""
+        return other if self.array is None else self.array
 
-def term(array: Array | None, scores: Array) -> Term:
-    """The Term of `array` (…, n, m) or None. An array that is repeated between two axes of its own is copied to full size."""
+
+def term(array: Array | None, scores: tuple[int, ...]) -> Term:
+    """The Term of `array` (…, n, m) or None beside scores of this shape. An array that is repeated between two axes of its own
+    is copied to full size."""
     if array is None:
-        return Term(scores, 1, 0)
-    xp, lead = array_module(scores), scores.shape[:-2]
-    shape = (1,) * (scores.ndim - array.ndim) + array.shape
-    if shape[-2:] != scores.shape[-2:]:
-        shape = (*shape[:-2], *scores.shape[-2:])
+        return Term(None, 1, 0)
+    xp, lead = array_module(array), scores[:-2]
+    shape = (1,) * (len(scores) - array.ndim) + array.shape
+    if shape[-2:] != scores[-2:]:
+        shape = (*shape[:-2], *scores[-2:])
         array = xp.broadcast_to(array, shape)
     own = [i for i, n in enumerate(shape[:-2]) if n > 1]
     first, last = (own[0], own[-1] + 1) if own else (0, 0)
     if shape[first:last] != lead[first:last]:
-        shape = scores.shape
+        shape = scores
         array, first, last = xp.broadcast_to(array, shape), 0, len(lead)
     return Term(xp.ascontiguousarray(array), math.prod(lead[last:]), math.prod(shape[:-2]))
 
@@ -54,9 +59,9 @@ def launch(name: str, rows: int, m: int, *arguments: Any) -> None:
 def softmax_of(s: Array, bias: Array | None, mask: Array | None, out: Array) -> None:
     """out = softmax(s + bias + mask) over the last axis; `out` may be `s`. Both C-contiguous, (…, n, m)."""
     *_, n, m = s.shape
-    b, k = term(bias, s), term(mask, s)
+    b, k = term(bias, s.shape), term(mask, s.shape)
     rows = s.size // m
-    launch("softmax", rows, m, s, out, b.array, k.array, b.inner, b.count, k.inner, k.count, rows, n)
+    launch("softmax", rows, m, s, out, b.or_else(s), k.or_else(s), b.inner, b.count, k.inner, k.count, rows, n)
 
 
 def softmax_vjp_of(p: Array, dy: Array, out: Array) -> None:

@@ -7,17 +7,18 @@ from typing import Any
 
 from minidat import ops
 from minidat.autograd import array_module
-from minidat.fast.cuda.compile import blocks, kernels
+from minidat.fast.cuda.columns import at_once, by_element
+from minidat.fast.cuda.compile import kernels
 from minidat.fast.dispatch import CUDA
-
-THREADS = 256
 
 
 def _moved(name: str, x: Any, shape: tuple[int, ...], size: tuple[int, int], window: int, shift: int) -> Any:
     """x as windows or as a map, an array of `shape`; size: (H, W) of the map."""
     y = array_module(x).empty(shape, x.dtype)
     cuda = kernels("windows.cu", x)
-    cuda.launch(name, blocks(x.size, THREADS), THREADS, x, y, x.size, *size, x.shape[-1], window, shift)
+    c, each = x.shape[-1], at_once(x.shape[-1], x, y)
+    tokens, c = x.size // c, c // each
+    cuda.launch(name, *by_element(tokens, c), x, y, tokens, *size, c, window, shift, each)
     return y
 
 

@@ -12,6 +12,7 @@ from minidat.autograd.backend import array_module, asnumpy, to_device
 from minidat.data import Dataset, augment
 from minidat.data.augment import normalise, one_hot
 from minidat.data.dataset import OnDevice
+from minidat.data.share import Share
 from minidat.metrics.by_class import ByClass
 from minidat.training.parallel import NOTHING, BatchResult, Workers, batch_sums, predict
 from minidat.training.settings import Settings
@@ -26,6 +27,7 @@ class Classification:
     nothing = NOTHING
     test_batch = BATCH
     fixed_shapes = True
+    tests_add_up = True
 
     def __init__(self, settings: Settings, report: ByClass | None = None):
         """report: is given what is tested, to count it by class."""
@@ -34,11 +36,11 @@ class Classification:
         self.measures = {"accuracy": "accuracy"}
 
     def prepare(
-        self, batch: tuple[Any, Any], dataset: Dataset, rng: np.random.Generator, device: str
+        self, batch: tuple[Any, Any], dataset: Dataset, rng: np.random.Generator, device: str, share: Share
     ) -> tuple[Any, Any]:
         """Images uint8 (B, H, W, 3) and labels (B,) → images float32 (B, H, W, 3) and targets float32 (B, K)."""
         images, targets = augment.augment(
-            *batch, self.recipe, rng, classes=len(dataset.classes), mean=dataset.mean, std=dataset.std
+            *batch, self.recipe, rng, classes=len(dataset.classes), mean=dataset.mean, std=dataset.std, share=share
         )
         return to_device(images, device), to_device(targets, device)
 

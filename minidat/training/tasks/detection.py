@@ -13,6 +13,7 @@ from minidat.autograd.backend import to_device
 from minidat.data.rle import Rle
 from minidat.data.sample_augment import SampleRecipe, augment_sample
 from minidat.data.samples import Sample, extents
+from minidat.data.share import Share
 from minidat.dense import DenseModel, Detections, Detector, Objects, Segmenter
 from minidat.metrics.average_precision import AveragePrecision, Curves, Found
 from minidat.training.parallel import Workers
@@ -26,13 +27,14 @@ class Detection:
     nothing = NOTHING
     test_batch = TEST_BATCH
     fixed_shapes = False
+    tests_add_up = False
 
     def __init__(self, recipe: SampleRecipe, masks: bool):
         self.recipe = recipe
         self.measures = {"box_ap": "box AP"} | ({"mask_ap": "mask AP"} if masks else {})
 
     def prepare(
-        self, batch: list[Sample], dataset: SampleBatches, rng: np.random.Generator, device: str, /
+        self, batch: list[Sample], dataset: SampleBatches, rng: np.random.Generator, device: str, share: Share, /
     ) -> tuple[list[np.ndarray], list[Objects]]:
         """Images float32 (H, W, 3) of any sizes, and their objects. They stay on the host until they are padded."""
         batch = [augment_sample(one, self.recipe, rng) for one in batch]

@@ -10,6 +10,7 @@ import numpy as np
 from minidat.autograd import Tensor
 from minidat.data.sample_augment import SampleRecipe, augment_sample
 from minidat.data.samples import IGNORED, Sample
+from minidat.data.share import Share
 from minidat.dense import Segmenter
 from minidat.metrics.mean_iou import Confusion
 from minidat.training.parallel import Workers
@@ -24,13 +25,14 @@ class Segmentation:
     nothing = NOTHING
     test_batch = TEST_BATCH
     fixed_shapes = False
+    tests_add_up = False
 
     def __init__(self, recipe: SampleRecipe):
         self.recipe = recipe
         self.measures = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 
     def prepare(
-        self, batch: list[Sample], dataset: SampleBatches, rng: np.random.Generator, device: str, /
+        self, batch: list[Sample], dataset: SampleBatches, rng: np.random.Generator, device: str, share: Share, /
     ) -> tuple[list[np.ndarray], list[Any]]:
         """Images float32 (H, W, 3) of any sizes, and the classes of their pixels, uint8 (H, W)."""
         batch = [augment_sample(one, self.recipe, rng) for one in batch]

@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from minidat.autograd import Tensor
+from minidat.data.share import Share
 from minidat.training.parallel import Workers
 
 
@@ -48,7 +49,8 @@ class Task(Protocol):
     score: the entry of a test's record by which the best epoch is chosen, higher is better. measures: entries of a test's
     record → their names, in the order in which a person reads them, the score first. nothing: the sums over no image.
     test_batch: images that are tested at a time. fixed_shapes: whether all batches are arrays of the same shapes, as
-    `DeviceStep` needs them.
+    `DeviceStep` needs them. tests_add_up: whether the `Sums` of a test are those of tests of parts of the data set, added up;
+    ranks then share a test, else each tests all images.
     """
 
     score: str
@@ -56,9 +58,13 @@ class Task(Protocol):
     nothing: Any
     test_batch: int
     fixed_shapes: bool
+    tests_add_up: bool
 
-    def prepare(self, batch: Any, dataset: Any, rng: np.random.Generator, device: str, /) -> tuple[Any, Any]:
-        """What `dataset.batch` gave, augmented: (inputs, targets) on the device. Slices of both are micro-batches."""
+    def prepare(
+        self, batch: Any, dataset: Any, rng: np.random.Generator, device: str, share: Share, /
+    ) -> tuple[Any, Any]:
+        """What `dataset.batch` gave, augmented: (inputs, targets) on the device. Slices of both are micro-batches. share: which
+        images of the step's batch they are; each becomes what it would be in the whole batch."""
         ...
 
     def loss(self, model: Any, inputs: Any, targets: Any, rng: np.random.Generator, /) -> tuple[Tensor, Any]:

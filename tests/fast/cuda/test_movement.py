@@ -14,7 +14,9 @@ def normal(*shape):
 
 
 @pytest.mark.parametrize("shift", [0, 1, 3, 6])
-@pytest.mark.parametrize(("b", "size", "c", "window"), [(1, (7, 7), 1, 7), (3, (4, 12), 5, 4), (2, (6, 9), 33, 3)])
+@pytest.mark.parametrize(
+    ("b", "size", "c", "window"), [(1, (7, 7), 1, 7), (3, (4, 12), 5, 4), (3, (4, 12), 8, 4), (2, (6, 9), 33, 3)]
+)
 def test_windows_are_the_same_numbers(b, size, c, window, shift, device):
     x, options = normal(b, *size, c).astype(np.float32), {"window": window, "shift": shift}
     expected, _ = ops.window_partition.raw(x, **options)
@@ -39,6 +41,16 @@ def test_take_adds_up_repeats(shape, axis, dtype, device):
     indices = np.random.default_rng(1).integers(0, x.shape[axis], shape)
     assert_equal(ops.take.raw, [x], {"indices": indices, "axis": axis}, device, dtype)
     assert_equal(ops.take.raw, [x], {"indices": indices.astype(np.int32), "axis": axis}, device, dtype)
+
+
+def test_a_gradient_of_a_table_that_is_transposed(device):
+    """As window attention gives it: read as (n, m, M), used as (M, n, m)."""
+    indices = np.random.default_rng(0).integers(0, 7, (4, 5))
+    _, vjp = ops.take.raw(device.asarray(normal(7, 3)), indices=device.asarray(indices), axis=0)
+    dy = normal(3, 4, 5)
+    (expected,) = vjp(device.asarray(dy.transpose(1, 2, 0).copy()))
+    (found,) = vjp(device.asarray(dy).transpose(1, 2, 0))
+    np.testing.assert_array_equal(asnumpy(found), asnumpy(expected))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

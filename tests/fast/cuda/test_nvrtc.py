@@ -5,11 +5,14 @@ import re
 import nvrtc
 import pytest
 
-from minidat.fast.cuda.compile import FOLDER, REALS, source
+from minidat.fast.cuda.compile import FOLDER, REALS, WARP, blocks, source
+from minidat.fast.cuda.small_attention import BYTES, ROOMS
 
 FILES = sorted(path.name for path in FOLDER.glob("*.cu"))
 ARCHITECTURES = ("sm_80", "sm_90")
-FLOAT64 = {"adamw.cu"}  # the gradient's norm: squares of float32 overflow and vanish
+FLOAT64 = {  # sums over a whole batch, or over all parameters, whose squares overflow and vanish in float32
+    *("adamw.cu", "cross_entropy.cu", "tally.cu"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,20 @@ def options(real, architecture):
 def test_compiles(file, real, architecture, compiler):
     code = source(file)
     machine_code, _ = nvrtc.compile_kernels(compiler, code, options(real, architecture))
+    assert machine_code.startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize(
+    "file, real, constant",
+    [
+        ("attention.cu", "float", f"ROOM={max(ROOMS)}"),
+        ("attention.cu", "double", f"ROOM={max(room for room in ROOMS if 8 * room <= BYTES)}"),
+        ("layer_norm.cu", "float", f"PIECES={blocks(1024, WARP)}"),
+    ],
+)
+def test_compiles_with_the_largest_constants(file, real, constant, compiler):
+    code = source(file)
+    machine_code, _ = nvrtc.compile_kernels(compiler, code, (*options(real, "sm_90"), f"-D{constant}"))
     assert machine_code.startswith(b"\x7fELF")
 
 

@@ -6,7 +6,7 @@ from equal import assert_equal
 
 from minidat import ops
 from minidat.autograd.backend import asnumpy
-from minidat.fast.cuda import attention
+from minidat.fast.cuda import attention, small_attention
 from minidat.fast.cuda.softmax import lanes, term
 
 
@@ -60,9 +60,8 @@ def test_bias_and_mask_are_repeated_as_numpy_does(bias, mask, dtype, device):
     [((5, 7), 24, 1, False), ((4, 5, 7), 1, 4, False), ((3, 1, 5, 7), 4, 3, False), ((2, 1, 4, 5, 7), 1, 24, True)],
 )
 def test_only_a_term_repeated_between_its_axes_is_copied(shape, inner, count, copied, device):
-    array, scores = device.ones(shape), device.ones((2, 3, 4, 5, 7))
-    found = term(array, scores)
-    assert (found.inner, found.count) == (inner, count) and (found.array.size == scores.size) == copied
+    found = term(device.ones(shape), (2, 3, 4, 5, 7))
+    assert (found.inner, found.count) == (inner, count) and (found.array.size == 2 * 3 * 4 * 5 * 7) == copied
 
 
 def test_a_mask_may_be_of_another_dtype(device):
@@ -77,7 +76,8 @@ def test_a_mask_may_be_of_another_dtype(device):
 
 @pytest.fixture(params=[0, 1 << 30], ids=["in place", "copied"])
 def heads_copied(request, monkeypatch):
-    """Whether heads are copied before their products."""
+    """Whether heads are copied before their products; there are products, whatever fits one kernel."""
+    monkeypatch.setattr(small_attention, "BYTES", 0)
     monkeypatch.setattr(attention, "COPIED", request.param)
     return bool(request.param)
 
@@ -100,8 +100,9 @@ def test_heads_are_cut_from_tokens_and_merged(heads_copied, device):
         assert array.swapaxes(1, 2).flags.c_contiguous != heads_copied
 
 
-def test_a_large_bias_is_not_kept(device):
-    """The position bias is as large as the scores; backward needs its shape alone."""
+def test_a_large_bias_is_not_kept_beside_the_weights(device, monkeypatch):
+    """The position bias is as large as the scores; where P is kept, backward needs its shape alone."""
+    monkeypatch.setattr(small_attention, "BYTES", 0)
     q, bias = device.asarray(normal(2, 3, 5, 4)), device.asarray(normal(2, 3, 5, 5))
     _, vjp = ops.attention.raw(q, q, q, bias, None, scale=0.5)
     kept = [cell.cell_contents for cell in vjp.__closure__ if isinstance(cell.cell_contents, device.ndarray)]
