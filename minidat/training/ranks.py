@@ -54,6 +54,8 @@ class Ranks:
 
     def sum_of(self, result: S) -> S:
         """A dataclass of numbers, added up over all ranks field by field."""
+        if self.count == 1:
+            return result
         numbers = astuple(result)  # ty: ignore[invalid-argument-type]
         return type(result)(*(type(own)(total) for own, total in zip(numbers, self.total(*numbers))))
 

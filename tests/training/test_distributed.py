@@ -17,7 +17,7 @@ from minidat.training import checkpoint, distributed, sitting
 from minidat.training.distributed import MPIRanks
 from minidat.training.errors import Interrupted, TrainingError
 from minidat.training.loop import BEST, LAST, LOG, Run
-from minidat.training.ranks import ALONE
+from minidat.training.ranks import ALONE, Ranks
 from minidat.training.reporter import Silent
 from minidat.training.settings import Settings
 from minidat.training.step import HostStep, NotFinite
