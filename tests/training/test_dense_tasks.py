@@ -10,6 +10,7 @@ import pytest
 from minidat.data.sample_sets import NOTHING
 from minidat.data.samples import IGNORED, Sample
 from minidat.data.scenes import Scenes
+from minidat.data.share import Share
 from minidat.dense import Detections
 from minidat.models import Config, create
 from minidat.models.zoo import MODELS, stages
@@ -232,7 +233,7 @@ def test_what_is_padded_has_no_part_in_the_loss_of_pixels():
     seen = []
     losses = model.losses
     model.losses = lambda images, labels, rng: seen.append((images, labels)) or losses(images, labels, rng)
-    images, targets = task.prepare([sample], data, np.random.default_rng(0), "cpu")
+    images, targets = task.prepare([sample], data, np.random.default_rng(0), "cpu", Share.of(1, 0, 1))
     _, sums = task.loss(model, images, targets, np.random.default_rng(0))
     ((array, labels),) = seen
     assert array.shape == (1, 48, 64, 3) and (labels[0, 40:] == IGNORED).all()
