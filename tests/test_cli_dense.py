@@ -89,7 +89,7 @@ def test_a_segmenter_goes_on_and_tells_each_class(tmp_path, capsys):
     [
         (["--head", "semantic_fpn", "--smoothing", "0.1"], "smoothing is 0.1; it is of classification"),
         (["--head", "upernet", "--data", "cifar10"], "data 'cifar10' is unknown; choose from shapes"),
-        (["--head", "retinanet", "dat_cifar"], "head retinanet needs a backbone of 4 stages, this one has 3"),
+        (["--head", "mask_rcnn"], "head mask_rcnn needs a backbone of 4 stages, this one has 2"),
         (["--head", "retina_mask", "--lr", "-1"], "lr is -1.0; it must be positive"),
     ],
 )

@@ -23,6 +23,7 @@ from minidat.data.pictures import Pictures
 from minidat.data.share import Share
 from minidat.fast import loops
 from minidat.fast.cuda import cublas
+from minidat.models import create
 from minidat.training import checkpoint, finetune, log, state
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
@@ -77,9 +78,7 @@ class Run:
     ):
         _check_precision(settings, device)
         if ranks.count > 1 and settings.head is not None:
-            raise TrainingError(
-                "--head is trained by one process: its losses and batch norm are of a whole batch"
-            )
+            raise TrainingError("--head is trained by one process: its losses and batch norm are of a whole batch")
         Share.of(settings.batch // settings.accumulate, ranks.rank, ranks.count)  # raises where that is too small
         self.ranks = ranks
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
@@ -97,7 +96,7 @@ class Run:
         self.notes = list(dict.fromkeys(notes))  # told first, each once
         self.model = _model(settings, self.training)
         if weights is not None:
-            self.notes.append(weights.put_into(self.model, self.training.classes))
+            self.notes.append(self._start_from(weights))
         self.model.to(device=device)
         self.threads = 1 if self.model.running() else self.threads  # they would change running statistics in any order
         self.optimiser = AdamW(self._arena(), weight_decay=settings.weight_decay)
@@ -197,14 +196,27 @@ class Run:
             undo.pop_all()
         return run
 
+    def _start_from(self, weights: Weights) -> str:
+        """Put weights into the network, with a head into its backbone alone; a line on what was taken."""
+        s = self.settings
+        if s.head is None:
+            return weights.put_into(self.model, self.training.classes)
+        classifier = create(s.model, changes=s.changes)
+        weights.put_into(classifier, ())
+        self.model.backbone.take_over(classifier)
+        return f"starts from {weights.named}: its stages are the backbone's; head {s.head} is fresh"
+
     def _arena(self) -> Arena:
         """All parameters. Those that are frozen require no gradient from here on, so that where the network begins with them
         a backward pass ends before it reaches them."""
         s, parameters = self.settings, self.model.parameters()
         if s.freeze is None and s.layer_decay == 1:
             return Arena(parameters)
-        blocks = [len(stage.blocks) for stage in self.model.stages]
-        rates = finetune.rates(parameters, blocks, freeze=s.freeze, layer_decay=s.layer_decay)
+        stages = self.model.stages if s.head is None else self.model.backbone.stages
+        own = {name: name.removeprefix("backbone.") for name in parameters}
+        blocks = [len(stage.blocks) for stage in stages]
+        found = finetune.rates(own.values(), blocks, freeze=s.freeze, layer_decay=s.layer_decay)
+        rates = {name: found[short] for name, short in own.items()}
         for name, tensor in parameters.items():
             tensor.requires_grad = rates[name] > 0
         frozen = sum(tensor.data.size for tensor in parameters.values() if not tensor.requires_grad)

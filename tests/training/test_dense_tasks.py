@@ -10,6 +10,7 @@ import pytest
 from minidat.data.sample_sets import NOTHING
 from minidat.data.samples import IGNORED, Sample
 from minidat.data.scenes import Scenes
+from minidat.data.share import Share
 from minidat.dense import Detections
 from minidat.models import Config, create
 from minidat.models.zoo import MODELS, stages
@@ -232,7 +233,7 @@ def test_what_is_padded_has_no_part_in_the_loss_of_pixels():
     seen = []
     losses = model.losses
     model.losses = lambda images, labels, rng: seen.append((images, labels)) or losses(images, labels, rng)
-    images, targets = task.prepare([sample], data, np.random.default_rng(0), "cpu")
+    images, targets = task.prepare([sample], data, np.random.default_rng(0), "cpu", Share.of(1, 0, 1))
     _, sums = task.loss(model, images, targets, np.random.default_rng(0))
     ((array, labels),) = seen
     assert array.shape == (1, 48, 64, 3) and (labels[0, 40:] == IGNORED).all()
@@ -344,7 +345,7 @@ def test_weights_of_a_classifier_go_into_the_backbone_and_stay_where_they_are_fr
     classifier = create("dat_scenes", seed=5)
     arrays = {name: t.data.copy() for name, t in classifier.parameters().items()}
     weights = Weights("given", tmp_path, arrays, "dat_scenes", None, released=False)
-    run = Run.start(settings("retina_mask", freeze="1"), tmp_path / "run", threads=1, weights=weights)
+    run = Run.start(settings("retina_mask", freeze="1", warmup=0.0), tmp_path / "run", threads=1, weights=weights)
     inside = {name: t.data.copy() for name, t in run.model.backbone.tensors() if name in arrays}
     assert inside.keys() >= {"stem.conv.weight", "stages.0.blocks.0.mlp.out.weight", "stages.1.blocks.0.mlp.out.weight"}
     for name, array in inside.items():
