@@ -164,7 +164,7 @@ def test_the_end_says_on_which_images_the_epoch_was_chosen(run):
     "error", [ValueError("records is empty"), OSError(28, "No space left", "a.png"), MemoryError()]
 )
 def test_a_picture_that_cannot_be_drawn_is_a_line_said_once(error, run, monkeypatch):
-    def fail(_):
+    def fail(*_):
         raise error
 
     monkeypatch.setattr(pictures, "draw_curves", fail)
