@@ -17,6 +17,7 @@ from minidat.dense import IGNORED, Detections
 
 EDGE, GAP, HEAD, LINE = 0.25, 0.1, 0.75, 0.24  # inches: around all, between panels, the title, a line of the legend
 SIDE, LARGE = 2.15, 4.2  # inches: of a panel beside others, of one image
+RIM = 0.03  # white space around images whose points may lie outside, in parts of their sides
 COLUMNS = 6  # classes in a line of a legend
 SHOWN = 0.5  # the least score of a detection that is drawn
 BACKGROUND = "background"
@@ -94,10 +95,10 @@ def answer_figure(
         left = EDGE + i * (LARGE + GAP)
         axes = figure.add_axes((left / width, foot / height, LARGE / width, tall / height))
         if key is None:
-            draw_answer(axes, image, answer, names, size=8)
+            draw_answer(axes, image, answer, names, size=8, rim=RIM if records else 0.0)
             continue
-        show_image(axes, seen, 0.5, 0.03)
-        draw_points(axes, records[key], 0, seen.shape[:2], LARGE / 1.06)
+        show_image(axes, seen, 0.5, RIM)
+        draw_points(axes, records[key], 0, seen.shape[:2], LARGE / (1 + 2 * RIM))
         below = 1 - (head + tall + 0.06) / height
         name = f"Stage {key[0] + 1}, block {key[1] + 1}"
         figure.text(left / width, below, name, fontsize=11, fontweight="bold", color=INK, va="top")
@@ -108,15 +109,22 @@ def answer_figure(
 
 
 def draw_answer(
-    axes: Axes, image: np.ndarray, answer: Answer, names: Sequence[str], *, size: float, scores: bool = True
+    axes: Axes,
+    image: np.ndarray,
+    answer: Answer,
+    names: Sequence[str],
+    *,
+    size: float,
+    scores: bool = True,
+    rim: float = 0.0,
 ) -> None:
-    """An image with boxes, names, scores and masks over it, or with the classes of its pixels."""
+    """An image with boxes, names, scores and masks over it, or with the classes of its pixels. rim: see `show_image`."""
     if isinstance(answer, Detections):
-        show_image(axes, with_masks(image, answer), 0.0, 0.0)
+        show_image(axes, with_masks(image, answer), 0.0, rim)
         draw_boxes(axes, answer, names, size=size, scores=scores)
     else:
         clear = [k for k, name in enumerate(names) if name == BACKGROUND]
-        show_image(axes, with_labels(image, answer, clear=clear), 0.0, 0.0)
+        show_image(axes, with_labels(image, answer, clear=clear), 0.0, rim)
 
 
 def _kinds(answer: Answer, names: Sequence[str]) -> set[int]:
