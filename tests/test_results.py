@@ -60,6 +60,13 @@ def test_points_in_the_box_are_what_the_script_finds():
         assert row(title, section("Shapes")) == [f"{100 * block[i]:.1f}" for block in found]
 
 
+def test_what_a_wrong_reader_costs_is_its_file():
+    found = json.loads((RESULTS / "scenes_detection" / "readers.json").read_text("utf-8"))
+    readers = ("released", "no half pixel", "rounded")
+    assert row("mask AP", section("Scenes")) == [f"{found['AP'][name]['AP'] + 1e-9:.3f}" for name in readers]
+    assert f"It had taken {found['step']} of its" in section("Scenes")
+
+
 @pytest.mark.parametrize("name, said", [("tf32", 0.011), ("bf16", 0.034), ("fp32, another seed", 0.32)])
 def test_precisions_curves_are_as_far_apart_as_is_said(name, said):
     logs = json.loads((RESULTS / "precision" / "losses.json").read_text("utf-8"))["train"]
