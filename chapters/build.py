@@ -18,6 +18,8 @@ import os
 import re
 import struct
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jupytext
@@ -165,6 +167,18 @@ def build(file: Path) -> dict[Path, NotebookNode]:
     }
 
 
+def built(files: list[Path]) -> Iterator[dict[Path, NotebookNode]]:
+    """`build` of each chapter, in their order. Several are run at a time, one on each core."""
+    if len(files) < 2:
+        yield from map(build, files)
+        return
+    pool = ProcessPoolExecutor(min(len(files), os.cpu_count() or 1))
+    try:
+        yield from pool.map(build, files)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after a chapter that fails, those that have not begun are left out
+
+
 def serialised(book: NotebookNode, path: Path) -> str:
     """The notebook's file. Raises BuildError where it is too large."""
     text = nbformat.writes(book, version=4).rstrip("\n") + "\n"
@@ -234,8 +248,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     stale = []
     try:
-        for file in _chosen(options.names):
-            for path, book in build(file).items():
+        for books in built(_chosen(options.names)):
+            for path, book in books.items():
                 text = serialised(book, path)
                 if options.check:
                     stale += filter(None, [_check(path, book)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -122,13 +123,9 @@ def join(device: str) -> Ranks:
 def _world(count: int | None) -> Any:
     """mpi4py's communicator of all ranks."""
     try:
-        import mpi4py
-
-        mpi4py.rc.initialize, mpi4py.rc.finalize = (
-            False,
-            True,
-        )  # an MPI that meets another's mpiexec would end the process
-        from mpi4py import MPI
+        rc = import_module("mpi4py").rc
+        rc.initialize, rc.finalize = False, True  # an MPI that meets another's mpiexec would end the process
+        MPI = import_module("mpi4py.MPI")
     except (ImportError, RuntimeError) as error:
         raise TrainingError(
             f"several ranks need mpi4py and an MPI: pip install 'minidat[mpi]'; importing them said: {error}"
