@@ -16,7 +16,6 @@ import meters
 import numpy as np
 import pytest
 import sides
-import torch_layers
 import turns
 
 from minidat import cli
@@ -30,6 +29,7 @@ from minidat.training.optim import Arena, decays
 from minidat.training.settings import Settings
 
 torch = pytest.importorskip("torch")
+torch_layers = pytest.importorskip("torch_layers")  # which imports torch
 ROOT = Path(__file__).resolve().parents[1]
 
 SMALL = cases.Case("small", "dat_cifar", 2, "step")

@@ -12,8 +12,10 @@
 # You need chapter 13. It takes about three quarters of an hour with the exercises.
 
 # %%
+import atexit
 import json
 import runpy
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -45,8 +47,9 @@ np.set_printoptions(precision=3, suppress=True)
 
 # %%
 drawn = runpy.run_path(str(stored("19_signs.py")))
-place = tempfile.TemporaryDirectory()
-signs = Path(place.name) / "signs"
+place = Path(tempfile.mkdtemp())
+atexit.register(shutil.rmtree, place, ignore_errors=True)  # when Python ends
+signs = place / "signs"
 drawn["make_folder"](signs)
 
 reader = Reader(Transform(32), upright=True)  # to 36 × 36, whatever the aspect, then the central 32 × 32
@@ -288,9 +291,6 @@ show(
     alt="Six test pictures that the network got wrong, each with what it said, how sure it was, and what it is. All are clear to a "
     "person; the network is surer than it should be.",
 )
-
-# %%
-place.cleanup()  # the folder of signs, which was a temporary one
 
 # %% [markdown]
 # All of them are easy for us. So the pictures are not at fault; the network has seen too few. And it is wrong with 95 per cent and more:

@@ -97,7 +97,7 @@ def test_cuda_kernels_note_their_launches_and_leave_no_trace():
         launches.clear()
         _, vjp = ops.layer_norm.raw(*arrays)
         vjp(gpu.asarray(X))
-        assert names(launches) == ["layer_norm", "layer_norm_dx", "layer_norm_dgamma", "column_sums"]
+        assert names(launches) == ["layer_norm", "layer_norm_vjp"]
         assert launches[0].bytes == sum(a.nbytes for a in (X, X[0], X[1], X)) + 2 * 4 * X.itemsize
     assert chosen() == before
     launches.clear()
