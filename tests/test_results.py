@@ -60,11 +60,13 @@ def test_points_in_the_box_are_what_the_script_finds():
         assert row(title, section("Shapes")) == [f"{100 * block[i]:.1f}" for block in found]
 
 
-def test_what_a_wrong_reader_costs_is_its_file():
-    found = json.loads((RESULTS / "scenes_detection" / "readers.json").read_text("utf-8"))
-    readers = ("released", "no half pixel", "rounded")
-    assert row("mask AP", section("Scenes")) == [f"{found['AP'][name]['AP'] + 1e-9:.3f}" for name in readers]
-    assert f"It had taken {found['step']} of its" in section("Scenes")
+def test_scenes_tables_are_their_files():
+    text, lines = section("Scenes"), epochs("scenes_detection")
+    assert row("box AP", text) == [f"{line['box_ap']:.3f}" for line in lines]
+    assert row("masks' AP", text) == [f"{line['mask_ap']:.3f}" for line in lines]
+    assert row("minutes", text) == [f"{line['seconds'] / 60:.1f}" for line in lines]
+    found = json.loads((RESULTS / "scenes_detection" / "readers.json").read_text("utf-8"))["AP"]
+    assert row("mask AP", text) == [f"{found[name]['AP']:.3f}" for name in ("released", "no half pixel", "rounded")]
 
 
 @pytest.mark.parametrize("name, said", [("tf32", 0.011), ("bf16", 0.034), ("fp32, another seed", 0.32)])
