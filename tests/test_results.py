@@ -65,6 +65,10 @@ def test_scenes_tables_are_their_files():
     assert row("box AP", text) == [f"{line['box_ap']:.3f}" for line in lines]
     assert row("masks' AP", text) == [f"{line['mask_ap']:.3f}" for line in lines]
     assert row("minutes", text) == [f"{line['seconds'] / 60:.1f}" for line in lines]
+    last = epochs("scenes_segmentation")[-1]
+    minutes, seconds = divmod(round(last["seconds"]), 60)
+    assert f"{minutes} minutes {seconds} seconds on the same cores: mIoU {last['miou']:.3f}" in text
+    assert f"right pixels {100 * last['pixel_accuracy']:.1f} %" in text
     found = json.loads((RESULTS / "scenes_detection" / "readers.json").read_text("utf-8"))["AP"]
     assert row("mask AP", text) == [f"{found[name]['AP']:.3f}" for name in ("released", "no half pixel", "rounded")]
 

@@ -701,7 +701,8 @@ for name, block in went["blocks"].items():
     )
 
 # %% [markdown]
-# If points sought objects, the last number would be well above the one before it. In the stored run it is not: the points move, but not *to* the objects. Remember who uses them. All queries share
+# If points sought objects, the last number would be well above the one before it. In the stored run it is a little above it in stage 3 and below it in stage 2: the points
+# move, but hardly *to* the objects. Remember who uses them. All queries share
 # them, and nine queries in ten are background; a key is useful also where it shows what is *beside* an object. The paper's pictures show the points with the highest attention of
 # large networks on photographs, which is another thing to look at (chapter 14).
 #
