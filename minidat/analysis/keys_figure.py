@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from minidat.analysis.keys import Place, Read
 from minidat.analysis.points import map_to_image, overshoot, show_image
-from minidat.analysis.style import DPI, GREY, INK, save
+from minidat.analysis.style import DPI, GREY, save, write_at
 
 EDGE, SIDE, GAP, HEAD, FOOT = 0.25, 4.0, 0.12, 0.85, 0.95  # inches: around all, a panel, between panels, above, below
 ORANGE = "#e8710a"
@@ -54,11 +54,7 @@ def keys_figure(
     start = EDGE + SIDE * rim / (1 + 2 * rim)  # where the first image begins, and all text above and below it
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
-    def write(x: float, y: float, text: str, **style: Any) -> None:
-        """Text with its top left corner at x, y, inches from the page's."""
-        style = {"color": INK, "va": "top", "parse_math": False} | style  # names may hold $
-        figure.text(x / width, 1 - y / height, text, **style)
-
+    write = partial(write_at, figure)
     write(start, 0.2, title, fontsize=16, fontweight="bold")
     what = "for the query at the star" if query else "for the whole answer"
     write(start, 0.6, f"The most important keys {what}", fontsize=11, color=GREY)

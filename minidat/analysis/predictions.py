@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ from minidat.analysis.points import (
     reference_pixels,
     show_image,
 )
-from minidat.analysis.style import DPI, GREY, INK, save
+from minidat.analysis.style import DPI, GREY, INK, save, write_at
 
 EDGE, SIDE, GAP, HEAD, FOOT = 0.25, 4.2, 0.12, 1.3, 1.2  # inches: around all, a panel, between panels, above, below
 CAPTION = (
@@ -54,11 +54,7 @@ def prediction_figure(
     start = EDGE + SIDE * rim / (1 + 2 * rim)  # where the first image begins, and all text above and below it
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
-    def write(x: float, y: float, text: str, **style: Any) -> None:
-        """Text with its top left corner at x, y, inches from the page's."""
-        style = {"color": INK, "va": "top", "parse_math": False} | style  # names may hold $
-        figure.text(x / width, 1 - y / height, text, **style)
-
+    write = partial(write_at, figure)
     (name, share), *others = named
     write(start, 0.2, f"{name}, {share:.1%}", fontsize=18, fontweight="bold")
     rest = "then " + " · ".join(f"{name} {share:.1%}" for name, share in others)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,6 +28,13 @@ def bare(axes: Axes) -> None:
     axes.tick_params(colors=GREY, labelcolor=INK)
     axes.grid(color=PALE, lw=0.6)
     axes.set_axisbelow(True)
+
+
+def write_at(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
+    """Text with its top left corner at x, y, inches from the figure's."""
+    width, height = figure.get_size_inches()
+    style = {"color": INK, "va": "top", "parse_math": False} | style  # names may hold $
+    figure.text(x / width, 1 - y / height, text, **style)
 
 
 def save(figure: Figure, out: str | Path) -> None:

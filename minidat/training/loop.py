@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from contextlib import nullcontext
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from minidat.models import create
 from minidat.training import checkpoint, finetune, log, state
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
-from minidat.training.distributed import ALONE, Ranks
 from minidat.training.environment import changes, environment
 from minidat.training.errors import Interrupted, TrainingError
 from minidat.training.feed import Feed, ReadAhead, default_readers
@@ -38,6 +36,7 @@ from minidat.training.network import network
 from minidat.training.optim import AdamW, Arena, Schedule
 from minidat.training.order import Order, RankOrder
 from minidat.training.parallel import Workers, thread_count
+from minidat.training.ranks import ALONE, Ranks
 from minidat.training.reporter import Reporter
 from minidat.training.settings import Settings
 from minidat.training.sitting import Sitting
@@ -249,7 +248,10 @@ class Run:
         while self.notes:
             reporter.note(self.notes.pop(0))
         workers = Workers.on(self.device, self.threads, self.settings.micro, alone=self.ranks.count == 1)
-        precision, lock = cublas.precision(self.settings.precision), self.lock if self.ranks.first else nullcontext()
+        precision, lock = (
+            cublas.precision(self.settings.precision),
+            self.lock if self.ranks.first else contextlib.nullcontext(),
+        )
         with lock, self.stop, precision, self.decoders, workers, self._step(reporter) as step:
             Sitting(self, step, workers, reporter).work()
 

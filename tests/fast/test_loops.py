@@ -89,7 +89,9 @@ def test_a_run_keeps_its_loops_to_the_bit(tmp_path):
     loops.use("numpy")
     resumed = Run.resume(tmp_path / "b", threads=1)
     assert compiled()
+    loops.use("numpy")  # as another run in this process would
     resumed.train(Silent())
+    assert compiled()
     mine, other = (checkpoint.load(tmp_path / name / LAST)[0] for name in ("a", "b"))
     assert all(np.array_equal(mine[key], other[key]) for key in mine)
     loops.use("numba")
