@@ -1,4 +1,8 @@
-"""Softmax of scores, in place and a row at a time: scale, bias, mask, exponentials and sum while the row is in the cache."""
+"""Softmax of scores, in place and a few rows at a time: scale, bias, mask, exponentials and sum while they are in the cache.
+
+Windows have rows of 16 scores. A processor adds or takes the exponential of eight numbers at a time and of four such groups
+side by side, which so short a row cannot fill. So what does not depend on the row goes over a block of rows as over one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from minidat import ops
 from minidat.fast.dispatch import NUMBA
 from minidat.fast.numba.exp import exp
 from minidat.fast.numba.loop import loop
+
+BLOCK = 4096  # scores
 
 
 class Term(NamedTuple):
@@ -61,30 +67,41 @@ def largest(row):
 
 
 @loop
-def softmax_rows(s, scale, bias, bias_inner, mask, mask_inner):
-    """P = softmax(scale·S + bias + mask) over the last axis of S (tiles, n, m), in place. Terms: see `Term`."""
+def softmax_rows(s, flat, rows, scale, bias, bias_inner, mask, mask_inner):
+    """P = softmax(scale·S + bias + mask) over the last axis of S (tiles, n, m), in place. flat: S as (tiles, n·m). rows: of a
+    block. Terms: see `Term`, here as (count, n·m)."""
     tiles, n, m = s.shape
     for t in range(tiles):
-        for i in range(n):
-            row = s[t, i]
+        for start in range(0, n, rows):
+            stop = min(start + rows, n)
+            block = slice(start * m, stop * m)
+            x = flat[t, block]
             if len(bias):
-                added = bias[t // bias_inner % len(bias), i]
-                for j in range(m):
-                    row[j] = row[j] * scale + added[j]
+                added = bias[t // bias_inner % len(bias), block]
+                for j in range(len(x)):
+                    x[j] = x[j] * scale + added[j]
             else:
-                for j in range(m):
-                    row[j] *= scale
+                for j in range(len(x)):
+                    x[j] *= scale
             if len(mask):
-                added = mask[t // mask_inner % len(mask), i]
+                added = mask[t // mask_inner % len(mask), block]
+                for j in range(len(x)):
+                    x[j] += added[j]
+            for i in range(start, stop):
+                row = s[t, i]
+                top = largest(row)
                 for j in range(m):
-                    row[j] += added[j]
-            top, total = largest(row), s.dtype.type(0)
-            for j in range(m):
-                row[j] = exp(row[j] - top)
-                total += row[j]
-            inverse = s.dtype.type(1) / total
-            for j in range(m):
-                row[j] *= inverse
+                    row[j] -= top
+            for j in range(len(x)):
+                x[j] = exp(x[j])
+            for i in range(start, stop):
+                row = s[t, i]
+                total = s.dtype.type(0)
+                for j in range(m):
+                    total += row[j]
+                inverse = s.dtype.type(1) / total
+                for j in range(m):
+                    row[j] *= inverse
 
 
 @loop
@@ -108,7 +125,16 @@ def softmax_rows_vjp(p, d, dbias, inner):
 
 def softmax_of(s: np.ndarray, scale: float, bias: np.ndarray | None, mask: np.ndarray | None) -> None:
     """S ← softmax(scale·S + bias + mask), S (…, n, m) in C order."""
-    softmax_rows(s.reshape(-1, *s.shape[-2:]), s.dtype.type(scale), *term(bias, s), *term(mask, s))
+    tiles = s.reshape(-1, *s.shape[-2:])
+    n, m = s.shape[-2:]
+    terms = (part for array in (bias, mask) for part in _flat(term(array, s)))
+    softmax_rows(tiles, tiles.reshape(len(tiles), n * m), max(1, BLOCK // m), s.dtype.type(scale), *terms)
+
+
+def _flat(added: Term) -> Term:
+    """Each matrix as one row."""
+    count, n, m = added.matrices.shape
+    return Term(added.matrices.reshape(count, n * m), added.inner)
 
 
 def softmax_vjp_of(p: np.ndarray, d: np.ndarray, dbias: Term) -> None:
