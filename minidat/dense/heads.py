@@ -52,7 +52,7 @@ _FEW = {
 SMALL: dict[str, dict[str, Any]] = {
     "retinanet": _FEW,
     "retina_mask": _FEW | {"mask_convs": 2, "mask_side": 8},
-    "semantic_fpn": {"channels": 64, "scale_channels": 64, "norm": "group", "average": "valid"},
+    "semantic_fpn": {"channels": 64, "scale_channels": 64, "norm": "none", "average": "valid", "dropout": 0.0},
     "upernet": {"channels": 64, "auxiliary_channels": 32, "norm": "group", "average": "valid"},
 }
 """Options for images of 64×64 and backbones of three stages with patches of 4, such as `dat_scenes`."""

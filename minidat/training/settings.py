@@ -186,8 +186,10 @@ def defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 def _head_defaults(data: str, head: str) -> dict[str, Any]:
     """`defaults` with a head. Heads on `shapes` are small ones."""
     small = {"head_options": SMALL[head]} if data == "shapes" and head in SMALL else {}
-    faster = {"lr": 2e-3} if data == "shapes" and head in HEADS and HEADS[head].kind == "segmentation" else {}
-    return {"head": head} | HEAD_DEFAULTS.get(data, {}) | small | faster
+    pixels = (
+        {"lr": 4e-3, "epochs": 8} if data == "shapes" and head in HEADS and HEADS[head].kind == "segmentation" else {}
+    )
+    return {"head": head} | HEAD_DEFAULTS.get(data, {}) | small | pixels
 
 
 def released(model: str, batch: int, epochs: int) -> dict[str, Any]:
