@@ -613,12 +613,12 @@ hint("1.5")
 # %% [markdown]
 # ## The package's engine
 #
-# These are minidat's `backward` and `topological`. Two things are different from yours: a Tensor that needs no gradient is left
-# out, and the graph is taken apart on the way, so that memory is freed. In between stands `_pull`, which hands out each leaf
-# with its gradient.
+# These are minidat's `backward` and `topological`. Three things are different from yours: a Tensor that needs no gradient is left
+# out; the graph is taken apart on the way, so that memory is freed; and a node's first parent is done first, so that backward
+# comes to a layer's weights right after the layer. In between stands `pull`, which hands out each leaf with its gradient.
 
 # %%
-show_source(minidat.Tensor.backward, engine._pull, engine._topological)
+show_source(minidat.Tensor.backward, engine.pull, engine._topological)
 
 # %%
 theirs = minidat.Tensor(x, requires_grad=True), minidat.Tensor(W, requires_grad=True)

@@ -129,19 +129,21 @@ class Tensor:
         Uses the graph up. Raises ValueError for a non-scalar without dy or a dy of another shape, RuntimeError for a
         graph that needs no gradient or is used up.
         """
-        for leaf, dx in _pull(self, dy):
+        for leaf, dx in pull(self, dy):
             leaf.grad = dx.copy() if leaf.grad is None else leaf.grad + dx  # dx may be shared, or a read-only view
 
 
 def gradients(y: Tensor, leaves: list[Tensor], dy: Array | None = None) -> list[Array | None]:
     """∂L/∂leaf for each of `leaves`, where dy = ∂L/∂y; None for one that y does not depend on. Touches no `.grad`, so
     threads may share leaves. Uses the graph up and raises as `Tensor.backward` does."""
-    found = {id(leaf): dx for leaf, dx in _pull(y, dy)}
+    found = {id(leaf): dx for leaf, dx in pull(y, dy)}
     return [found.get(id(leaf)) for leaf in leaves]
 
 
-def _pull(y: Tensor, dy: Array | None) -> Iterator[tuple[Tensor, Array]]:
-    """Pull dy back through the graph of y; yields every leaf once, with its gradient."""
+def pull(y: Tensor, dy: Array | None = None) -> Iterator[tuple[Tensor, Array]]:
+    """Pull dy back through the graph of y: (leaf, ∂L/∂leaf) of every leaf, as soon as its gradient is complete. A layer's weights
+    come before those of the layers under it, and who adds them up on the way holds few gradients at a time. The array may
+    be shared. Touches no `.grad`, uses the graph up and raises as `Tensor.backward` does."""
     if not y.requires_grad:
         raise RuntimeError(
             "backward: nothing to differentiate; no input requires a gradient, or this ran under no_grad()"
@@ -190,7 +192,8 @@ def _topological(y: Tensor) -> list[Tensor]:
         elif id(node) not in seen:
             seen.add(id(node))
             stack.append((node, True))
-            stack.extend((p, False) for p in node.parents if p.requires_grad and id(p) not in seen)
+            under = [p for p in node.parents if p.requires_grad and id(p) not in seen]
+            stack.extend((p, False) for p in reversed(under))  # x goes first, so that w and b stay beside their node
     return order
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from minidat import nn
-from minidat.autograd import Tensor, array_module, gradients, no_grad
+from minidat.autograd import Tensor, array_module, no_grad, pull
 from minidat.training.memory import keep_freed_memory
 from minidat.training.optim import Arena
 
@@ -108,8 +108,10 @@ class BatchGradient:
 
     def __init__(self, model: nn.Module, arena: Arena, workers: Workers, loss: Callable[..., tuple[Tensor, Any]]):
         self.model, self.arena, self.workers, self.loss = model, arena, workers, loss
-        self.leaves = list(arena.tensors)
         self.buffers = [array_module(arena.data).zeros_like(arena.data) for _ in range(workers.threads)]
+        self._places = [
+            dict(zip(map(id, arena.tensors), arena.views(flat).values(), strict=True)) for flat in self.buffers
+        ]
 
     def __call__(
         self, inputs: Any, targets: Any, *, generator: Callable[[int], Any], whole: int | None = None
@@ -129,7 +131,8 @@ class BatchGradient:
                 loss, result = self.loss(self.model, inputs[piece], targets[piece], generator(piece.start))
                 sums.append(result)
                 weight = array_module(loss.data).full_like(loss.data, (piece.stop - piece.start) / (whole or batch))
-                self.arena.flatten(gradients(loss, self.leaves, weight), grad, accumulate=True)
+                for leaf, dx in pull(loss, weight):
+                    self._places[shard][id(leaf)] += dx
             return sums
 
         shards = self.workers.map_shards(batch, work)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minidat import ops
-from minidat.autograd import OPS, Op, Tensor, gradients, is_recording, no_grad, op
+from minidat.autograd import OPS, Op, Tensor, gradients, is_recording, no_grad, op, pull
 from minidat.autograd.engine import takes_needed
 
 LONG = 20_000
@@ -52,6 +52,25 @@ def test_a_long_chain_is_pulled_back():
     y.backward(np.array([1.0, 2.0, 3.0]))
     np.testing.assert_array_equal(x.grad, [1, 2, 3])
     np.testing.assert_allclose(y.data, x.data + LONG // 2)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_layers_weights_have_their_gradients_before_the_layers_under_it_are_reached(residual):
+    weights = [(leaf(2, 2, seed=i), leaf(2, seed=i)) for i in range(4)]
+    y = x = leaf(3, 2)
+    for w, b in weights:
+        y = ops.gelu(ops.linear(y, w, b)) + (y if residual else 0.0)
+    found = [id(each) for each, _ in pull(y, np.ones(y.shape))]
+    assert found == [id(each) for w, b in reversed(weights) for each in (b, w)] + [id(x)]
+
+
+def test_weights_that_two_layers_share_wait_for_both():
+    x, w = leaf(3, 2), leaf(2, 2)
+    y = ops.gelu(x @ w) @ w
+    gradients_of = dict((id(each), dx) for each, dx in pull(y, np.ones(y.shape)))
+    one, two = Tensor(w.data, requires_grad=True), Tensor(w.data, requires_grad=True)
+    apart = gradients(ops.gelu(x @ one) @ two, [one, two], np.ones(y.shape))
+    np.testing.assert_allclose(gradients_of[id(w)], apart[0] + apart[1])
 
 
 @pytest.mark.parametrize("step", [lambda y: y * 1.0, lambda y: y.reshape(3, 1).reshape(3), lambda y: y[::-1]])
