@@ -33,7 +33,7 @@ SIZE = (288, 352)  # rows, columns of a picture; DAT-T reads 224×224 of it
 COUNTS = {"train": 12, "val": 1}  # pictures of each class
 FOLDER, RUNS = WORK / "pictures", WORK / "pictures_runs"
 OUT = Path(__file__).resolve().parents[1] / "results" / "pictures"
-SETTINGS = "dat_tiny --data folder --recipe crops --epochs 1 --batch 4 --micro 2 --lr 3e-4 --warmup 0.1 --threads 1 --workers 1"
+SETTINGS = "dat_tiny --data folder --recipe crops --epochs 1 --batch 4 --micro 2 --lr 5e-5 --warmup 0.1 --threads 1 --workers 1"
 STEPS = 100 * COUNTS["train"] // 4
 
 
