@@ -88,9 +88,10 @@ def test_multiply_adds_at_56_are_what_is_predicted():
         {curve.name.partition(",")[0]: curve for curve in CURVES if curve.letter != "D"},
     )
     every, eighth = (predicted(curve, rng)[56] for curve in CURVES if curve.letter == "D")
-    full, windows = (predicted(curves[name], rng)[56] for name in ("ViT", "Swin"))
+    full, windows, kernel = (predicted(curves[name], rng)[56] for name in ("ViT", "Swin", "ConvNeXt"))
     assert f"{100 * (every / full - 1):.0f} % more multiply-adds" in section("Cost")
     assert f"{eighth / windows:.2f} of the multiply-adds" in section("Cost")
+    assert f"convolution has {kernel / windows:.2f} of them" in section("Cost")
 
 
 def test_links_lead_somewhere():

@@ -11,6 +11,7 @@ pytest.importorskip("matplotlib")
 from minidat.analysis import cost_figure, mixer_cost, receptive_figure
 from minidat.analysis.cost_figure import CURVES, DIM, HEADS
 from minidat.attention import MultiHeadSelfAttention
+from minidat.models.mixers import MIXERS
 
 
 def png_size(path):
@@ -46,6 +47,8 @@ def test_cost_figure(tmp_path, figures, small_maps):
     left, right = figures[0].axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in left.lines}
     assert list(drawn) == [curve.name for curve in CURVES]
+    assert {curve.letter for curve in CURVES} == MIXERS.keys() - {"S"}  # shifted windows cost what windows do
+    assert drawn["ConvNeXt, 7×7 kernel"] == [[side, 49 * side**2 * DIM] for side in (7, 14)]
     full = mixer_cost(MultiHeadSelfAttention(DIM, HEADS, rng=np.random.default_rng(0)), (14, 14)).multiply_adds
     assert drawn["ViT, full"][1] == [14, full]
     assert [x for x, _ in drawn["PVT, R = 8"]] == [14]  # no 8×8 patch fits a map of 7×7
