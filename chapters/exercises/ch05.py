@@ -123,6 +123,15 @@ def on_a_small_map(rng):
     return *rng.standard_normal((3, h * w, d)), rng.standard_normal((2 * kernel - 1) ** 2), keys, places
 
 
+def middle(table, k, first=None):
+    first = k - 1 - k // 2 if first is None else first
+    return table[first : first + k, first : first + k]
+
+
+def kernel_of(table, k, first=None):
+    return softmax(middle(table, k, first).reshape(-1)).reshape(k, k)
+
+
 def dilated(length, kernel, dilation, members=None):
     step, line = np.divmod(np.arange(length), dilation)
     members = (length - line + dilation - 1) // dilation if members is None else members
@@ -339,6 +348,27 @@ EXERCISES = {
     ),
     "5.10": Exercise(
         Value(
+            kernel_of,
+            lambda rng: (rng.standard_normal((9, 9)), 5),
+            names=("w",),
+            mistakes={
+                "displacement 0 is in the middle of the table": lambda table, k: kernel_of(table, k, 0),
+                "one softmax over all K² neighbours, not one a row": lambda table, k: softmax(middle(table, k)),
+                "the bias is a score: its softmax is the weight": lambda table, k: middle(table, k),
+                "the table is read at key − query, as the kernel is: nothing is turned": lambda table, k: kernel_of(
+                    table, k
+                )[::-1, ::-1],
+            },
+        ),
+        [
+            "With q = 0 the score of every pair is b, the table's number for its displacement. What is left of P?",
+            "Far from the border the displacements run from −h to h, h = K // 2. Displacement 0 is at place K − 1 of each axis.",
+            "Cut the K × K places around the middle out of the table, and take one softmax over all of them: flatten, softmax, "
+            "`reshape(K, K)`.",
+        ],
+    ),
+    "5.11": Exercise(
+        Value(
             lambda blocks, w, kernel: (blocks * w, blocks * (kernel - 1) + 1),
             lambda rng: (int(rng.integers(1, 7)), 2 * int(rng.integers(1, 6)), 2 * int(rng.integers(1, 5)) + 1),
             names=("windows", "neighbours"),
@@ -359,7 +389,7 @@ EXERCISES = {
             "three: with w = 4 the picture has 4 and 8.",
         ],
     ),
-    "5.11": Exercise(
+    "5.12": Exercise(
         Value(
             dilated,
             lambda rng: (int(rng.integers(15, 20)), int(rng.choice([3, 5])), int(rng.integers(2, 4))),

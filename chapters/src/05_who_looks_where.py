@@ -6,12 +6,12 @@
 #
 # Chapter 03 let every token look at every token. The first stage of a network for images of 224 × 224 pixels has a map of 56 ×
 # 56, so 3136 tokens, and nearly ten million pairs for each head. That is too much. Three well known answers are in this
-# chapter: look at a coarser map, look at your own window, look at your neighbours.
+# chapter: look at a coarser map, look at your own window, look at your neighbours. A fourth one gives attention up: ConvNeXt.
 #
 # DAT stands on them. Its first two stages use windows, its successor DAT++ has neighbours in place of windows, and the coarser
 # map is one of the paper's ablations. And what they have in common is what DAT wants to change.
 #
-# You need chapters 01 and 03. It takes about two hours with the exercises.
+# You need chapters 01 and 03. It takes about two hours and a half with the exercises.
 
 # %%
 import math
@@ -19,7 +19,8 @@ from itertools import product
 
 import numpy as np
 
-from minidat import Tensor, ops
+from minidat import Tensor, nn, ops
+from minidat.analysis import cost, skeleton, totals
 from minidat.analysis.mixer_cost import mixer_cost
 from minidat.analysis.receptive import receptive_field
 from minidat.attention import (
@@ -31,6 +32,8 @@ from minidat.attention import (
     WindowAttention,
     window,
 )
+from minidat.models import zoo
+from minidat.models.blocks import ConvBlock
 from minidat.ops import neighborhood
 from minidat.tutorial import COLOURS, check, figure, hint, passed, pixels, same, show, show_source
 
@@ -635,8 +638,8 @@ big = {
 yours = products(56, 56, 96, 8, 7, 7) if passed("5.7") else (None,) * 4
 print(f"{'':18}{'products':>10}{'the rest':>10}   million multiply-adds")
 for name, module in big.items():
-    cost = mixer_cost(module, (56, 56))
-    print(f"{name:18}{cost.products / 1e6:>10.1f}{(cost.multiply_adds - cost.products) / 1e6:>10.1f}")
+    each = mixer_cost(module, (56, 56))
+    print(f"{name:18}{each.products / 1e6:>10.1f}{(each.multiply_adds - each.products) / 1e6:>10.1f}")
 for (name, module), mine in zip(big.items(), yours):
     same(name, mine, mixer_cost(module, (56, 56)).products)
 
@@ -915,7 +918,247 @@ for name, mine, their in zip(("dq", "dk", "dv", "dtable"), yours, theirs):
     same(name, mine, their)
 
 # %% [markdown]
-# ## Exercise 5.10: how wide? (derive)
+# ## No attention at all: ConvNeXt
+#
+# In all attentions above the *set* is fixed, and the *weights* $P_{ij}$ come from the content. One can fix the weights too. What is left is a
+# convolution. **ConvNeXt** (2022) is a pyramid like Swin's, and where Swin has attention in windows it has a $7\times7$ convolution. Whoever claims
+# that attention is needed must beat it, so it belongs beside DAT.
+#
+# The convolution is **depthwise**: channel $c$ has a kernel of its own and meets no other channel. With $K$ odd and $h=\lfloor K/2\rfloor$,
+#
+# $$\underbrace{y[i,j,c]}_{(H,\,W,\,C)}=\underbrace{b[c]}_{(C)}+\sum_{\mu=0}^{K-1}\sum_{\nu=0}^{K-1}\underbrace{w[\mu,\nu,c]}_{(K,\,K,\,C)}\;
+# \underbrace{x[i+\mu-h,\;j+\nu-h,\;c]}_{(H,\,W,\,C)\text{, zero off the map}}.$$
+#
+# Lay it beside $y_i=\sum_{j\in S(i)}P_{ij}v_j$:
+#
+# | | attention | depthwise convolution |
+# |---|---|---|
+# | who is looked at | $S(i)$ | the $K\times K$ tokens around; beyond the border zeros |
+# | the weight | $P_{ij}$, computed from $q_i$ and $k_j$ | $w[\mu,\nu,c]$, a parameter |
+# | is another one for | every query, every key, every head | every displacement, every channel |
+# | the weights of a token | are positive and sum to 1 | may be anything, also negative |
+# | what is summed | $v_j=x_jW_v$ | $x_j$ itself |
+# | matrices of $C\times C$ | $W_q,W_k,W_v,W_o$ | none |
+#
+# No channel meets another in it. They meet in the MLP that follows; both share one residual, where a Transformer block has two (chapter 04):
+#
+# $$z\;\leftarrow\;\mathrm{MLP}\big(\mathrm{LN}(\mathrm{DW}(z))\big)+z .$$
+#
+# ## Typed in, as loops, and vectorised
+
+
+# %%
+def depthwise_loops(x, w, b):
+    """x (H, W, C), w (K, K, C), b (C) → y (H, W, C)"""
+    height, width, channels = x.shape
+    half = len(w) // 2
+    y = np.zeros(x.shape)
+    for i, j, c in product(range(height), range(width), range(channels)):
+        y[i, j, c] = b[c]
+        for mu, nu in product(range(len(w)), repeat=2):
+            row, col = i + mu - half, j + nu - half
+            if 0 <= row < height and 0 <= col < width:
+                y[i, j, c] += w[mu, nu, c] * x[row, col, c]
+    return y
+
+
+def depthwise(x, w, b):
+    """The same: for each tap, the whole map, moved"""
+    height, width, _ = x.shape
+    half = len(w) // 2
+    padded = np.pad(x, ((half, half), (half, half), (0, 0)))  # (H + 2h, W + 2h, C)
+    taps = product(range(len(w)), repeat=2)
+    return b + sum(w[mu, nu] * padded[mu : mu + height, nu : nu + width] for mu, nu in taps)
+
+
+conv_rng = np.random.default_rng(11)
+conv_x, conv_w, conv_b = conv_rng.standard_normal((5, 6, 2)), conv_rng.standard_normal((3, 3, 2)), np.array([0.5, 0.0])
+one_pixel = np.zeros((3, 5, 1))
+one_pixel[1, 2] = 1
+print(depthwise(one_pixel, np.arange(1.0, 10).reshape(3, 3, 1), np.zeros(1))[..., 0])
+same("depthwise and its loops", depthwise(conv_x, conv_w, conv_b), depthwise_loops(conv_x, conv_w, conv_b))
+
+# %% [markdown]
+# The kernel was 1 2 3, 4 5 6, 7 8 9. A single 1 gives it back *turned by half a turn*: the pixel to the right of the 1 sees it on its left.
+#
+# ## Its backward pass
+#
+# **Step 1.** Everything moves, $\bar x$ being the map with its rim of zeros:
+#
+# $$\delta y[i,j,c]=\delta b[c]+\sum_{\mu,\nu}\Big(\bar x[i{+}\mu,\,j{+}\nu,\,c]\;\delta w[\mu,\nu,c]+w[\mu,\nu,c]\;\delta\bar x[i{+}\mu,\,j{+}\nu,\,c]\Big).$$
+
+# %% [markdown]
+# **Step 2.** In $\delta L=\sum\mathrm dy\,\delta y$, beside $\delta b$ and $\delta w$. All tokens use the same weights, so both are sums over tokens:
+#
+# $$\mathrm db[c]=\sum_{i,j}\mathrm dy[i,j,c],\qquad \mathrm dw[\mu,\nu,c]=\sum_{i,j}\bar x[i{+}\mu,\,j{+}\nu,\,c]\;\mathrm dy[i,j,c].$$
+
+# %% [markdown]
+# **Step 3.** Beside $\delta x[r,s,c]$ stand all tokens that see it: those with $i+\mu-h=r$ and $j+\nu-h=s$. So $i=r-\mu+h$. Count the taps from the
+# other end, $\mu\to K-1-\mu$; since $K$ is odd, $K-1-h=h$, and
+#
+# $$\mathrm dx[r,s,c]=\sum_{\mu,\nu}w[K{-}1{-}\mu,\,K{-}1{-}\nu,\,c]\;\mathrm dy[r+\mu-h,\;s+\nu-h,\;c].$$
+#
+# It is the same convolution of $\mathrm dy$, its kernel turned by half a turn.
+
+# %% [markdown]
+# **Step 4: matrices.** Write a channel's map as a column of $N=HW$ numbers. Then $y_c=T_cx_c+b_c$, where $T_c$, of shape $(N,N)$, has $w[\mu,\nu,c]$
+# wherever the row's token looks at the column's with the displacement $(\mu-h,\nu-h)$, else 0. So
+#
+# $$\mathrm dx_c=T_c^{\top}\,\mathrm dy_c.$$
+#
+# Attention is $y=P(x)\,v$, a matrix that every image makes anew, and which therefore has a gradient to pass on. $T_c$ is the same for all images.
+
+
+# %%
+def depthwise_vjp(dy, x, w, b):
+    """dy, x (H, W, C), w (K, K, C), b (C) → dx (H, W, C), dw (K, K, C), db (C)"""
+    height, width, channels = x.shape
+    half = len(w) // 2
+    padded = np.pad(x, ((half, half), (half, half), (0, 0)))
+    dw = np.zeros(w.shape)
+    for mu, nu in product(range(len(w)), repeat=2):
+        dw[mu, nu] = (padded[mu : mu + height, nu : nu + width] * dy).sum((0, 1))
+    return depthwise(dy, w[::-1, ::-1], np.zeros(channels)), dw, dy.sum((0, 1))
+
+
+# %% [markdown]
+# The package's convolution takes a batch, a stride and any padding; chapter 08 derives the backward pass with a stride. The block is the equation:
+
+# %%
+show_source(ConvBlock.__call__)
+
+# %%
+conv_y, conv_vjp = ops.depthwise_conv.raw(conv_x[None], conv_w, conv_b, padding=1)
+conv_dy = conv_rng.standard_normal(conv_y.shape)
+same("the value", depthwise(conv_x, conv_w, conv_b), conv_y[0])
+mine = depthwise_vjp(conv_dy[0], conv_x, conv_w, conv_b)
+for name, ours, theirs in zip(("dx", "dw", "db"), mine, conv_vjp(conv_dy)):
+    same(name, ours, theirs.reshape(ours.shape))
+
+# %% [markdown]
+# ## What it sees, and what it cannot see
+#
+# Here is how much one query's output depends on each token, for the two images from above: neighbourhood attention and the convolution, both $7\times7$, with
+# random weights. Darker is more (the square root is drawn, so that faint ones show); the square is the set $S$ of both.
+
+# %% tags=["hide-input"]
+seen_by = {
+    "neighbours 7 × 7 (NAT)": NeighborhoodAttention(C, 2, kernel=7, rng=np.random.default_rng(12)),
+    "convolution 7 × 7 (ConvNeXt)": nn.DepthwiseConv2d(C, 7, rng=np.random.default_rng(13)),
+}
+seen_by["neighbours 7 × 7 (NAT)"].qkv.weight.data[:, : 2 * C] *= 2  # sharper weights, as after training
+shares = {
+    name: [
+        receptive_field(module.to(dtype=np.float64), image, (4, 6), rng=np.random.default_rng(0), draws=64)
+        for image in images
+    ]
+    for name, module in seen_by.items()
+}
+picture, axes = figure(7, 4.6, columns=2, rows=2)
+for row, (name, fields) in zip(axes, shares.items()):
+    for one, share, number in zip(row, fields, ("first", "second")):
+        pixels(one, (share / share.max()) ** 0.5, high=1.3)
+        one.plot([2.5, 9.5, 9.5, 2.5, 2.5], [0.5, 0.5, 7.5, 7.5, 0.5], color=COLOURS[0], lw=2)
+        one.plot(6, 4, "o", color=COLOURS[1], ms=8)
+        one.set_title(f"{name}, {number} image", fontsize=9)
+        one.set(xticks=[], yticks=[], xlabel="", ylabel="")
+show(picture, alt="Four maps of 8 by 12 tokens, grey by how much the output at the query, an orange circle, depends on each "
+     "token. All four are white outside of a blue square of 7 by 7. Above, neighbourhood attention: another pattern of "
+     "greys for each of the two images. Below, the convolution: the same pattern for both.")  # fmt: skip
+
+# %%
+for name, (first, second) in shares.items():
+    sets = np.array_equal(first > 1e-12, second > 1e-12)
+    print(f"{name:30} the same set for both images: {sets}, the same weights: {np.allclose(first, second)}")
+
+# %% [markdown]
+# So there are three kinds. Windows, neighbours and the coarser map fix *where* one looks, and the content decides *how much*. DAT lets the content decide both.
+# **ConvNeXt fixes both**: where a picture has a dog and where it has sky, the same 49 numbers are applied. It reaches as far as neighbours do, $K-1$
+# tokens more a block. What it can do and attention cannot is to subtract: a kernel may hold an edge, $-1\;0\;{+}1$.
+#
+# ## Exercise 5.10: attention that ignores the content (derive)
+#
+# Where do the two meet? Set the queries of neighbourhood attention to zero. Then every score is its bias alone, and $P_{ij}$ depends on the displacement only:
+# away from the border, it *is* a convolution. Which kernel does a head with the table $T$, of shape $(2K-1,2K-1)$ and read at **key − query**, give to the
+# values?
+
+
+# %%
+def kernel_of(table, kernel):
+    """table (2K − 1, 2K − 1) of one head, K odd → w (K, K), the weights of the K × K neighbours of a query far from the border"""
+    # BEGIN SOLUTION
+    half = kernel // 2
+    near_zero = table[kernel - 1 - half : kernel + half, kernel - 1 - half : kernel + half]  # displacements −h … h
+    return softmax(near_zero.reshape(-1)).reshape(kernel, kernel)
+    # END SOLUTION
+
+
+check("5.10", kernel_of)
+
+# %%
+hint("5.10")
+
+# %% [markdown] tags=["solution"]
+# The displacement 0 is at place $K-1$ of the table, so $-h\dots h$ are the places $K-1-h\dots K-1+h$; its outer places are for the border. The softmax runs over all
+# $K^2$ neighbours together. Tap $\mu$ is the displacement $\mu-h$ = key − query, in the table's own direction: nothing is turned. (For Swin's or DAT's tables it would be.)
+
+# %%
+no_query = np.concatenate([np.zeros_like(nat_q), nat_k, nat_v], -1).reshape(1, nat_height, nat_width, 15)
+by_bias = ops.neighborhood_attention.raw(no_query, nat_table, heads=1, kernel=kernel)[0][0]  # (H, W, d)
+fixed = (
+    depthwise(nat_v.reshape(by_bias.shape), kernel_of(nat_table[0], kernel)[..., None], 0.0) if passed("5.10") else None
+)
+inside = (slice(1, -1), slice(1, -1))
+same("inside the map", None if fixed is None else fixed[inside], by_bias[inside])
+if fixed is not None:
+    print(
+        f"at the border they differ, by up to {abs(fixed - by_bias).max():.2f}: neighbourhoods move inwards, the kernel reads zeros"
+    )
+
+# %% [markdown]
+# Of what ConvNeXt can, this is a part: positive weights that sum to 1, one kernel a head and not one a channel.
+#
+# ## Its cost beside DAT's
+#
+# A depthwise convolution costs $K^2$ multiply-adds for each number of the map, $HW\,K^2\,C$: linear in the map, and **without any $C^2$**. Below is
+# one layer on the map of DAT-T's third stage, $14\times14$ with 384 channels, DAT with a point for each pixel as released; then whole networks, counted from their shapes.
+
+# %%
+third = {
+    "windows of 7 (Swin)": WindowAttention(384, 12, window=7, size=(14, 14), rng=rng),
+    "7 × 7 neighbours (NAT)": NeighborhoodAttention(384, 12, kernel=7, rng=rng),
+    "deformable (DAT)": DeformableAttention(384, 12, Offsets(kernel=5), size=(14, 14), groups=3, rng=rng),
+    "7 × 7 convolution (ConvNeXt)": nn.DepthwiseConv2d(384, 7, rng=rng),
+}
+for name, module in third.items():
+    learned = sum(t.data.size for t in module.parameters().values())
+    print(
+        f"{name:30}{mixer_cost(module, (14, 14), 'paper').multiply_adds / 1e6:7.1f} M multiply-adds {learned:9,} parameters"
+    )
+print(f"{'the MLP that follows each':30}{196 * 8 * 384**2 / 1e6:7.1f} M")
+same("HW K² C", 14 * 14 * 49 * 384, mixer_cost(third["7 × 7 convolution (ConvNeXt)"], (14, 14)).multiply_adds)
+for name in ("dat_tiny", "convnext_tiny", "dat_cifar", "convnext_cifar"):
+    config = zoo.config(name)
+    parameters, work = totals(cost(skeleton(config), "paper"))
+    blocks = [len(stage.mixers) for stage in config.stages]
+    print(f"{name:15} {work / 1e6:7.1f} M multiply-adds {parameters / 1e6:6.2f} M parameters, blocks {blocks}")
+
+# %% [markdown]
+# The layer costs a fortieth of DAT's. Each block still has its MLP, so what is saved buys *more blocks*: 18 for 12, at about the same
+# multiply-adds and parameters. (A multiply-add of this convolution takes longer than one of a matrix product: chapter 11 has the reason, and `minidat figure cost` the picture.)
+#
+# And which is better? ConvNeXt is not in the paper's table. A reader's notes on the paper quote its accuracies on ImageNet; beside them stand DAT's:
+#
+# | | T | S | B | B, 384 × 384 |
+# |---|---|---|---|---|
+# | ConvNeXt, as quoted | 82.1 | 83.1 | 83.8 | 85.1 |
+# | DAT, the paper's table | 82.0 | 83.7 | 84.0 | 84.8 |
+#
+# DAT is slightly below it in two columns and above it in two, with one run each and not with the same training. Chapter 15 asks what such differences mean, and
+# has small networks of both with several seeds.
+
+# %% [markdown]
+# ## Exercise 5.11: how wide? (derive)
 #
 # Far away from all borders, and along one axis: how many tokens does an output depend on after some blocks, with windows of $w$ tokens
 # (plain and shifted by half a window in turn, $w$ even) and with $K$ neighbours? Find two formulas. The pictures of exercise 5.8 have two cases of each.
@@ -929,10 +1172,10 @@ def widths(blocks, w, kernel):
     # END SOLUTION
 
 
-check("5.10", widths)
+check("5.11", widths)
 
 # %%
-hint("5.10")
+hint("5.11")
 
 # %% [markdown] tags=["solution"]
 # Neighbours: a block adds $\lfloor K/2\rfloor$ on either side, so $K-1$. Windows: what is known after some blocks is a row of whole windows. The next
@@ -940,7 +1183,7 @@ hint("5.10")
 # block. For the same number of keys, $w=K$, windows see a little further, though not equally far to both sides.
 
 # %% [markdown]
-# ## Exercise 5.11: neighbours with gaps (extend)
+# ## Exercise 5.12: neighbours with gaps (extend)
 #
 # NAT's successor (DiNAT) *dilates* its neighbourhoods: the $K$ tokens lie `dilation` apart, the query is one of them, and at the border they move
 # inwards as before, by steps of `dilation`. It reaches further at the same cost. Write 5.5 for it. With a dilation of 1 nothing changes.
@@ -957,10 +1200,10 @@ def dilated_neighbours(length, kernel, dilation):
     # END SOLUTION
 
 
-check("5.11", dilated_neighbours)
+check("5.12", dilated_neighbours)
 
 # %%
-hint("5.11")
+hint("5.12")
 
 # %% [markdown] tags=["solution"]
 # Tokens whose numbers leave the same remainder form a line of their own, and never look at another line. In its line, each does what 5.5 says. Mind
@@ -985,6 +1228,8 @@ hint("5.11")
 #   smaller one is filled up with zeros at the bottom and on the right *before* $q,k,v$ are made, so that the added tokens take
 #   part.
 # * **PVT's position.** The released module for the coarser map has no position bias at all, and so has minidat's.
+# * **ConvNeXt.** The paper does not compare with it. The released code of DAT++ knows its block, letter X. `convnext_tiny` has
+#   ConvNeXt-T's widths, depths and blocks; what lies between the stages is DAT's. The kernel's size is the option `window`.
 #
 # ## In five lines
 #
@@ -995,4 +1240,5 @@ hint("5.11")
 # 3. Windows are cheap and closed; shifted ones open them, by a roll and a mask. Neighbourhoods slide, and at the border move
 #    inwards.
 # 4. Windows and neighbours cost $2\,HW\,\lvert S\rvert\,C$, linear in the map; a coarser map divides the square by $R^2$.
-# 5. All of these sets are fixed in advance, and reach far only in many blocks. DAT lets the image choose.
+# 5. All of these sets are fixed in advance, and reach far only in many blocks; ConvNeXt fixes the weights too. DAT lets the
+#    image choose.

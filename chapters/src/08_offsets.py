@@ -385,7 +385,7 @@ hint("8.3")
 # **Step 4: GELU and layer norm** are chapter 02's, called in reverse: $\mathrm da\to\mathrm dv\to\mathrm du$, and $\mathrm d\gamma$, $\mathrm d\beta$ on the
 # way. We take their vjps as they are.
 #
-# **Step 5: the depthwise convolution.** This one is new. Let $X$ be the padded map. A small change of all three inputs changes
+# **Step 5: the depthwise convolution.** Chapter 05 had it with stride 1; here is any stride $r$. Let $X$ be the padded map. A small change of all three inputs changes
 #
 # $$\delta u[i,j,c]=\delta b[c]+\sum_{\mu,\nu}\Big(X[ri{+}\mu,rj{+}\nu,c]\;\delta w[\mu,\nu,c]\;+\;w[\mu,\nu,c]\;\delta X[ri{+}\mu,rj{+}\nu,c]\Big).$$
 

@@ -162,6 +162,15 @@ def neighbourly_with(change):
     return lambda *a: change(*neighbourly_loops(*a))
 
 
+def weights_by_displacement(table, k, at=None):
+    """Exercise 5.10, one displacement after the other."""
+    at, w = (k - 1 if at is None else at + k // 2), np.zeros((k, k))
+    for a in range(k):
+        for b in range(k):
+            w[a, b] = np.exp(table[at + a - k // 2, at + b - k // 2])
+    return w / w.sum()
+
+
 def gaps(length, kernel, dilation):
     index = np.zeros((length, kernel), int)
     for line in range(dilation):
@@ -276,13 +285,23 @@ ANSWERS = {
         ],
     },
     "5.10": {
+        "right": [weights_by_displacement],
+        "wrong": [
+            (lambda table, k: weights_by_displacement(table, k, at=0), "middle of the table"),
+            (lambda table, k: (lambda w: w / w.sum(1)[:, None])(weights_by_displacement(table, k)), "not one a row"),
+            (lambda table, k: table[k // 2 : -(k // 2), k // 2 : -(k // 2)], "its softmax is the weight"),
+            (lambda table, k: weights_by_displacement(table, k)[::-1, ::-1], "nothing is turned"),
+            (lambda table, k: weights_by_displacement(table, k).T, "transposed?"),
+        ],
+    },
+    "5.11": {
         "right": [lambda *a: tuple(by_steps(*a))],
         "wrong": [
             (lambda b, w, k: (w + (b - 1) * w // 2, b * (k - 1) + 1), "so a whole one"),
             (lambda b, w, k: (b * w, b * k), "counted once"),
         ],
     },
-    "5.11": {
+    "5.12": {
         "right": [gaps],
         "wrong": [
             (lambda n, k, d: np.arange(n)[:, None] + (np.arange(k) - k // 2) * d, "leaves the map"),
