@@ -38,19 +38,34 @@ def share_lost(n, a, margin=1.0):
     return 1 - (kept / (2 * a)).mean()
 
 
-def compare(a, b, spread=lambda e: ((e - e.mean()) ** 2).mean() / len(e)):
-    e = b.astype(float) - a.astype(float)
-    return e.mean(), np.sqrt(spread(e))
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # by degrees of freedom, from 1
 
 
-def as_two_test_sets(a, b):
-    variances = sum(x.mean() * (1 - x.mean()) for x in (a, b))
-    return compare(a, b)[0], np.sqrt(variances / len(a))
+def mean(row):
+    return sum(row.values()) / len(row)
 
 
-def two_networks(rng):
-    hard = rng.uniform(size=97)
-    return rng.uniform(size=97) < hard, rng.uniform(size=97) < hard**0.7
+def paired(ours, base, *, ddof=1, root=True, t=None, freedom=1):
+    """experiments/statistics.py, which a test holds it to; with slips of the pen"""
+    d = np.array([ours[seed] - base[seed] for seed in ours if seed in base])
+    t = T95[len(d) - 1 - freedom] if t is None else t
+    return d.mean(), t * d.std(ddof=ddof) / (len(d) ** 0.5 if root else 1)
+
+
+def as_two_heaps(ours, base):
+    common = ours.keys() & base.keys()
+    heaps = [np.array([row[seed] for seed in common]) for row in (ours, base)]
+    error = np.sqrt(sum(heap.var(ddof=1) / len(heap) for heap in heaps))
+    return paired(ours, base)[0], T95[len(common) - 2] * error
+
+
+def two_rows(rng):
+    """Each row has a seed that the other has not."""
+    common = int(rng.integers(2, 6))
+    luck = rng.normal(0, 1, common + 2)
+    ours = {seed: 61 + luck[seed] + rng.normal(0, 0.4) for seed in range(common + 1)}
+    base = {seed: 60 + luck[seed] + rng.normal(0, 0.4) for seed in (*range(1, common + 1), common + 1)}
+    return ours, base
 
 
 def position_parameters(heads, dim, h, w, n):
@@ -184,28 +199,52 @@ EXERCISES = {
     ),
     "15.4": Exercise(
         Value(
-            compare,
-            two_networks,
-            names=("difference", "error"),
+            paired,
+            two_rows,
+            names=("difference", "half"),
             mistakes={
-                "that is A minus B": lambda a, b: compare(b, a),
-                "that would be right for two test sets; here both networks saw the same images": as_two_test_sets,
-                "that is the spread of one image, not of the mean of all": lambda a, b: compare(
-                    a, b, lambda e: ((e - e.mean()) ** 2).mean()
+                "that is base minus ours": lambda ours, base: paired(base, ours),
+                "only seeds that both have make a pair": lambda ours, base: (mean(ours) - mean(base), 0.0),
+                "the spread is of the differences, seed by seed, not of two heaps": as_two_heaps,
+                "the standard deviation of a sample divides by R − 1: `ddof=1`": lambda ours, base: paired(
+                    ours, base, ddof=0
                 ),
-                "that is the variance of the mean; its root is asked for": lambda a, b: (
-                    compare(a, b)[0],
-                    compare(a, b)[1] ** 2,
+                "the interval is of the mean: divide by √R": lambda ours, base: paired(ours, base, root=False),
+                "with few seeds 2 is too small: take t": lambda ours, base: paired(ours, base, t=2.0),
+                "with few seeds 1.96 is too small: take t": lambda ours, base: paired(ours, base, t=1.96),
+                "R seeds have R − 1 degrees of freedom": lambda ours, base: paired(ours, base, freedom=0),
+            },
+        ),
+        [
+            "Which seeds are in both? `[seed for seed in ours if seed in base]`. Then one difference for each: an array of R.",
+            "Its mean is the first result. Its standard deviation, with `ddof=1`, divided by √R, is the standard error.",
+            "Half of the interval is `T95[R - 1]` standard errors.",
+        ],
+    ),
+    "15.5": Exercise(
+        Value(
+            runs_of_each,
+            lambda rng: (float(rng.uniform(1, 3)), float(rng.uniform(0.2, 0.9))),
+            names=("runs",),
+            tolerance=1e-12,  # a whole number
+            mistakes={
+                "the difference of two means has the variance of both: 2σ²/R": lambda s, d: runs_of_each(s, d, 4),
+                "at twice its standard error is asked for": lambda s, d: runs_of_each(s, d, 2),
+                "that is for one mean at one standard error": lambda s, d: runs_of_each(s, d, 1),
+                "rounded down it is one run too few": lambda s, d: int(8 * s**2 / d**2),
+                "a whole number of runs is asked for, rounded up": lambda s, d: 8 * s**2 / d**2,
+                "the standard error falls with √R, so R goes with the square": lambda s, d: int(
+                    np.ceil(8**0.5 * s / d)
                 ),
             },
         ),
         [
-            "Make numbers of True and False: `e = b.astype(float) - a.astype(float)`.",
-            "The difference is `e.mean()`. Its variance is the variance of one e, divided by their number.",
-            "`np.sqrt(((e - e.mean()) ** 2).mean() / len(e))`.",
+            "What is the variance of a mean of R independent runs? And of the difference of two such means?",
+            "σ²/R, and 2σ²/R. So δ must be at least 2 √(2σ²/R).",
+            "Solve for R: 8σ²/δ². Round up with `np.ceil`.",
         ],
     ),
-    "15.5": Exercise(
+    "15.6": Exercise(
         Value(
             position_parameters,
             lambda rng: (int(rng.integers(2, 5)), 24, int(rng.integers(4, 7)), 9, int(rng.integers(10, 20))),
@@ -239,7 +278,7 @@ EXERCISES = {
             "`heads * h * w * n`, `10 * dim`.",
         ],
     ),
-    "15.6": Exercise(
+    "15.7": Exercise(
         Behaviour(try_deformable_from),
         [
             "Go through `enumerate(config.stages, 1)` and build a list of changed stages; "
@@ -249,7 +288,7 @@ EXERCISES = {
             "`replace(stage, mixers=tuple(…))`.",
         ],
     ),
-    "15.7": Exercise(
+    "15.8": Exercise(
         Value(
             offset_network_cost,
             lambda rng: (48, (2, 3, 4)[int(rng.integers(3))], (3, 5)[int(rng.integers(2))], int(rng.integers(9, 30))),
@@ -281,7 +320,7 @@ EXERCISES = {
             "`e * (k*k + 1) + 2*e + 2*e` parameters; `groups * n * e * (k*k + 2)` multiply-adds.",
         ],
     ),
-    "15.8": Exercise(
+    "15.9": Exercise(
         Value(
             descend,
             a_descent,
@@ -300,29 +339,6 @@ EXERCISES = {
             "Keep both gradients before you change anything, then change offsets and s.",
             "`offsets = offsets - rate * doffsets`, not `-=`: the latter writes to the array you were given. "
             "And `s = s - learn * rate * ds`: True counts as 1.",
-        ],
-    ),
-    "15.9": Exercise(
-        Value(
-            runs_of_each,
-            lambda rng: (float(rng.uniform(1, 3)), float(rng.uniform(0.2, 0.9))),
-            names=("runs",),
-            tolerance=1e-12,  # a whole number
-            mistakes={
-                "the difference of two means has the variance of both: 2σ²/R": lambda s, d: runs_of_each(s, d, 4),
-                "at twice its standard error is asked for": lambda s, d: runs_of_each(s, d, 2),
-                "that is for one mean at one standard error": lambda s, d: runs_of_each(s, d, 1),
-                "rounded down it is one run too few": lambda s, d: int(8 * s**2 / d**2),
-                "a whole number of runs is asked for, rounded up": lambda s, d: 8 * s**2 / d**2,
-                "the standard error falls with √R, so R goes with the square": lambda s, d: int(
-                    np.ceil(8**0.5 * s / d)
-                ),
-            },
-        ),
-        [
-            "What is the variance of a mean of R independent runs? And of the difference of two such means?",
-            "σ²/R, and 2σ²/R. So δ must be at least 2 √(2σ²/R).",
-            "Solve for R: 8σ²/δ². Round up with `np.ceil`.",
         ],
     ),
 }

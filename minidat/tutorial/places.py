@@ -8,12 +8,12 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def stored(name: str) -> Path:
-    """The file `name` under chapters/results or results, looked for from this folder upwards, then in the package's own
-    checkout. Raises FileNotFoundError where there is none: a notebook that was copied away from its repository."""
-    found = locate(name, ("results", "chapters/results"))
+    """The file `name` under chapters/results, results or experiments, looked for from this folder upwards, then in the package's
+    own checkout. Raises FileNotFoundError where there is none: a notebook that was copied away from its repository."""
+    found = locate(name, ("results", "chapters/results", "experiments"))
     if found is None:
         raise FileNotFoundError(
-            f"stored result {name!r} is neither in chapters/results nor in results of this folder or one above it; "
+            f"stored result {name!r} is not in chapters/results, results or experiments of this folder or one above it; "
             "run the chapter from a checkout of minidat"
         )
     return found

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from experiments.statistics import paired
 from minidat import ops, tutorial
 from minidat.tutorial import report as reports
 from minidat.tutorial.contracts import All, Behaviour, Gradient, Op, Value, Wrong
@@ -276,13 +277,21 @@ def test_every_interactive_figure_asks_for_nothing_from_outside():
         ), page.name
 
 
+def test_chapter_15_pairs_as_the_experiments_do():
+    theirs, rng = reports.find("15.4").contract.reference, np.random.default_rng(0)
+    for seeds in range(2, 11):
+        ours, base = ({seed: rng.normal() for seed in range(first, seeds + 1)} for first in (0, 1))
+        assert theirs(ours, base) == pytest.approx(paired(ours, base)[:2])
+
+
 def test_stored_results_are_found_from_the_chapters_and_from_above_them(monkeypatch, tmp_path):
     root = Path(__file__).parents[2]
     for folder in (root, root / "chapters", root / "chapters" / "solutions", tmp_path):
         monkeypatch.chdir(folder)
-        assert stored("15_knobs.json") == root / "chapters" / "results" / "15_knobs.json"
+        assert stored("15_seeds.json") == root / "chapters" / "results" / "15_seeds.json"
+        assert stored("runs.json") == root / "experiments" / "runs.json"
         assert stored("cifar10/log.jsonl") == root / "results" / "cifar10" / "log.jsonl"
     with pytest.raises(
-        FileNotFoundError, match=r"stored result '99.json' is neither in chapters/results nor in results"
+        FileNotFoundError, match=r"stored result '99.json' is not in chapters/results, results or experiments"
     ):
         stored("99.json")

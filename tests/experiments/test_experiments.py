@@ -135,7 +135,8 @@ def test_the_report_says_what_is_missing_and_pairs_by_seed(tmp_path, monkeypatch
             "test_accuracy": accuracy,
             "parameters": 7,
             "multiply_adds": 9,
-            "points": {"0.1": {"in_box": [0.3, 0.2, 0.1]}},
+            "seconds": 60 + 60 * seed,
+            "points": {"0.1": {"in_box": [0.3, 0.2, 0.1], "moved": 0.5 + seed}},
         }
         records.write(key(TABLE, row, seed), record, tmp_path)
     report.write([TABLE], tmp_path, tmp_path)
@@ -144,11 +145,30 @@ def test_the_report_says_what_is_missing_and_pairs_by_seed(tmp_path, monkeypatch
     assert "| one | 7 | 9 | 2 | 52.00 ± 2.83 |  | 30.0 (20.0, 10.0) |" in text
     assert "| two | 7 | 9 | 1 | 60.00 | +10.00 (one seed) | 30.0 (20.0, 10.0) |" in text
     assert (tmp_path / "figures" / "looking.png").read_bytes().startswith(b"\x89PNG")
+    told = json.loads((tmp_path / "runs.json").read_text("utf-8"))["looking"]
+    assert told["rows"]["one"]["accuracy"] == {"0": 50.0, "1": 54.0} and told["rows"]["two"]["accuracy"] == {"0": 60.0}
+    assert (told["rows"]["one"]["moved"], told["rows"]["one"]["minutes"]) == ([1.0], 1.5)
+    assert (told["base"], told["seeds"], told["test_images"]) == ("one", 2, 10)
+    assert told["rows"]["one"]["difference"] is told["rows"]["two"]["difference"] is None  # the base, and one seed
 
 
-def test_the_stored_report_is_of_the_stored_records(tmp_path):
+def test_the_data_have_a_difference_from_two_seeds_on_and_say_which_run_is_in_two_tables(tmp_path, monkeypatch):
+    one, two = {0: 50.0, 1: 54.0}, {0: 53.0, 1: 55.0}
+    numbers = {"parameters": 1, "multiply_adds": 2, "seconds": 1, "points": {}}
+    for row, values in zip(TABLE.rows, (one, two), strict=True):
+        for seed, value in values.items():
+            records.write(key(TABLE, row, seed), numbers | {"test_accuracy": value / 100}, tmp_path)
+    rows = report.data(TABLE, report.results(TABLE, tmp_path))["rows"]
+    assert rows["two"]["difference"] == pytest.approx(paired(two, one)[:2], abs=1e-4)
+    other = Table("Another", "two", ROWS[1:], 1, SMALL)
+    again = report.data(other, report.results(other, tmp_path))["rows"]
+    assert again["two"]["run"] == rows["two"]["run"] != rows["one"]["run"]
+
+
+@pytest.mark.parametrize("name", ["report.md", "runs.json"])
+def test_the_stored_report_is_of_the_stored_records(tmp_path, name):
     report.write([], out=tmp_path)
-    assert (tmp_path / "report.md").read_text("utf-8") == (report.HERE / "report.md").read_text("utf-8")
+    assert (tmp_path / name).read_text("utf-8") == (report.HERE / name).read_text("utf-8")
 
 
 def test_a_mean_and_its_spread():

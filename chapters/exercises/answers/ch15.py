@@ -31,14 +31,23 @@ def share_lost(n, a):
     return share / (2 * a * n)
 
 
-def compare(a, b):
-    n, gained, lost = len(a), (b & ~a).sum(), (a & ~b).sum()
-    mean = (gained - lost) / n
-    return mean, ((gained + lost) / n - mean**2) ** 0.5 / n**0.5
+T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 
 
-def unpaired(a, b):
-    return b.mean() - a.mean(), np.sqrt((a.var() + b.var()) / len(a))
+def seed_by_seed(ours, base, *, less=1, of_mean=True, t=lambda r: T95[r - 1]):
+    """Exercise 15.4 with sums written out."""
+    total, r = 0.0, len(set(ours) & set(base))
+    for seed in set(ours) & set(base):
+        total += ours[seed] - base[seed]
+    squares = sum((ours[seed] - base[seed] - total / r) ** 2 for seed in set(ours) & set(base))
+    return total / r, t(r) * (squares / (r - less) / (r if of_mean else 1)) ** 0.5
+
+
+def unpaired(ours, base):
+    """The error of two heaps of numbers."""
+    common = sorted(set(ours) & set(base))
+    variances = [np.var([row[seed] for seed in common], ddof=1) / len(common) for row in (ours, base)]
+    return seed_by_seed(ours, base)[0], T95[len(common) - 1] * sum(variances) ** 0.5
 
 
 def position_parameters(heads, dim, h, w, n):
@@ -85,7 +94,7 @@ def in_turn(offsets, p, s, u, target, rate, steps, learn):
 
 
 def enough_runs(sigma, delta, networks=2, errors=2):
-    """Exercise 15.9 by trying one run more."""
+    """Exercise 15.5 by trying one run more."""
     runs = 1
     while delta < errors * (networks * sigma**2 / runs) ** 0.5:
         runs += 1
@@ -139,16 +148,31 @@ ANSWERS = {
         ],
     },
     "15.4": {
-        "right": [compare],
+        "right": [seed_by_seed],
         "wrong": [
-            (lambda a, b: compare(b, a), "A minus B"),
-            (unpaired, "same images"),
-            (lambda a, b: (compare(a, b)[0], compare(a, b)[1] * len(a) ** 0.5), "of the mean of all"),
-            (lambda a, b: (compare(a, b)[0], compare(a, b)[1] ** 2), "its root"),
-            (lambda a, b: (b - a).mean(), "raises TypeError"),
+            (lambda ours, base: seed_by_seed(base, ours), "base minus ours"),
+            (lambda ours, base: (np.mean([*ours.values()]) - np.mean([*base.values()]), 1.0), "make a pair"),
+            (unpaired, "seed by seed"),
+            (lambda ours, base: seed_by_seed(ours, base, less=0), "ddof=1"),
+            (lambda ours, base: seed_by_seed(ours, base, of_mean=False), "divide by √R"),
+            (lambda ours, base: seed_by_seed(ours, base, t=lambda r: 2.0), "2 is too small"),
+            (lambda ours, base: seed_by_seed(ours, base, t=lambda r: 1.96), "1.96 is too small"),
+            (lambda ours, base: seed_by_seed(ours, base, t=lambda r: T95[r]), "R − 1 degrees"),
+            (lambda ours, base: seed_by_seed(ours, base)[0], "one float"),
         ],
     },
     "15.5": {
+        "right": [enough_runs],
+        "wrong": [
+            (lambda *i: enough_runs(*i, networks=1), "variance of both"),
+            (lambda *i: enough_runs(*i, errors=1), "twice its standard error"),
+            (lambda *i: enough_runs(*i, networks=1, errors=1), "for one mean"),
+            (lambda *i: enough_runs(*i) - 1, "one run too few"),
+            (lambda sigma, delta: 8 * (sigma / delta) ** 2, "rounded up"),
+            (lambda sigma, delta: int(np.ceil(2 * 2**0.5 * sigma / delta)), "with the square"),
+        ],
+    },
+    "15.6": {
         "right": [position_parameters],
         "wrong": [
             (lambda m, *i: position_parameters(1, *i), "each head"),
@@ -157,7 +181,7 @@ ANSWERS = {
             (lambda *i: (*position_parameters(*i)[:2], 9 * i[1] ** 2 + i[1]), "one 3 × 3 kernel a channel"),
         ],
     },
-    "15.6": {
+    "15.7": {
         "right": [deformable_from],
         "wrong": [
             (lambda config, first: config, "expected LD · LD"),
@@ -170,7 +194,7 @@ ANSWERS = {
             (lambda config, first: deformable_from(config, first).stages, "a Config is asked for"),
         ],
     },
-    "15.7": {
+    "15.8": {
         "right": [offset_network_cost],
         "wrong": [
             (lambda c, g, k, n: (c * (k * k + 5), n * c * (k * k + 2)), "counted once"),
@@ -179,7 +203,7 @@ ANSWERS = {
             (lambda c, g, k, n: ((c // g) ** 2 * k * k + 5 * (c // g), n * c * (k * k + 2)), "one k × k kernel"),
         ],
     },
-    "15.8": {
+    "15.9": {
         "right": [descend],
         "wrong": [
             (lambda *i: descend(*i, sign=-1), "subtract the gradient"),
@@ -187,17 +211,6 @@ ANSWERS = {
             (lambda *i: descend(*i[:-1], True), "only where `learn` is true"),
             (lambda *i: descend(*i[:-1], False), "s never moves"),
             (descend_in_place, "it writes to its argument 0"),
-        ],
-    },
-    "15.9": {
-        "right": [enough_runs],
-        "wrong": [
-            (lambda *i: enough_runs(*i, networks=1), "variance of both"),
-            (lambda *i: enough_runs(*i, errors=1), "twice its standard error"),
-            (lambda *i: enough_runs(*i, networks=1, errors=1), "for one mean"),
-            (lambda *i: enough_runs(*i) - 1, "one run too few"),
-            (lambda sigma, delta: 8 * (sigma / delta) ** 2, "rounded up"),
-            (lambda sigma, delta: int(np.ceil(2 * 2**0.5 * sigma / delta)), "with the square"),
         ],
     },
 }
