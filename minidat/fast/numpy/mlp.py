@@ -16,7 +16,7 @@ from minidat.fast.numpy.gelu import value_and_slope
 from minidat.ops.sums import column_sum
 
 HIDDEN = 131072  # elements of the hidden layer in a block: half a megabyte
-ROWS = 128  # at least, so that the products are large enough
+ROWS = 512  # at least: smaller products are slower, and each block adds to all of the gradients of the weights
 
 
 def blocks_of(n: int, e: int) -> list[slice]:
