@@ -57,7 +57,7 @@ def draw(shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator, share
     arrays: dict[str, Any] = {}
     if recipe.crop:
         arrays["starts"] = crops_of(draw_crops(whole, rng, recipe.crop), positions, shape, recipe.crop)
-    if recipe.flip:
+    if recipe.flip and not recipe.flips_single:
         arrays["flipped"] = flips_of(draw_flips(whole, rng), positions)
     if recipe.erasing:
         arrays["erased"], arrays["noise"] = draw_erased(whole, rng, recipe.erasing, positions=positions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from minidat.data.dataset import DataError
 from minidat.data.images import Transform, read_image
@@ -42,4 +42,6 @@ class Reader:
             image = resized_crop(image, self.transform.size, rng)
         else:
             image = Image.fromarray(self.transform(image))
+        if self.recipe.flips_single and rng.random() < 0.5:
+            image = ImageOps.mirror(image)
         return np.asarray(rand_augment(image, rng) if self.recipe.rand_augment else image)

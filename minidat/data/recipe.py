@@ -12,9 +12,10 @@ class Recipe:
 
     resized_crop, rand_augment: what is done to single images while they are read from files; see `resized_crop` and
     `rand_augment`. crop: zero padding in pixels before a random crop of the old size (0: off). flip: mirror half of the
-    images. erasing: probability that a rectangle of an image is overwritten with noise. mixup, cutmix: α
-    of the Beta(α, α) distribution by which pairs of images are mixed (0: off). mix_probability: how often a batch is mixed at
-    all; switch_probability: how often by cutmix where both are on. Raises ValueError for a value out of range.
+    images, before `rand_augment` where that is on. erasing: probability that a rectangle of an image is overwritten with
+    noise. mixup, cutmix: α of the Beta(α, α) distribution by which pairs of images are mixed (0: off). mix_probability: how
+    often a batch is mixed at all; switch_probability: how often by cutmix where both are on. Raises ValueError for a value
+    out of range.
     """
 
     crop: int = 0
@@ -46,6 +47,12 @@ class Recipe:
     def single(self) -> bool:
         """Whether single images are changed while they are read from files."""
         return self.resized_crop or self.rand_augment
+
+    @property
+    def flips_single(self) -> bool:
+        """Whether single images are flipped while they are read, and not a batch: RandAugment comes after, as released. Its
+        shears hold one border of the image still, so the order matters."""
+        return self.flip and self.rand_augment
 
 
 # "imagenet" is the released code's recipe. "paper" is the same without RandomResizedCrop and RandAugment, which are made for

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minidat.data import augment, reading
+from minidat.data.images import Transform
 from minidat.data.rand_augment import FILL, NAMES, OPERATIONS, draw_operations, rand_augment
+from minidat.data.recipe import Recipe
 
 PIXELS = np.random.default_rng(0).integers(20, 230, (24, 24, 3), np.uint8)
 
@@ -144,3 +147,18 @@ def test_the_same_random_numbers_give_the_same_image_and_inputs_stay():
     runs = [np.asarray(rand_augment(image, np.random.default_rng(8))) for _ in range(2)]
     np.testing.assert_array_equal(*runs)
     np.testing.assert_array_equal(np.asarray(image), PIXELS)
+
+
+def test_images_are_mirrored_before_and_no_more_in_the_batch(tmp_path, monkeypatch):
+    """As released: a shear down the columns holds the left border still, whether the image was mirrored or not."""
+    given = []
+    monkeypatch.setattr(reading, "rand_augment", lambda image, rng: given.append(np.asarray(image)) or image)
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    recipe = Recipe(flip=True, rand_augment=True)
+    read = reading.Reader(Transform(24, "whole"), recipe=recipe)
+    for i in range(200):
+        read(str(tmp_path / "a.png"), (3, i))
+    mirrored = [np.array_equal(one, PIXELS[:, ::-1]) for one in given]
+    plain = [np.array_equal(one, PIXELS) for one in given]
+    assert all(a ^ b for a, b in zip(mirrored, plain, strict=True)) and 70 < sum(mirrored) < 130
+    assert augment.draw((50, 24, 24, 3), recipe, np.random.default_rng(0)).arrays == {}
