@@ -42,6 +42,12 @@ class Assigner:
                     found[overlap[i] == most] = i
         return found
 
+    def among(self, counted: np.ndarray, boxes: np.ndarray, objects: np.ndarray) -> np.ndarray:
+        """The same of the boxes where `counted` (n) is True, which do not see the others; these are ignored."""
+        found = np.full(len(boxes), IGNORED_BOX)
+        found[counted] = self(boxes[counted], objects)
+        return found
+
 
 class Drawn(NamedTuple):
     """Indices of the boxes that a loss looks at, each in rising order."""

@@ -131,9 +131,8 @@ class RetinaNet(Detector):
 
     def _assigned(self, anchors: np.ndarray, sizes: list[Size], objects: Objects) -> np.ndarray:
         """(N): see `Assigner`; anchors on the padding of a batch are ignored."""
-        found = self.assigner(anchors, objects.boxes)
         on_image = self.anchors.on_image(sizes, objects.size, self.multiple)
-        return np.where(on_image, found, IGNORED_BOX)
+        return self.assigner.among(on_image, anchors, objects.boxes)
 
     def _class_loss(self, logits: Tensor, assigned: np.ndarray, targets: list[Objects]) -> Tensor:
         own = np.zeros(logits.shape, np.float32)  # 1 for the class of a positive anchor

@@ -11,7 +11,7 @@ from minidat import nn, ops
 from minidat.autograd import Tensor, asnumpy
 from minidat.autograd.backend import like
 from minidat.dense.anchors import Anchors, inside
-from minidat.dense.assign import IGNORED_BOX, Assigner, Sampler
+from minidat.dense.assign import Assigner, Sampler
 from minidat.dense.boxes import decoded, encode
 from minidat.dense.detector import Losses
 from minidat.dense.layers import Conv, gaussian, rows_of
@@ -72,11 +72,11 @@ class RPN(nn.Module):
         anchors = np.concatenate(self.anchors.levels(sizes))
         n, positives, drawn, wanted = len(anchors), [], [], []
         for i, objects in enumerate(targets):
-            assigned = self.assigner(anchors, objects.boxes)
-            counts = self.anchors.on_image(sizes, objects.size, self.multiple)
+            counted = self.anchors.on_image(sizes, objects.size, self.multiple)
             if self.options.whole:
-                counts &= inside(anchors, objects.size)
-            sample = self.sampler(np.where(counts, assigned, IGNORED_BOX), rng)
+                counted &= inside(anchors, objects.size)
+            assigned = self.assigner.among(counted, anchors, objects.boxes)
+            sample = self.sampler(assigned, rng)
             positives.append(i * n + sample.positive)
             drawn += [i * n + sample.positive, i * n + sample.negative]
             wanted.append(encode(anchors[sample.positive], objects.boxes[assigned[sample.positive]], STDS))

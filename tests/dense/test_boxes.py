@@ -109,6 +109,16 @@ def test_ties_for_an_object_are_all_its_own():
     np.testing.assert_array_equal(Assigner(0.9, 0.8, 0.0)(boxes, np.array([[0.0, 0, 4, 4]])), [0, 0, NEGATIVE])
 
 
+def test_an_object_gets_the_best_of_the_boxes_that_count():
+    """The best of all is beyond the border, or on padding: mmdetection takes such anchors out before it assigns."""
+    boxes = np.array([[-2, 0, 8, 10], [0, 0, 5, 10], [20, 20, 30, 30], [0, 0, 4, 10]], np.float32)
+    objects = np.array([[0.0, 0, 8, 10]])
+    counted = np.array([False, True, True, False])
+    assigner = Assigner(0.7, 0.3, 0.3)
+    np.testing.assert_array_equal(assigner(boxes, objects), [0, IGNORED_BOX, NEGATIVE, IGNORED_BOX])
+    np.testing.assert_array_equal(assigner.among(counted, boxes, objects), [IGNORED_BOX, 0, NEGATIVE, IGNORED_BOX])
+
+
 def test_sampling_keeps_to_its_numbers_and_depends_on_the_generator_alone():
     assigned = np.repeat([3, NEGATIVE, IGNORED_BOX], [50, 200, 20])
     one, again, other = (Sampler(64, 16)(assigned, np.random.default_rng(seed)) for seed in (0, 0, 1))

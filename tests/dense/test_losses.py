@@ -145,10 +145,10 @@ def test_losses_of_the_region_proposal_network_are_divided_by_the_anchors_drawn(
     found = floats(rpn.losses(answers, sizes, SCENE, rng()))
     classes = boxes = drawn = 0
     for i, objects in enumerate(SCENE):
-        held = rpn.assigner(anchors, objects.boxes)
-        for n, who in enumerate(held):
-            outside = (anchors[n, :2] < 0).any() or (anchors[n, 2:] >= objects.size).any()
-            if who == -2 or (whole and outside):
+        outside = (anchors[:, :2] < 0).any(1) | (anchors[:, 2:] >= objects.size).any(1)
+        looked_at = np.flatnonzero(~outside) if whole else range(len(anchors))
+        for n, who in zip(looked_at, rpn.assigner(anchors[looked_at], objects.boxes), strict=True):
+            if who == -2:
                 continue
             drawn += 1  # all are, since there are fewer than 128 of each
             classes += softplus(-logits[i, n] if who >= 0 else logits[i, n])

@@ -8,6 +8,9 @@ import pytest
 from minidat import dense
 from minidat.autograd import Tensor, gradients
 from minidat.dense import Detections, Objects
+from minidat.dense.anchors import inside
+from minidat.dense.assign import Sampler
+from minidat.dense.boxes import iou
 from minidat.dense.detector import Found
 from minidat.models import Config
 from minidat.models.zoo import stages
@@ -213,6 +216,28 @@ def test_what_is_in_the_padding_changes_no_loss_of_a_detector_s_anchors():
     made = model("retinanet")
     found = made._assigned(np.concatenate(made.anchors.levels([(8, 8)] * 5)), [(8, 8)] * 5, objects([], [], (30, 50)))
     assert (found == -2).any() and (found == -1).any()
+
+
+def test_an_object_at_the_border_gets_an_anchor_on_the_image_though_one_in_the_padding_suits_it_better():
+    made, scene = model("retinanet", anchor_scale=2.0), objects([[26, 22, 32, 36]], [1], (32, 64))
+    sizes = [(64 // stride, 64 // stride) for stride in made.anchors.strides]
+    anchors = np.concatenate(made.anchors.levels(sizes))
+    on_image = made.anchors.on_image(sizes, scene.size, 32)
+    assert not on_image[iou(scene.boxes, anchors).argmax()]
+    held = made._assigned(anchors, sizes, scene) == 0
+    assert held.any() and on_image[held].all()
+
+
+def test_an_object_at_the_border_gets_an_anchor_inside_where_only_these_train():
+    made, scene = model("cascade_mask_rcnn", anchor_scale=2.0), objects([[24, 22, 32, 36]], [1], (32, 64))
+    sizes = [(64 // stride, 64 // stride) for stride in made.rpn.anchors.strides]
+    anchors = np.concatenate(made.rpn.anchors.levels(sizes))
+    seen = []
+    made.rpn.sampler = lambda assigned, rng: seen.append(assigned) or Sampler(256, 128)(assigned, rng)
+    answers = [(Tensor(np.zeros((1, 3 * h * w))), Tensor(np.zeros((1, 3 * h * w, 4)))) for h, w in sizes]
+    made.rpn.losses(answers, sizes, [scene], rng())
+    held = seen[0] == 0
+    assert held.any() and inside(anchors[held], scene.size).all()
 
 
 def test_suppression_is_by_class_and_cut_to_a_hundred():
