@@ -32,10 +32,11 @@ class Sampled(NamedTuple):
 def sampled(
     proposals: np.ndarray, objects: Objects, classes: int, assigner: Assigner, rng: np.random.Generator
 ) -> Sampled:
-    """512 of the proposals and of the objects' own boxes, a quarter of them positive at most."""
+    """512 of the proposals and of the objects' own boxes, a quarter of them positive at most.
+
+    Objects' own boxes come after the assignment: they would tie with no proposal for the best IoU."""
     boxes = np.concatenate([objects.boxes, proposals]).astype(np.float32)
-    assigned = assigner(boxes, objects.boxes)
-    assigned[: len(objects.boxes)] = np.arange(len(objects.boxes))
+    assigned = np.concatenate([np.arange(len(objects.boxes)), assigner(proposals, objects.boxes)])
     drawn = SAMPLER(assigned, rng)
     order = np.concatenate([drawn.positive, drawn.negative])
     which = assigned[drawn.positive]

@@ -89,6 +89,20 @@ def test_two_objects_with_one_box_are_both_drawn():
     np.testing.assert_array_equal(found.which, [0, 1])
 
 
+def test_a_proposal_goes_to_the_object_whose_best_one_it_is_though_it_overlaps_more_with_another():
+    """The objects' own boxes take no part: no proposal would be the best one of any object."""
+    objects = Objects(np.array([[0, 0, 10, 10], [0, 2, 10, 14]], np.float32), np.array([1, 2]), (32, 64))
+    proposals = np.array([[0, 1, 10, 11], [0, 2, 10, 12], [0, 2, 10, 13]], np.float32)
+    overlaps = iou(objects.boxes, proposals)  # .82 .67 .62; .69 .83 .92
+    assert overlaps[:, 0].argmax() == 0 and overlaps[0, 0] == overlaps[0].max()
+    first = proposals[1:]  # now the first object's best one, .67, overlaps more with the second, .83
+    found = sampled(first, objects, 3, Assigner(0.5, 0.5, 0.5), rng())
+    assert dict(zip(map(tuple, found.boxes[~found.own].tolist()), found.labels[~found.own].tolist())) == {
+        (0, 2, 10, 12): 1,
+        (0, 2, 10, 13): 2,
+    }
+
+
 @pytest.mark.parametrize("giou", [False, True], ids=["L1", "GIoU"])
 def test_losses_of_the_second_stage_are_divided_by_the_boxes_drawn(giou):
     head, objects, samples, logits, deltas = head_and_answers(giou)
