@@ -99,7 +99,7 @@ class Run:
         self.model.to(device=device)
         self.threads = 1 if self.model.running() else self.threads  # they would change running statistics in any order
         self.optimiser = AdamW(self._arena(), weight_decay=settings.weight_decay)
-        self.average = Average(self.arena, settings.ema) if settings.ema else None
+        self.average = Average(self.arena, settings.ema, self.model.running()) if settings.ema else None
         self.schedule = _schedule(settings, self.steps_per_epoch)
         self.environment = environment(device, self.threads, ranks.count)
         self.step = self.tested = 0  # steps taken, and how many when images were tested last

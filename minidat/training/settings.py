@@ -34,7 +34,8 @@ class Settings:
     validation: share of the training images that is held out, to choose the best epoch (0: it is chosen on the test images).
     micro: images that a thread takes at a time; a GPU takes the whole batch, and draws the noise of as many micro-batches.
     precision: of products on a GPU, see `cublas.precision`. loops: on the CPU, see `fast.loops`.
-    ema: decay of the moving average of the parameters that is tested in their place (0: none), see `average.Average`.
+    ema: decay of the moving average of parameters and running statistics that is tested in their place (0: none), see
+    `average.Average`.
     weights: what the network's weights started from, as the user named it, and weights_digest, which weights these were (None:
     drawn from the seed). Both are kept for the record: a run goes on from its checkpoint alone.
     freeze, layer_decay: what does not move, and how much slower each layer is than the next; see `finetune.rates`.

@@ -20,8 +20,8 @@ from minidat.training.settings import Settings
 from minidat.training.tasks import task_of
 
 PARAMETERS, M, V = "parameters", "adamw.m", "adamw.v"  # prefixes of an array's name; the parameter's name follows
-AVERAGE = "average"  # the prefix of the parameters' moving average, in runs that have one
 RUNNING = "running"  # the prefix of running statistics, which batch norms have
+AVERAGE = "average"  # the prefix of the moving average of parameters and running statistics, in runs that have one
 
 Running = Mapping[str, Tensor]
 """A model's running statistics by name: `nn.Module.running`."""
@@ -86,8 +86,8 @@ class RunState:
 
 
 def arrays_of(optimiser: AdamW, running: Running, average: Average | None = None) -> dict[str, np.ndarray]:
-    """{"parameters/NAME", "adamw.m/NAME", "adamw.v/NAME", "running/NAME": array}, and "average/NAME" where there is one, on the
-    host."""
+    """{"parameters/NAME", "adamw.m/NAME", "adamw.v/NAME", "running/NAME": array}, and "average/NAME" of parameters and running
+    statistics where there is one, on the host."""
     flats = {PARAMETERS: optimiser.arena.data, M: optimiser.m, V: optimiser.v}
     flats |= {} if average is None else {AVERAGE: average.flat}
     trained = {
@@ -95,7 +95,9 @@ def arrays_of(optimiser: AdamW, running: Running, average: Average | None = None
         for prefix, flat in flats.items()
         for name, array in optimiser.arena.views(asnumpy(flat)).items()
     }
-    return trained | {f"{RUNNING}/{name}": asnumpy(t.data) for name, t in running.items()}
+    statistics = {RUNNING: {name: t.data for name, t in running.items()}}
+    statistics |= {} if average is None else {AVERAGE: average.statistics}
+    return trained | {f"{p}/{name}": asnumpy(array) for p, own in statistics.items() for name, array in own.items()}
 
 
 def restore(
@@ -112,31 +114,33 @@ def restore(
     flats = _flat(optimiser.arena, running, arrays, path, averaged=average is not None)
     if average is not None:
         average.flat[...] = to_device(flats[AVERAGE], device)
+        for name, mean in average.statistics.items():
+            mean[...] = to_device(arrays[f"{AVERAGE}/{name}"], device)
     optimiser.arena.data[...] = to_device(flats[PARAMETERS], device)
-    _restore_running(running, arrays, device)
+    _restore_running(running, arrays, device, RUNNING)
     optimiser.load_state({"m": flats[M], "v": flats[V], "t": np.array(steps)})
 
 
 def restore_weights(
     arena: Arena, running: Running, arrays: Mapping[str, np.ndarray], path: Path, device: str, averaged: bool
 ) -> None:
-    """Put the parameters of the checkpoint at `path`, or where it is `averaged` their average, into the arena, and the running
-    statistics into the model. Errors as in `restore`."""
+    """Put the parameters of the checkpoint at `path` into the arena and the running statistics into the model, or where it is
+    `averaged` the averages of both. Errors as in `restore`."""
     flats = _flat(arena, running, arrays, path, averaged)
     arena.data[...] = to_device(flats[AVERAGE if averaged else PARAMETERS], device)
-    _restore_running(running, arrays, device)
+    _restore_running(running, arrays, device, AVERAGE if averaged else RUNNING)
 
 
-def _restore_running(running: Running, arrays: Mapping[str, np.ndarray], device: str) -> None:
+def _restore_running(running: Running, arrays: Mapping[str, np.ndarray], device: str, prefix: str) -> None:
     for name, t in running.items():
-        t.data[...] = to_device(arrays[f"{RUNNING}/{name}"], device)
+        t.data[...] = to_device(arrays[f"{prefix}/{name}"], device)
 
 
 def tested(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The parameters that a checkpoint's network is tested with, name → array: the average where there is one; and the running
-    statistics."""
+    """The parameters and running statistics that a checkpoint's network is tested with, name → array: the averages where there
+    are any."""
     averaged = any(name.startswith(f"{AVERAGE}/") for name in arrays)
-    prefixes = (f"{AVERAGE if averaged else PARAMETERS}/", f"{RUNNING}/")
+    prefixes = (f"{AVERAGE}/",) if averaged else (f"{PARAMETERS}/", f"{RUNNING}/")
     return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(prefixes)}
 
 
@@ -147,7 +151,8 @@ def _flat(
     shapes = dict(zip(arena.names, arena.shapes, strict=True))
     prefixes = (PARAMETERS, M, V, AVERAGE) if averaged else (PARAMETERS, M, V)
     expected = {f"{prefix}/{name}": shape for prefix in prefixes for name, shape in shapes.items()}
-    expected |= {f"{RUNNING}/{name}": t.shape for name, t in running.items()}
+    statistics = (RUNNING, AVERAGE) if averaged else (RUNNING,)
+    expected |= {f"{prefix}/{name}": t.shape for prefix in statistics for name, t in running.items()}
     check_names(expected, {name: array.shape for name, array in arrays.items()}, path)
     flats = {}
     for prefix in prefixes:

@@ -10,6 +10,7 @@ from minidat.autograd import Tensor
 from minidat.cli.weights import load_run
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
+from minidat.nn import Running
 from minidat.training import checkpoint, optim
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
@@ -50,21 +51,22 @@ def test_the_average_is_the_sum_of_its_definition(monkeypatch):
     monkeypatch.setattr(optim, "CHUNK", 7)  # pieces that do not divide the parameters
     rng = np.random.default_rng(0)
     weight = Tensor(rng.standard_normal((4, 5)), requires_grad=True)
-    arena = Arena({"weight": weight})
-    average, history = Average(arena, 0.6), [arena.data.copy()]
+    arena, mean = Arena({"weight": weight}), Running(rng.standard_normal(3))
+    average, history = Average(arena, 0.6, {"norm.mean": mean}), [np.append(arena.data, mean.data)]
     for t in range(1, 31):
-        arena.data[...] = rng.standard_normal(20)
-        history.append(arena.data.copy())
+        arena.data[...], mean.data[...] = rng.standard_normal(20), rng.standard_normal(3)
+        history.append(np.append(arena.data, mean.data))
         average.rate[...] = average.rate_at(t)
         average.step()
     decays = [min(0.6, (1 + t) / (10 + t)) for t in range(1, 31)]
     assert decays[0] == 2 / 11 and decays[-1] == 0.6
     shares = [math.prod(decays)] + [(1 - d) * math.prod(decays[t + 1 :]) for t, d in enumerate(decays)]
     assert sum(shares) == pytest.approx(1)
-    np.testing.assert_allclose(average.flat, sum(s * theta for s, theta in zip(shares, history)), rtol=1e-12)
+    found = np.append(average.flat, average.statistics["norm.mean"])
+    np.testing.assert_allclose(found, sum(s * theta for s, theta in zip(shares, history)), rtol=1e-12)
     with average.in_place():
-        np.testing.assert_array_equal(weight.data.ravel(), average.flat)
-    np.testing.assert_array_equal(weight.data.ravel(), history[-1])
+        np.testing.assert_array_equal(np.append(weight.data, mean.data), found)
+    np.testing.assert_array_equal(np.append(weight.data, mean.data), history[-1])
 
 
 def test_a_run_keeps_tests_and_resumes_its_average_to_the_bit(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
+from minidat.cli.weights import load_run
 from minidat.data.sample_sets import NOTHING
 from minidat.data.samples import IGNORED, Sample
 from minidat.data.scenes import Scenes
@@ -58,10 +59,10 @@ def log_without_times(folder):
     return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
 
 
-@pytest.mark.parametrize("head", OPTIONS)
-def test_a_run_that_is_stopped_at_every_step_ends_equal_to_the_bit(tmp_path, head):
+@pytest.mark.parametrize(("head", "ema"), [("retina_mask", 0.0), ("semantic_fpn", 0.0), ("semantic_fpn", 0.8)])
+def test_a_run_that_is_stopped_at_every_step_ends_equal_to_the_bit(tmp_path, head, ema):
     """semantic_fpn has batch norms here, so their running statistics are compared too."""
-    chosen = settings(head)
+    chosen = settings(head, ema=ema)
     Run.start(chosen, tmp_path / "whole", threads=2).train(Quiet())
     run, sittings = Run.start(chosen, tmp_path / "stopped", threads=2), 0
     while not run.complete:
@@ -109,6 +110,24 @@ def test_the_best_epoch_is_tested_with_its_running_statistics_and_the_last_ones_
     np.testing.assert_array_equal(seen[3][name], seen[0][name])  # the first epoch was best
     assert np.abs(seen[2][name] - seen[0][name]).max() > 0
     np.testing.assert_array_equal(run.model.running()[name].data, seen[2][name])
+
+
+def test_an_averaged_network_is_tested_with_averaged_statistics(tmp_path, monkeypatch):
+    """Those of the last parameters do not fit others."""
+    from minidat.training.tasks.segmentation import SegmentationTest
+
+    seen, add = [], SegmentationTest.add
+    watched = lambda self, batch: seen.append(self.model.running()[name].data.copy()) or add(self, batch)  # noqa: E731
+    monkeypatch.setattr(SegmentationTest, "add", watched)
+    run = Run.start(settings("semantic_fpn", epochs=3, ema=0.8), tmp_path, threads=1)
+    name = next(iter(run.model.running()))
+    run.train(Quiet())
+    last, best = (checkpoint.load(tmp_path / file)[0] for file in (LAST, BEST))
+    np.testing.assert_array_equal(seen[2], last[f"average/{name}"])
+    np.testing.assert_array_equal(seen[3], best[f"average/{name}"])  # the best epoch, on the test images
+    np.testing.assert_array_equal(run.model.running()[name].data, last[f"running/{name}"])
+    assert np.abs(last[f"average/{name}"] - last[f"running/{name}"]).max() > 1e-4
+    np.testing.assert_array_equal(load_run(tmp_path / BEST).model.running()[name].data, best[f"average/{name}"])
 
 
 def test_a_checkpoint_without_running_statistics_is_refused(tmp_path):
