@@ -1,7 +1,7 @@
 """The images of a step's batch: from memory, or read from files ahead of the step.
 
 What a picture becomes is a function of (seed, step, image) alone, and pictures come in the batch's order: neither the number of
-processes that read nor how a batch is cut changes a bit.
+processes that read nor how a batch is cut changes a bit. (Which picture stands in for a damaged one depends on the cut.)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ReadAhead(Feed):
     """Batches of `Pictures`, changed as `recipe` says. order: step → all its indices, in the order in which `batch` is asked for
     them, in one call or several; total: steps of the run.
 
-    A picture that cannot be read, where these are skipped, is replaced by the next one of its batch that can; its label too.
+    A picture that cannot be read, where these are skipped, is replaced by the next one of the same call that can; its label too.
     """
 
     def __init__(self, pictures: Pictures, recipe: Recipe, seed: int, order: Callable[[int], np.ndarray], total: int):

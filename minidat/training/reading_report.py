@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from minidat.data import Dataset
 from minidat.data.pictures import Pictures
 from minidat.training.feed import Feed, ReadAhead
 from minidat.training.parallel import available_cores
+from minidat.training.ranks import ALONE, Ranks
 
 LIMIT = 0.25  # share of the time that steps wait for pictures, from which on reading is said to be the limit
 
@@ -29,13 +31,16 @@ class ReadingReport:
         waited, self.feed.waited = self.feed.waited, 0.0
         return {"waiting": round(min(waited / max(seconds, 1e-9), 1.0), 3)}
 
-    def damaged(self) -> Iterator[str]:
-        """A line for each image that was found damaged since the last time."""
-        for pictures in self.pictures:
-            for message in pictures.damaged:
-                if message not in self.told:
-                    self.told.add(message)
-                    yield f"left out, {len(self.told)} so far: {message}"
+    def damaged(self, ranks: Ranks = ALONE) -> list[str]:
+        """A line for each image that one of the ranks found damaged since the last time."""
+        if not self.pictures:
+            return []
+        own = [message for pictures in self.pictures for message in pictures.damaged if message not in self.told]
+        lines = []
+        for message in dict.fromkeys(chain.from_iterable(ranks.gather(own))):
+            self.told.add(message)
+            lines.append(f"left out, {len(self.told)} so far: {message}")
+        return lines
 
     def limit(self, record: dict[str, float]) -> Iterator[str]:
         """Once, that the steps of a record waited for pictures; not in the first record, in which processes start."""

@@ -98,7 +98,7 @@ class Sitting:
         self.clock.new_lap()
 
     def _tell_of_damaged(self) -> None:
-        for line in self.reading.damaged():
+        for line in self.reading.damaged(self.run.ranks):
             self.reporter.note(line)
 
     def _test_epoch(self) -> None:

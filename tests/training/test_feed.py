@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from comms import in_ranks
 from PIL import Image
 
 from minidat import cli
@@ -16,6 +17,7 @@ from minidat.data.recipe import RECIPES
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
 from minidat.training import checkpoint, reading_report
+from minidat.training.distributed import MPIRanks
 from minidat.training.evaluation import batches
 from minidat.training.feed import ReadAhead
 from minidat.training.loop import LAST, LOG, Interrupted, Reporter, Run, TrainingError
@@ -148,8 +150,8 @@ def test_a_damaged_picture_is_replaced_by_the_next_or_ends_the_run(tmp_path, set
     assert_same(skipping.batch(0, feed.order(0)), [array[[0, 2, 2, 0]] for array in whole[0]])
     assert_same(skipping.batch(1, feed.order(1)), whole[1])
     report, silent = ReadingReport(skipping, skipping.pictures), ReadingReport(None)
-    lines = list(report.damaged())
-    assert len(lines) == 2 and list(report.damaged()) == [] == list(silent.damaged()) and silent.waiting(1.0) == {}
+    lines = report.damaged()
+    assert len(lines) == 2 and report.damaged() == [] == silent.damaged() and silent.waiting(1.0) == {}
     assert re.match(rf"left out, 1 so far: .*{gone[0]}: is no image", lines[0]) and lines[1].startswith(
         "left out, 2 so far"
     )
@@ -163,6 +165,25 @@ def test_a_damaged_picture_is_replaced_by_the_next_or_ends_the_run(tmp_path, set
     )
     text = capsys.readouterr().out
     assert gone[0] in text and gone[1] in text and "done in" in text
+
+
+def test_a_picture_that_another_rank_finds_damaged_is_named_too_and_once(tmp_path, settings):
+    place = photographs(tmp_path / "pictures", 30)
+    settings = replace(settings, data_dir=str(place), skip_damaged=True, epochs=1, batch=6)
+    gone = load_split(settings, "train").files[:3]
+    for file in gone:
+        (place / file).write_text("no image")
+
+    def work(comm):
+        run, listener = Run.start(settings, tmp_path / "run", threads=1, readers=0, ranks=MPIRanks(comm)), Listener()
+        run.train(listener)
+        return listener.notes, run.training.damaged
+
+    (notes, own), (_, others) = in_ranks(2, work)
+    assert others.keys() - own.keys()  # without which this shows nothing
+    named = [note for note in notes if note.startswith("left out, ")]
+    assert len(named) == len(own.keys() | others.keys()) == 3
+    assert all(sum(file in note for note in named) == 1 for file in gone)
 
 
 def test_a_run_is_the_same_to_the_bit_with_processes_and_over_a_stop(tmp_path, settings):
