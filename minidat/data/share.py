@@ -20,20 +20,23 @@ class Share(NamedTuple):
         return cls(batch, np.arange(batch))
 
     @classmethod
-    def of(cls, batch: int, rank: int, ranks: int) -> Share:
-        """What one of several ranks takes: every image has one rank, and sizes differ by two at most.
+    def of(cls, batch: int, rank: int, ranks: int, parts: int = 1) -> Share:
+        """What one of several ranks takes of a batch, or of one of the equal `parts` that it is cut into: every image has one
+        rank, and sizes differ by two at most.
 
         An image i stays with batch − 1 − i, its partner in mixup and cutmix, so that mixing needs no image of another rank: the
         share in reverse order is what the batch in reverse order has there. Raises ValueError where there are fewer pairs than
         ranks."""
-        pairs = (batch + 1) // 2  # the middle image of an odd batch is its own partner
+        own = batch // parts
+        pairs = (own + 1) // 2  # the middle image of an odd number is its own partner
         if pairs < ranks:
+            cut = f" in {parts} parts" if parts > 1 else ""
             raise ValueError(
-                f"batch is {batch} images over all {ranks} ranks, and a rank takes them in pairs; "
-                f"make it at least {2 * ranks - 1}, or take fewer ranks"
+                f"batch is {batch} images over all {ranks} ranks{cut}, and a rank takes them in pairs; "
+                f"make it at least {(2 * ranks - 1) * parts}, or take fewer ranks"
             )
         first = np.arange(pairs * rank // ranks, pairs * (rank + 1) // ranks)
-        return cls(batch, np.unique(np.concatenate([first, batch - 1 - first])))
+        return cls(own, np.unique(np.concatenate([first, own - 1 - first])))
 
     @property
     def is_whole(self) -> bool:

@@ -78,7 +78,7 @@ class Run:
         _check_precision(settings, device)
         if ranks.count > 1 and settings.head is not None:
             raise TrainingError("--head is trained by one process: its losses and batch norm are of a whole batch")
-        Share.of(settings.batch // settings.accumulate, ranks.rank, ranks.count)  # raises where that is too small
+        Share.of(settings.batch, ranks.rank, ranks.count, settings.accumulate)  # raises where that is too small
         self.ranks = ranks
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
         self._use_loops()

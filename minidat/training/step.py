@@ -78,7 +78,7 @@ class HostStep(AbstractContextManager):
         s, ranks = self.settings, self.ranks
         if ranks.count == 1:
             return Workers(threads, s.micro)
-        own = len(Share.of(s.batch // s.accumulate, ranks.rank, ranks.count).positions)
+        own = len(Share.of(s.batch, ranks.rank, ranks.count, s.accumulate).positions)
         return Workers(threads, min(s.micro, -(-own // threads)), alone=False)
 
     def __enter__(self) -> HostStep:
@@ -174,7 +174,7 @@ class DeviceStep(AbstractContextManager):
             if not tensor.requires_grad and tensor.dtype.kind == "f":  # a constant: converted once, not in each step
                 tensor.data = tensor.data.astype(arena.data.dtype, copy=False)
         self.xp = xp = array_module(arena.data)
-        self.share = Share.of(settings.batch // settings.accumulate, ranks.rank, ranks.count)
+        self.share = Share.of(settings.batch, ranks.rank, ranks.count, settings.accumulate)
         own = len(self.share.positions)  # images of a pass
         self.images = xp.zeros((own, side, side, 3), np.float32)
         self.targets = xp.zeros((own, len(dataset.classes)), np.float32)

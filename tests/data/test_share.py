@@ -63,6 +63,13 @@ def test_a_batch_with_fewer_pairs_than_ranks_is_refused(batch, ranks, least):
     Share.of(least, ranks - 1, ranks)
 
 
+def test_the_least_batch_is_named_where_it_is_cut_into_parts():
+    with pytest.raises(ValueError, match=r"batch is 8 images over all 3 ranks in 2 parts, .* make it at least 10, or"):
+        Share.of(8, 0, 3, 2)
+    share = Share.of(10, 2, 3, 2)
+    assert share.batch == 5 and share.positions.tolist() == [2]
+
+
 @pytest.mark.parametrize(
     "recipe",
     [*RECIPES.values(), Recipe(erasing=1.0), Recipe(mixup=0.8), Recipe(cutmix=1.0), Recipe(crop=3), Recipe(flip=True)],

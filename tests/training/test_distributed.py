@@ -78,9 +78,9 @@ def one_step(settings, ranks, threads=1):
 
 
 @pytest.mark.parametrize("seed", [0, 3])  # the first batch is mixed by cutmix, by mixup
-@pytest.mark.parametrize(("count", "threads"), [(2, 1), (3, 2), (5, 1)])
-def test_ranks_compute_the_gradient_of_the_whole_batch(count, threads, seed):
-    settings = replace(SMALL, clip=0.0, seed=seed)
+@pytest.mark.parametrize(("count", "threads", "parts"), [(2, 1, 1), (3, 2, 1), (5, 1, 1), (2, 2, 3)])
+def test_ranks_compute_the_gradient_of_the_whole_batch(count, threads, parts, seed):
+    settings = replace(SMALL, clip=0.0, seed=seed, batch=9 * parts, accumulate=parts)
     whole, sums = one_step(settings, ALONE)
     for grad, total in in_ranks(count, lambda comm: one_step(settings, MPIRanks(comm), threads)):
         np.testing.assert_allclose(grad, whole, rtol=0, atol=3e-6 * abs(whole).max())
