@@ -62,10 +62,9 @@ def head_options(name: str) -> dict[str, Any]:
     """The options of a head with their defaults, all of them numbers, strings, lists or None. Raises ValueError for an unknown
     head."""
     head = _head(name)
-    parameters = inspect.signature(head.build).parameters.values()
-    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "rng"} | dict(
-        head.preset
-    )
+    makers = [inspect.signature(c.__init__) for c in reversed(head.build.__mro__) if "__init__" in vars(c)]
+    parameters = [p for maker in makers for p in maker.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    options = {p.name: p.default for p in parameters if p.name != "rng"} | dict(head.preset)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 

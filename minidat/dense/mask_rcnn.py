@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,31 +22,61 @@ from minidat.models.backbone import Backbone
 from minidat.models.config import Config
 
 
+class Stage(NamedTuple):
+    """What differs from stage to stage. prefix: of the losses' names. weight: of the losses. stds: of the box deltas."""
+
+    prefix: str
+    weight: float
+    assigner: Assigner
+    stds: tuple[float, float, float, float]
+
+
 class TwoStage(Detector):
-    """backbone → FPN → RPN → for each stage: RoIAlign → box head, mask head. A subclass sets `heads`, `mask_heads`, `assigners`,
-    `weights` and `prefixes` of the losses' names, one for each stage."""
+    """backbone → FPN → RPN → for each of `stages`: RoIAlign → box head, mask head.
+
+    `extra_kind`: of the FPN's coarsest level, "pool" as in the paper's counts, "conv" as in DAT-Detection's configurations.
+    `anchor_scale`: of the RPN. `channels`, `hidden`, `mask_convs`: widths and depths of the heads; `side`, `mask_side`: cells of
+    a box.
+    """
 
     has_masks = True
     score = 0.05
-    heads: list[BoxHead]
-    mask_heads: list[MaskHead]
-    assigners: list[Assigner]
-    weights: Sequence[float]
-    prefixes: Sequence[str]
+    stages: Sequence[Stage]
+    options = RPNOptions()
 
-    def _pyramid(self, config: Config, channels: int, options: RPNOptions, extra_kind: str, rng) -> None:
-        self.backbone = Backbone(config, rng)
+    def __init__(
+        self,
+        config: Config,
+        classes: int,
+        *,
+        rng: np.random.Generator,
+        channels: int = 256,
+        extra_kind: str = "pool",
+        anchor_scale: float = 8.0,
+        side: int = 7,
+        hidden: int = 1024,
+        mask_convs: int = 4,
+        mask_side: int = 14,
+        **box: Any,
+    ):
+        """box: more of the box heads, see `BoxHead`."""
+        self.classes, self.backbone = classes, Backbone(config, rng)
         self.strides = self.backbone.strides
         self.neck = FPN(self.backbone.dims, channels, rng=rng, extra=1, extra_kind=extra_kind)
-        self.rpn = RPN([*self.strides, 2 * self.strides[-1]], channels, options, rng=rng, multiple=self.multiple)
+        strides, options = [*self.strides, 2 * self.strides[-1]], replace(self.options, scale=anchor_scale)
+        self.rpn = RPN(strides, channels, options, rng=rng, multiple=self.multiple)
+        box |= {"side": side, "hidden": hidden}
+        self.heads = [BoxHead(classes, channels, rng=rng, stds=each.stds, **box) for each in self.stages]
+        mask: dict[str, Any] = {"channels": channels, "convs": mask_convs, "side": mask_side}
+        self.mask_heads = [MaskHead(classes, channels, rng=rng, **mask) for _ in self.stages]
 
     def _losses(self, maps: list[Tensor], targets: list[Objects], rng: np.random.Generator) -> Losses:
         levels, answers, sizes = self._propose(maps)
         losses = self.rpn.losses(answers, sizes, targets, rng)
         boxes = self.rpn.proposals(answers, sizes, [each.size for each in targets], training=True)
-        for stage, (prefix, weight) in enumerate(zip(self.prefixes, self.weights, strict=True)):
-            own, boxes = self._stage_losses(stage, levels, boxes, targets, rng, stage + 1 < len(self.heads))
-            losses |= {prefix + name: loss * weight if weight != 1 else loss for name, loss in own.items()}
+        for i, stage in enumerate(self.stages):
+            own, boxes = self._stage_losses(i, levels, boxes, targets, rng, i + 1 < len(self.stages))
+            losses |= {stage.prefix + name: loss * stage.weight for name, loss in own.items()}
         return losses
 
     def _propose(self, maps: list[Tensor]) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]], list[Size]]:
@@ -59,7 +90,7 @@ class TwoStage(Detector):
         """The losses of a stage, and the boxes that the next one starts from (none unless `again`)."""
         head, mask_head = self.heads[stage], self.mask_heads[stage]
         samples = [
-            sampled(boxes, objects, self.classes, self.assigners[stage], rng)
+            sampled(boxes, objects, self.classes, self.stages[stage].assigner, rng)
             for boxes, objects in zip(proposals, targets, strict=True)
         ]
         logits, deltas = head(self._read(levels, [each.boxes for each in samples], head.side), rng)
@@ -110,31 +141,9 @@ class TwoStage(Detector):
 
 
 class MaskRCNN(TwoStage):
-    """One stage. `extra_kind`: of the FPN's coarsest level, "pool" as in the paper's counts, "conv" as in DAT-Detection's
-    configurations. `channels`, `hidden`, `mask_convs`: widths and depths of the heads; `side`, `mask_side`: cells of a box."""
+    """One stage. Options: see `TwoStage`."""
 
-    weights, prefixes = (1.0,), ("",)
-
-    def __init__(
-        self,
-        config: Config,
-        classes: int,
-        *,
-        rng: np.random.Generator,
-        channels: int = 256,
-        extra_kind: str = "pool",
-        anchor_scale: float = 8.0,
-        side: int = 7,
-        hidden: int = 1024,
-        mask_convs: int = 4,
-        mask_side: int = 14,
-    ):
-        self.classes = classes
-        self._pyramid(config, channels, RPNOptions(scale=anchor_scale), extra_kind, rng)
-        self.heads = [BoxHead(classes, channels, rng=rng, side=side, hidden=hidden)]
-        masks = {"channels": channels, "convs": mask_convs, "side": mask_side}
-        self.mask_heads = [MaskHead(classes, channels, rng=rng, **masks)]
-        self.assigners = [Assigner(0.5, 0.5, 0.5)]
+    stages = (Stage("", 1.0, Assigner(0.5, 0.5, 0.5), (0.1, 0.1, 0.2, 0.2)),)
 
 
 class CascadeMaskRCNN(TwoStage):
@@ -142,10 +151,15 @@ class CascadeMaskRCNN(TwoStage):
     by 1, .5, .25. In tests the stages' logits are averaged, boxes are those of the last, masks' probabilities are averaged.
     Source: mmdetection 2.26, `cascade_roi_head.py`, DAT-Detection's configurations.
 
-    Options: see `MaskRCNN`; `convs`, `norm`: of each box head's convolutions.
+    Options: see `TwoStage`; `convs`, `norm`: of each box head's convolutions.
     """
 
-    weights, prefixes = (1.0, 0.5, 0.25), ("1_", "2_", "3_")
+    stages = (
+        Stage("1_", 1.0, Assigner(0.5, 0.5, None), (0.1, 0.1, 0.2, 0.2)),
+        Stage("2_", 0.5, Assigner(0.6, 0.6, None), (0.05, 0.05, 0.1, 0.1)),
+        Stage("3_", 0.25, Assigner(0.7, 0.7, None), (0.033, 0.033, 0.067, 0.067)),
+    )
+    options = RPNOptions(beta=1 / 9, whole=True, kept=(2000, 1000))
 
     def __init__(
         self,
@@ -153,22 +167,8 @@ class CascadeMaskRCNN(TwoStage):
         classes: int,
         *,
         rng: np.random.Generator,
-        channels: int = 256,
-        extra_kind: str = "pool",
-        anchor_scale: float = 8.0,
-        side: int = 7,
         convs: int = 4,
         norm: str = "batch",
-        hidden: int = 1024,
-        mask_convs: int = 4,
-        mask_side: int = 14,
+        **options: Any,
     ):
-        self.classes = classes
-        options = RPNOptions(scale=anchor_scale, beta=1 / 9, whole=True, kept=(2000, 1000))
-        self._pyramid(config, channels, options, extra_kind, rng)
-        stds = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
-        box: dict[str, Any] = {"side": side, "convs": convs, "norm": norm, "layers": 1, "hidden": hidden, "giou": True}
-        self.heads = [BoxHead(classes, channels, rng=rng, stds=each, **box) for each in stds]
-        masks = {"channels": channels, "convs": mask_convs, "side": mask_side}
-        self.mask_heads = [MaskHead(classes, channels, rng=rng, **masks) for _ in stds]
-        self.assigners = [Assigner(iou, iou, None) for iou in (0.5, 0.6, 0.7)]
+        super().__init__(config, classes, rng=rng, convs=convs, norm=norm, layers=1, giou=True, **options)
