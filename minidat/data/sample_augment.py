@@ -41,7 +41,7 @@ def _crop(sample: Sample, recipe: SampleRecipe, rng: np.random.Generator) -> tup
     assert recipe.crop is not None
     size = min(sample.size[0], recipe.crop[0]), min(sample.size[1], recipe.crop[1])
     corner = (0, 0)
-    for _ in range(REDRAWS):
+    for _ in range(1 + REDRAWS):
         corner = int(rng.integers(sample.size[0] - size[0] + 1)), int(rng.integers(sample.size[1] - size[1] + 1))
         if sample.semantic is None or recipe.dominant >= 1:
             break

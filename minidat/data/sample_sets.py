@@ -16,7 +16,8 @@ NOTHING, FLIP = SampleRecipe(flip=0.0), SampleRecipe()
 
 class SampleData(NamedTuple):
     """kind: of the data set. sides: pixels of an image's short side, and of its long one at most, as networks look at it. paper:
-    the published augmentation after this resizing (of scenes: flips)."""
+    the published augmentation after this resizing (of scenes: flips), without what changes colours (ADE20K's photometric
+    distortion) and without DAT++'s crops of several scales for COCO."""
 
     kind: Any
     sides: tuple[int, int]

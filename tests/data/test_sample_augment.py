@@ -129,6 +129,23 @@ def test_crops_with_too_much_of_one_class_are_drawn_again(samples):
     assert shares[0.75] < 0.2 < 0.6 < shares[1.0]
 
 
+def test_a_crop_is_drawn_again_ten_times_at_most(samples):
+    """mmsegmentation's rule: one class alone can never do, so the eleventh crop is taken."""
+    drawn = []
+
+    class Counted:
+        def integers(self, high):
+            drawn.append(high)
+            return 0
+
+        def random(self):
+            return 1.0
+
+    one = replace(samples[0], semantic=np.zeros(SIZE, np.uint8))
+    augment_sample(one, SampleRecipe(crop=(20, 20), dominant=0.75), Counted())
+    assert len(drawn) == 2 * 11
+
+
 @pytest.mark.parametrize(
     ("size", "expected"), [((480, 640), (800, 1067)), ((640, 480), (1067, 800)), ((375, 1242), (402, 1333))]
 )
