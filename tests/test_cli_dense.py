@@ -10,14 +10,16 @@ from PIL import Image
 
 from minidat import cli
 from minidat.cli import dense
+from minidat.cli.pictures import draw_answers, draw_points
 from minidat.data import sample_sets
 from minidat.data.images import MEAN, STD
 from minidat.data.scene_files import write_ade20k, write_coco
 from minidat.data.scenes import Scenes
-from minidat.dense import IGNORED, SMALL, Detections
+from minidat.dense import IGNORED, SMALL, Detections, Segmenter
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
 from minidat.training import checkpoint
+from minidat.training.loop import Run
 
 TINY = ["--epochs", "1", "--batch", "4", "--train-size", "8", "--test-size", "3", "--warmup", "0", "--threads", "1"]
 SMALLER = {
@@ -82,6 +84,25 @@ def test_a_segmenter_goes_on_and_tells_each_class(tmp_path, capsys):
     Image.fromarray(np.full((50, 90, 3), 128, np.uint8)).save("grey.png")
     assert run("predict", "grey.png", "--weights", "run") == 0
     assert re.search(r"grey.png\n  \w+ +\d+\.\d\d %\n", capsys.readouterr().out)
+
+
+def test_the_pictures_are_of_the_averaged_network(monkeypatch):
+    """It is the one that was tested, and that `eval` and `predict` take."""
+    shown = []
+
+    def watched(self, *arguments, predict=Segmenter.predict, **options):
+        shown.append(self.out.weight.data.copy())
+        return predict(self, *arguments, **options)
+
+    assert run("train", "--head", "semantic_fpn", *TINY, "--ema", "0.9", "--out", "run") == 0
+    last = checkpoint.load("run/last.safetensors")[0]
+    going_on = Run.resume(Path("run"), threads=1)
+    monkeypatch.setattr(Segmenter, "predict", watched)
+    draw_answers(going_on)
+    draw_points(going_on)
+    assert len(shown) == 2 and not np.array_equal(last["average/out.weight"], last["parameters/out.weight"])
+    for weight in shown:
+        np.testing.assert_array_equal(weight, last["average/out.weight"])
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def draw_answers(run: Run) -> None:
     from minidat.analysis.answers_figure import answers_figure
 
     samples, testing = _shown(run), _testing(run)
-    with Workers.on(run.device, run.threads, run.settings.micro) as workers:
+    with run.as_tested(), Workers.on(run.device, run.threads, run.settings.micro) as workers:
         found = predictions(run.model, samples, testing, workers)
     truths = [truth(sample, run.model.kind) for sample in samples]
     images = [sample.image for sample in samples]
@@ -99,6 +99,7 @@ def _draw_points_of_samples(run: Run) -> None:
     samples = [sample for sample in samples if sample.size == samples[0].size]
     record: dict = {}
     array, sizes = placed(run.model, [normalised(sample, _testing(run)) for sample in samples])
-    run.model.predict(array, sizes, record=record)
+    with run.as_tested():
+        run.model.predict(array, sizes, record=record)
     seen, _ = padded([sample.image for sample in samples], run.model.multiple)
     points_figure(seen, record, run.folder / POINTS, boxes=[sample.boxes for sample in samples])
