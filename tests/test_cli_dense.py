@@ -156,7 +156,7 @@ def test_an_image_is_shown_at_the_size_of_the_training_images_and_answered_in_it
             seen.update(shape=images.shape, sizes=sizes, originals=originals)
             return [np.zeros(originals[0], int)]
 
-    viewer = dense.Viewer(Model(), ["a"], (0.0,) * 3, (1.0,) * 3, (64, 192))
+    viewer = dense.Viewer(Model(), ["a"], (0.0,) * 3, (1.0,) * 3, (64, 192), 0.5)
     answer, shown, _ = viewer.look(np.full((480, 640, 3), 255, np.uint8))
     assert answer.shape == (480, 640) and shown.shape == (64, 96, 3)
     assert seen == {"shape": (1, 64, 96, 3), "sizes": [(64, 85)], "originals": [(480, 640)]}

@@ -70,14 +70,12 @@ def answer_figure(
     names: Sequence[str],
     seen: np.ndarray | None = None,
     records: Mapping[tuple[int, int], Record] | None = None,
-    score: float = SHOWN,
 ) -> None:
     """What was found in one image, as a PNG, and beside it the points of each deformable block.
 
-    image: uint8 (H, W, 3). answer: in its pixels; detections below `score` are left out. seen: the image as the network saw it,
-    resized and padded, uint8; records: what its pass recorded, see `points_figure.points_figure`.
+    image: uint8 (H, W, 3). answer: in its pixels. seen: the image as the network saw it, resized and padded, uint8; records: what
+    its pass recorded, see `points_figure.points_figure`.
     """
-    answer = above(answer, score) if isinstance(answer, Detections) else answer
     records = {key: on_host(record) for key, record in sorted((records or {}).items())}
     seen = image if seen is None else seen
     kinds = [] if isinstance(answer, Detections) else sorted(_kinds(answer, names))

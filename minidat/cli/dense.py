@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from PIL import Image
 
 from minidat.autograd.backend import asnumpy
 from minidat.cli.photograph import read_photograph
+from minidat.cli.pictures import last_blocks
 from minidat.cli.terminal import plural, printable
 from minidat.cli.weights import TrainedRun
 from minidat.data.augment import normalise
-from minidat.data.dataset import DataError
 from minidat.data.sample_augment import released_size
 from minidat.data.sample_sets import SAMPLES
 from minidat.dense import IGNORED, Detections, padded
@@ -29,7 +28,6 @@ from minidat.training.splits import load_split
 from minidat.training.tasks import task_of
 from minidat.training.tasks.detection import DetectionResult, placed
 
-PICTURE_STAGES = 2  # the last ones with deformable blocks
 LISTED = 10  # classes of pixels that are listed
 
 
@@ -74,21 +72,38 @@ def check_weights(trained: TrainedRun) -> None:
 
 @dataclass(frozen=True)
 class Viewer:
-    """A network of a run, and what is between an image file and its answer. sides: see `SampleData`."""
+    """A network of a run, and what is between an image file and its answer. sides: see `SampleData`. score: the least of an
+    object that is shown."""
 
     model: Any
     names: Sequence[str]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sides: tuple[int, int]
+    score: float
 
     @classmethod
-    def of(cls, trained: TrainedRun, names: Sequence[str], device: str) -> Viewer:
+    def of(cls, trained: TrainedRun, names: Sequence[str], device: str, score: float) -> Viewer:
         """Raises ValueError for damaged weights."""
         check_weights(trained)
         trained.model.to(device=device)
         data = trained.state.settings.data
-        return cls(trained.model, names, *trained.colours, SAMPLES[data].sides)
+        return cls(trained.model, names, *trained.colours, SAMPLES[data].sides, score)
+
+    def read(self, path: Path) -> np.ndarray:
+        """uint8 (H, W, 3). Raises DataError where the image cannot be read."""
+        return np.asarray(read_photograph(path))
+
+    def tell(self, path: Path, pixels: np.ndarray, picture: Path) -> Iterator[str]:
+        """Blocks of lines: what is in the image, and where its picture is."""
+        from minidat.analysis.answers import above
+        from minidat.analysis.answers_figure import answer_figure  # matplotlib takes a moment to import
+
+        answer, seen, record = self.look(pixels)
+        answer = above(answer, self.score) if isinstance(answer, Detections) else answer
+        yield f"{printable(str(path))}\n{listing(answer, self.names)}"
+        answer_figure(pixels, answer, picture, names=self.names, seen=seen, records=last_blocks(record))
+        yield f"  picture in {printable(str(picture))}"
 
     def look(self, image: np.ndarray) -> tuple[Any, np.ndarray, dict]:
         """(the answer, in pixels of the image uint8 (H, W, 3); the image as the network saw it; the record of the pass)"""
@@ -99,29 +114,6 @@ class Viewer:
         record: dict = {}
         (answer,) = self.model.predict(array, sizes, [(height, width)], record=record)
         return answer, padded([seen], self.model.multiple)[0][0], record
-
-
-def predict(viewer: Viewer, images: Sequence[Path], pictures: Sequence[Path], score: float) -> int:
-    """A block of lines and a picture for each image; a line on stderr for each that cannot be read."""
-    from minidat.analysis.answers import above
-    from minidat.analysis.answers_figure import answer_figure
-
-    failed = 0
-    for path, picture in zip(images, pictures, strict=True):
-        try:
-            pixels = np.asarray(read_photograph(path))  # (H, W, 3)
-        except DataError as error:
-            failed += 1
-            print(f"minidat: {printable(str(error))}", file=sys.stderr, flush=True)
-            continue
-        answer, seen, record = viewer.look(pixels)
-        answer = above(answer, score) if isinstance(answer, Detections) else answer
-        print(f"{printable(str(path))}\n{listing(answer, viewer.names)}", flush=True)
-        last = dict(sorted(record.items()))
-        shown = {key: record[key] for key in list({stage: (stage, i) for stage, i in last}.values())[-PICTURE_STAGES:]}
-        answer_figure(pixels, answer, picture, names=viewer.names, seen=seen, records=shown, score=score)
-        print(f"  picture in {printable(str(picture))}", flush=True)
-    return 1 if failed else 0
 
 
 def listing(answer: Any, names: Sequence[str]) -> str:

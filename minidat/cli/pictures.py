@@ -22,6 +22,7 @@ from minidat.training.tasks.samples import normalised
 
 CURVES, POINTS, ANSWERS = "curves.png", "points.png", "predictions.png"
 SHOWN_IMAGES = 6  # of the test set, the first ones
+SHOWN_STAGES = 2  # of one image, the last ones with deformable blocks
 
 
 def draw_curves(folder: Path, measures: Mapping[str, str]) -> None:
@@ -35,6 +36,12 @@ def has_points(model: Any) -> bool:
     """Whether the network, a classifier or one with a head, has deformable blocks, and so points to draw."""
     stages = model.stages if isinstance(model, Pyramid) else model.backbone.stages
     return any(isinstance(block.mixer, DeformableAttention) for stage in stages for block in stage.blocks)
+
+
+def last_blocks(records: Mapping[tuple[int, int], Any]) -> dict[tuple[int, int], Any]:
+    """Of the records of a pass, (stage, block) → what it did, those of the last block of each of the last `SHOWN_STAGES`."""
+    last = dict(sorted(records))  # stage → block
+    return {place: records[place] for place in list(last.items())[-SHOWN_STAGES:]}
 
 
 def draw_answers(run: Run) -> None:

@@ -6,7 +6,7 @@ import argparse
 import itertools
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from minidat.autograd.backend import asnumpy, to_device
 from minidat.cli import dense
 from minidat.cli.flags import add_device, add_head_rows, add_key, add_model, head_rows, new_command
 from minidat.cli.photograph import Letterbox, read_photograph
+from minidat.cli.pictures import last_blocks
 from minidat.cli.terminal import printable, say
 from minidat.cli.weights import TrainedRun, is_run, load_run
 from minidat.data.augment import normalise
@@ -32,7 +33,6 @@ from minidat.models import Pyramid
 from minidat.released import official
 from minidat.training.included import FIRST, included, is_included
 
-PICTURE_STAGES = 2  # the last ones with deformable blocks
 ENDING = "-points.png"  # of the pictures' names
 LETTERBOX = "letterbox"
 
@@ -82,13 +82,32 @@ def add(commands: Any) -> None:
 
 @dataclass(frozen=True)
 class _Classifier:
-    """A network, and what is between an image file and names of classes."""
+    """What `dense.Viewer` is for a network with a head, of a classifier. names: of its classes, of which `top` are told."""
 
     model: Pyramid
     transform: Callable[[Image.Image], np.ndarray]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     names: Sequence[str]
+    device: str
+    top: int
+
+    def read(self, path: Path) -> np.ndarray:
+        """uint8 (S, S, 3). Raises DataError where the image cannot be read."""
+        return self.transform(read_photograph(path))
+
+    def tell(self, path: Path, pixels: np.ndarray, picture: Path) -> Iterator[str]:
+        """Blocks of lines: the classes, and where the picture is. Raises ValueError for outputs that are not finite."""
+        record: dict = {}
+        x = to_device(normalise(pixels[None], self.mean, self.std), self.device)  # (1, S, S, 3)
+        with no_grad():
+            logits = self.model(Tensor(x), record=record)  # (1, K)
+            check_finite(asnumpy(logits.data), [path])
+            probabilities = asnumpy(ops.softmax(logits).data)[0]  # (K,)
+        best = np.argsort(-probabilities, kind="stable")[: self.top]
+        named = [(self.names[i], float(probabilities[i])) for i in best]
+        yield f"{printable(str(path))}\n{_table(named)}"
+        yield f"  {_draw(pixels, record, named, picture)}"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -99,27 +118,27 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"score is {arguments.score}; it must be from 0 to 1")
     images = _images(arguments.images)
     pictures = _pictures(images, arguments.out)
-    trained = _run_of(arguments)
-    if trained is not None and trained.state.settings.head is not None:
-        classes = trained.state.classes
-        viewer = dense.Viewer.of(trained, _names(len(classes), arguments.classes, classes), arguments.device)
-        return dense.predict(viewer, images, pictures, arguments.score)
-    classifier = _classifier(arguments, trained)
-    classifier.model.to(device=arguments.device)
-    failed = 0
+    viewer, failed = _viewer(arguments), 0
     for path, picture in zip(images, pictures, strict=True):
         try:
-            pixels = classifier.transform(read_photograph(path))  # (S, S, 3)
+            pixels = viewer.read(path)
         except DataError as error:
             failed += 1
             print(f"minidat: {printable(str(error))}", file=sys.stderr, flush=True)
             continue
-        probabilities, records = _classify(classifier, path, pixels, arguments.device)
-        best = np.argsort(-probabilities, kind="stable")[: arguments.top]
-        named = [(classifier.names[i], float(probabilities[i])) for i in best]
-        print(f"{printable(str(path))}\n{_table(named)}", flush=True)
-        print(f"  {_draw(pixels, records, named, picture)}", flush=True)
+        for text in viewer.tell(path, pixels, picture):
+            print(text, flush=True)
     return 1 if failed else 0
+
+
+def _viewer(arguments: argparse.Namespace) -> _Classifier | dense.Viewer:
+    """The network that --weights names."""
+    trained = _run_of(arguments)
+    if trained is None or trained.state.settings.head is None:
+        return _classifier(arguments, trained)
+    classes = trained.state.classes
+    names = _names(len(classes), arguments.classes, classes)
+    return dense.Viewer.of(trained, names, arguments.device, arguments.score)
 
 
 def _images(named: Sequence[Path]) -> list[Path]:
@@ -201,7 +220,9 @@ def _classifier(arguments: argparse.Namespace, trained: TrainedRun | None) -> _C
         )
     side = model.config.image
     transform = Letterbox(side, mean) if protocol == LETTERBOX else transform_for(model.config, protocol)
-    return _Classifier(model, transform, mean, std, _names(model.config.classes, arguments.classes, names))
+    named = _names(model.config.classes, arguments.classes, names)
+    model.to(device=arguments.device)
+    return _Classifier(model, transform, mean, std, named, arguments.device, arguments.top)
 
 
 def _names(count: int, file: Path | None, known: Sequence[str] | None) -> Sequence[str]:
@@ -218,18 +239,6 @@ def _names(count: int, file: Path | None, known: Sequence[str] | None) -> Sequen
     return names
 
 
-def _classify(
-    classifier: _Classifier, path: Path, pixels: np.ndarray, device: str
-) -> tuple[np.ndarray, dict[tuple[int, int], Any]]:
-    """Probabilities (K,), and the record of the forward pass. Raises ValueError where the network's outputs are not finite."""
-    record: dict = {}
-    x = to_device(normalise(pixels[None], classifier.mean, classifier.std), device)  # (1, S, S, 3)
-    with no_grad():
-        logits = classifier.model(Tensor(x), record=record)  # (1, K)
-        check_finite(asnumpy(logits.data), [path])
-        return asnumpy(ops.softmax(logits).data)[0], record
-
-
 def _table(named: Sequence[tuple[str, float]]) -> str:
     width = max(len(name) for name, _ in named)
     return "\n".join(f"  {name:{width}}  {100 * share:6.2f} %" for name, share in named)
@@ -237,8 +246,7 @@ def _table(named: Sequence[tuple[str, float]]) -> str:
 
 def _draw(pixels: np.ndarray, records: dict, named: Sequence[tuple[str, float]], picture: Path) -> str:
     """Draw the picture; a line on where it is."""
-    last = dict(sorted(records))  # of each stage its last deformable block
-    shown = {key: records[key] for key in list(last.items())[-PICTURE_STAGES:]}
+    shown = last_blocks(records)
     if not shown:
         return "no picture: the network has no deformable block"
     from minidat.analysis.predictions import prediction_figure  # matplotlib takes a moment to import
