@@ -10,7 +10,7 @@ from PIL import Image
 
 from minidat import cli
 from minidat.cli import pictures
-from minidat.cli.train import _given
+from minidat.cli.train_flags import settings_given
 from minidat.cli.weights import load_run
 from minidat.fast import loops
 from minidat.training import checkpoint
@@ -56,7 +56,7 @@ def test_the_command_on_the_card_is_the_one_of_the_settings():
         words = line.replace("\\\n", " ").split()
         arguments = cli.parser().parse_args(words)
         settings = load_run(Path(name)).state.settings
-        given = _given(arguments, {})
+        given = settings_given(arguments, {})
         asked = replace(Settings(**defaults(given) | given), data_dir=None, loops=settings.loops)
         assert asked == settings and arguments.loops == settings.loops
 
