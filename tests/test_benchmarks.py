@@ -24,8 +24,8 @@ from minidat.data.dataset import InMemory
 from minidat.models import Config, create
 from minidat.models.zoo import MODELS, stages
 from minidat.released import official
+from minidat.training.arena import Arena, decays
 from minidat.training.graph import Graphed
-from minidat.training.optim import Arena, decays
 from minidat.training.settings import Settings
 
 torch = pytest.importorskip("torch")

@@ -30,8 +30,8 @@ from minidat.fast.numpy import attention, bilinear, depthwise_conv, gelu, mlp, s
 from minidat.models import create
 from minidat.ops.bilinear import g_slope
 from minidat.ops.sums import column_sum, row_dot, row_sum
+from minidat.training.arena import Arena
 from minidat.training.memory import keep_freed_memory
-from minidat.training.optim import Arena
 from minidat.training.parallel import BatchGradient, Workers
 from minidat.training.settings import Settings
 from minidat.training.tasks.classification import Classification

@@ -24,7 +24,8 @@ from minidat.data import load
 from minidat.data.augment import normalise, one_hot
 from minidat.models import create
 from minidat.training import loop
-from minidat.training.optim import AdamW, Arena, Schedule, clip_by_norm, decays
+from minidat.training.arena import Arena, decays
+from minidat.training.optim import AdamW, Schedule, clip_by_norm
 from minidat.training.settings import Settings
 from minidat.training.step import HostStep
 from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, show_source, stored

@@ -25,7 +25,8 @@ import numpy as np
 from minidat import Tensor, composed, ops
 from minidat.autograd import array_module, backend, gradients
 from minidat.models import create
-from minidat.training.optim import AdamW, Arena
+from minidat.training.arena import Arena
+from minidat.training.optim import AdamW
 from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, show_source
 from minidat.tutorial.launches import DeviceArray, erf_on_device, gpu, launches, training_step
 

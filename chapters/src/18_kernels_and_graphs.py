@@ -22,8 +22,9 @@ from minidat import Tensor, ops
 from minidat.autograd import backend
 from minidat.fast.cuda import columns, compile, layer_norm
 from minidat.models import create
+from minidat.training.arena import Arena
 from minidat.training.graph import Graphed
-from minidat.training.optim import AdamW, Arena
+from minidat.training.optim import AdamW
 from minidat.training.step import DeviceStep
 from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, show_source
 from minidat.tutorial.launches import cuda_kernels, gpu, launches, training_step

@@ -9,7 +9,8 @@ import numpy as np
 
 from minidat.autograd import Tensor
 from minidat.autograd.backend import array_module
-from minidat.training.optim import Arena, pieces
+from minidat.training.arena import Arena
+from minidat.training.optim import pieces
 
 WARM = 10  # steps: an average over fewer is short, so that the random parameters of the start are soon forgotten
 

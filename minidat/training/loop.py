@@ -24,6 +24,7 @@ from minidat.fast import loops
 from minidat.fast.cuda import cublas
 from minidat.models import create
 from minidat.training import checkpoint, finetune, log, state
+from minidat.training.arena import Arena
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.environment import changes, environment
@@ -33,7 +34,7 @@ from minidat.training.fingerprint import fingerprint, old_fingerprint
 from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_ranks, write_settings
 from minidat.training.lock import Lock
 from minidat.training.network import network
-from minidat.training.optim import AdamW, Arena, Schedule
+from minidat.training.optim import AdamW, Schedule
 from minidat.training.order import Order, RankOrder
 from minidat.training.parallel import Workers, thread_count
 from minidat.training.ranks import ALONE, Ranks

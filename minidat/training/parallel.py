@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from minidat import nn
 from minidat.autograd import Tensor, array_module, no_grad, pull
+from minidat.training.arena import Arena
 from minidat.training.memory import keep_freed_memory
-from minidat.training.optim import Arena
 
 T = TypeVar("T")
 

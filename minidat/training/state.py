@@ -13,9 +13,10 @@ import numpy as np
 from minidat.autograd import Tensor
 from minidat.autograd.backend import asnumpy, to_device
 from minidat.training import schema
+from minidat.training.arena import Arena
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError, check_names
-from minidat.training.optim import AdamW, Arena
+from minidat.training.optim import AdamW
 from minidat.training.settings import Settings
 from minidat.training.tasks import task_of
 

@@ -7,7 +7,8 @@ import pytest
 
 from minidat.autograd.backend import asnumpy
 from minidat.data.augment import RECIPES, Recipe, augment
-from minidat.training.optim import AdamW, Arena, clip_by_norm
+from minidat.training.arena import Arena
+from minidat.training.optim import AdamW, clip_by_norm
 
 SHAPES = {"weight": (7, 5), "bias": (5,), "table": (2, 3, 3), "scale": ()}
 

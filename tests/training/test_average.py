@@ -12,10 +12,10 @@ from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
 from minidat.nn import Running
 from minidat.training import checkpoint, optim
+from minidat.training.arena import Arena
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
 from minidat.training.loop import BEST, LAST, Interrupted, Reporter, Run
-from minidat.training.optim import Arena
 from minidat.training.settings import Settings
 from minidat.training.step import HostStep
 

@@ -11,10 +11,11 @@ from minidat import Tensor, cli
 from minidat.models import Config, create
 from minidat.models.zoo import MODELS, stages
 from minidat.training import checkpoint
+from minidat.training.arena import Arena
 from minidat.training.finetune import depth, parts, rates
 from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Interrupted, Reporter, Run
-from minidat.training.optim import AdamW, Arena, clip_by_norm
+from minidat.training.optim import AdamW, clip_by_norm
 from minidat.training.settings import Settings
 
 SHORT = Settings(epochs=2, batch=4, train_size=14, test_size=5, micro=2, lr=1e-2, warmup=0.5, recipe="paper")

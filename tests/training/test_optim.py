@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from minidat.models import Config, Pyramid, StageConfig
 from minidat.released import official
 from minidat.training import optim
-from minidat.training.optim import AdamW, Arena, Schedule, clip_by_norm, decays
+from minidat.training.arena import Arena, decays
+from minidat.training.optim import AdamW, Schedule, clip_by_norm
 
 SHAPES = {
     "stem.bias": (5,),

@@ -10,7 +10,7 @@ from minidat import Tensor, ops
 from minidat.autograd import gradients, is_recording
 from minidat.data.augment import one_hot
 from minidat.models import create
-from minidat.training.optim import Arena
+from minidat.training.arena import Arena
 from minidat.training.parallel import BatchGradient, Workers, predict
 from minidat.training.settings import Settings
 from minidat.training.tasks.classification import Classification

@@ -9,7 +9,8 @@ import standin
 
 from minidat.autograd.backend import asnumpy
 from minidat.fast.cuda.adamw import SUMS, THREADS
-from minidat.training.optim import AdamW, Arena
+from minidat.training.arena import Arena
+from minidat.training.optim import AdamW
 
 RATES = [1e-2, 3e-2, 0.0, 5e-3]
 OPTIONS = {"betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.3}

@@ -7,7 +7,7 @@ from minidat import Tensor, ops
 from minidat.autograd import gradients
 from minidat.autograd.backend import asnumpy
 from minidat.fast.cuda.flat_gradient import FlatGradient, bias_gradient, place_for, sums_for, totals
-from minidat.training.optim import Arena
+from minidat.training.arena import Arena
 
 SHAPES = {"w": (5, 7), "b": (7,), "gamma": (7,), "beta": (7,), "w2": (7, 7), "b2": (7,), "unused": (3, 2)}
 ROWS = 150  # three parts of a sum

@@ -10,7 +10,8 @@ import standin_cuda
 
 from minidat.fast.cuda.compile import FOLDER, source
 from minidat.models import create
-from minidat.training.optim import AdamW, Arena
+from minidat.training.arena import Arena
+from minidat.training.optim import AdamW
 from minidat.training.settings import Settings
 from minidat.training.step import DeviceStep
 
