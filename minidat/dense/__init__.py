@@ -7,7 +7,7 @@ host.
 """
 
 from minidat.dense.detector import DenseModel, Detector
-from minidat.dense.heads import HEADS, SMALL, Head, build, create, head_options
+from minidat.dense.heads import HEADS, SMALL, Head, build, create, head_options, option_types
 from minidat.dense.segmenter import Segmenter
 from minidat.dense.targets import IGNORED, Detections, Objects, padded
 
@@ -24,5 +24,6 @@ __all__ = [
     "build",
     "create",
     "head_options",
+    "option_types",
     "padded",
 ]

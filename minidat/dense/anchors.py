@@ -12,11 +12,17 @@ import numpy as np
 class Anchors:
     """`strides` of the levels; at each pixel of a level one anchor for each of `ratios` (height/width) and, within it, each of
     `scales`: its area is (stride·scale)². Its centre is at stride·(row, col), the corner of the pixel's patch of the image, not
-    the middle. Source: mmdetection 2.26, `anchor_generator.py`."""
+    the middle. Source: mmdetection 2.26, `anchor_generator.py`. Raises ValueError for scales or ratios that are not positive."""
 
     strides: tuple[int, ...]
     scales: tuple[float, ...]
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+    def __post_init__(self) -> None:
+        if not len(self) or not min(*self.scales, *self.ratios) > 0:
+            raise ValueError(
+                f"Anchors: scales {self.scales} and ratios {self.ratios} must be positive, at least one each"
+            )
 
     def __len__(self) -> int:
         """Anchors at a pixel."""

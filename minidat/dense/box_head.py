@@ -15,6 +15,7 @@ from minidat.dense.boxes import decode, decoded, encode
 from minidat.dense.detector import Found, Losses
 from minidat.dense.layers import ConvUnit, Linear, gaussian, rows_of, xavier
 from minidat.dense.targets import Objects, Size
+from minidat.ops.checks import check_whole
 
 SAMPLER = Sampler(512, 128)
 
@@ -67,6 +68,8 @@ class BoxHead(nn.Module):
         stds: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
         giou: bool = False,
     ):
+        check_whole("BoxHead", 0, convs=convs)
+        check_whole("BoxHead", side=side, layers=layers, hidden=hidden)
         self.classes, self.side, self.stds, self.giou = classes, side, tuple(stds), giou
         self.convs = [ConvUnit(c_in, c_in, 3, norm=norm, rng=rng) for _ in range(convs)]
         widths = [side * side * c_in, *[hidden] * layers]

@@ -10,6 +10,7 @@ import numpy as np
 from minidat import nn, ops
 from minidat.autograd import Tensor
 from minidat.dense.layers import Conv, xavier
+from minidat.ops.checks import check_whole
 
 EXTRAS = ("conv", "pool")
 
@@ -26,7 +27,7 @@ class FPN(nn.Module):
     levels are given (None: all); coarser ones are added to them all the same. `extra`: coarser levels after these, each half as
     large: "conv", the first a 3×3 convolution with stride 2 of the coarsest C, the next ones of the one before, no ReLU between
     them (RetinaNet); or "pool", every second pixel of the last P (Mask R-CNN). Source: mmdetection 2.26, `necks/fpn.py`.
-    Raises ValueError for an unknown kind of extra levels, and for more outputs than maps.
+    Raises ValueError for an unknown kind of extra levels or a negative number of them, and for more outputs than maps.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class FPN(nn.Module):
         outputs = len(dims) if outputs is None else outputs
         if not 1 <= outputs <= len(dims):
             raise ValueError(f"FPN: outputs is {outputs}; it must be from 1 to {len(dims)}, the number of maps")
+        check_whole("FPN", 0, extra=extra)
         if extra_kind not in EXTRAS:
             raise ValueError(f"FPN: extra levels by {extra_kind!r} are unknown; choose from {', '.join(EXTRAS)}")
         self.lateral = [Conv(dim, channels, 1, rng=rng, start=xavier) for dim in dims]

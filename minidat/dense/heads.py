@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
@@ -61,11 +61,24 @@ SMALL: dict[str, dict[str, Any]] = {
 def head_options(name: str) -> dict[str, Any]:
     """The options of a head with their defaults, all of them numbers, strings, lists or None. Raises ValueError for an unknown
     head."""
-    head = _head(name)
-    makers = [inspect.signature(c.__init__) for c in reversed(head.build.__mro__) if "__init__" in vars(c)]
-    parameters = [p for maker in makers for p in maker.parameters.values() if p.kind is p.KEYWORD_ONLY]
-    options = {p.name: p.default for p in parameters if p.name != "rng"} | dict(head.preset)
+    options = {p.name: p.default for p in _parameters(name)} | dict(_head(name).preset)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
+def option_types(name: str) -> dict[str, Any]:
+    """The types of a head's options. Raises ValueError for an unknown head."""
+    hints = {k: hint for maker in _makers(name) for k, hint in get_type_hints(maker).items()}
+    return {p.name: hints[p.name] for p in _parameters(name)}
+
+
+def _makers(name: str) -> list[Callable[..., None]]:
+    """The `__init__` of a head's class and of those that it stands on, which come first."""
+    return [vars(c)["__init__"] for c in reversed(_head(name).build.__mro__[:-1]) if "__init__" in vars(c)]
+
+
+def _parameters(name: str) -> list[inspect.Parameter]:
+    found = [p for maker in _makers(name) for p in inspect.signature(maker).parameters.values()]
+    return [p for p in found if p.kind is p.KEYWORD_ONLY and p.name != "rng"]
 
 
 def create(backbone: str | Config, head: str, *, classes: int, seed: int = 0, **options: Any) -> DenseModel:

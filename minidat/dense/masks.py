@@ -13,6 +13,7 @@ from minidat.autograd.backend import like
 from minidat.dense.layers import Conv, TransposedConv2d, kaiming
 from minidat.dense.targets import Objects, Size
 from minidat.ops.bilinear import g
+from minidat.ops.checks import check_whole
 
 
 class MaskHead(nn.Module):
@@ -31,6 +32,8 @@ class MaskHead(nn.Module):
         convs: int = 4,
         side: int = 14,
     ):
+        check_whole("MaskHead", 0, convs=convs)
+        check_whole("MaskHead", side=side)
         self.side = side
         widths = [c_in, *[channels] * convs]
         self.convs = [Conv(a, b, 3, rng=rng, start=kaiming) for a, b in pairwise(widths)]

@@ -21,6 +21,7 @@ from minidat.dense.roi import read_boxes
 from minidat.dense.targets import Objects, Size
 from minidat.models.backbone import Backbone
 from minidat.models.config import Config
+from minidat.ops.checks import check_whole
 
 STDS = (1.0, 1.0, 1.0, 1.0)
 
@@ -29,7 +30,7 @@ class RetinaHead(nn.Module):
     """(conv₃ₓ₃ → ReLU)ᶜ → conv₃ₓ₃, twice, for all levels: K logits and 4 box deltas of each of A anchors              RetinaNet
 
     Weights start as N(0, 0.01²), the logits' bias so that every class has probability `prior`. Source: mmdetection 2.26,
-    `retina_head.py`.
+    `retina_head.py`. Raises ValueError for a prior outside (0, 1).
     """
 
     def __init__(
@@ -42,6 +43,9 @@ class RetinaHead(nn.Module):
         convs: int = 4,
         prior: float = 0.01,
     ):
+        check_whole("RetinaHead", 0, convs=convs)
+        if not 0 < prior < 1:
+            raise ValueError(f"RetinaHead: prior is {prior}; it must be above 0 and below 1")
         start = gaussian(0.01)
         self.class_convs, self.box_convs = (
             [Conv(channels, channels, 3, rng=rng, start=start) for _ in range(convs)] for _ in range(2)
@@ -100,6 +104,7 @@ class RetinaNet(Detector):
         mask_side: int = 14,
         jitter: float = 0.15,
     ):
+        check_whole("RetinaNet", octave=octave, per_level=per_level)
         self.classes, self.score, self.per_level, self.has_masks, self.jitter = classes, score, per_level, masks, jitter
         self.focal = {"alpha": alpha, "gamma": gamma}
         self.backbone = Backbone(config, rng, levels)

@@ -7,7 +7,7 @@ fits 64 bits. A JSON list becomes the tuple that is declared.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -54,8 +54,8 @@ def convert(hint: Any, value: Any, name: str) -> Any:
         return None if value is None else convert(inner, value, name)
     if is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, name)
-    if origin is tuple:
-        return _tuple(arguments, value, name)
+    if origin in (tuple, Sequence):
+        return _tuple(arguments if origin is tuple else (*arguments, ...), value, name)
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong(name, value, dict)

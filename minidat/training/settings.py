@@ -10,7 +10,7 @@ from typing import Any
 from minidat.data import DATASETS, SAMPLES
 from minidat.data.augment import RECIPES
 from minidat.data.sample_sets import SAMPLE_RECIPES
-from minidat.dense import HEADS, SMALL, head_options
+from minidat.dense import HEADS, SMALL, option_types
 from minidat.fast.cuda.cublas import PRECISIONS
 from minidat.fast.loops import LOOPS
 from minidat.models import zoo
@@ -130,10 +130,11 @@ class Settings:
             return
         if self.head not in HEADS:
             raise ValueError(f"head {self.head!r} is unknown; choose from {', '.join(HEADS)}")
-        known = head_options(self.head)
-        for name in self.head_options:
+        known = option_types(self.head)
+        for name, value in self.head_options.items():
             if name not in known:
                 raise ValueError(f"head {self.head} has no option {name!r}; it has {', '.join(known)}")
+            schema.convert(known[name], value, f"option {name} of head {self.head}")
         if self.smoothing:
             raise ValueError(f"smoothing is {self.smoothing}; it is of classification, so with a head it must be 0")
 

@@ -295,6 +295,13 @@ NAMED = {
         lambda: model("retinanet").losses(images(1, 32, 64, 3), [objects([], [], (40, 64))], rng()),
         r"sizes \[\(40, 64\)\] are not those of 1 images inside 32×64",
     ),
+    "prior": (lambda: model("retinanet", prior=0.0), "prior is 0.0; it must be above 0 and below 1"),
+    "octave": (lambda: model("retinanet", octave=0), "octave is 0; it must be a whole number of at least 1"),
+    "extra": (lambda: model("retinanet", extra=-1), "extra is -1; it must be a whole number of at least 0"),
+    "depth": (lambda: model("mask_rcnn", mask_convs=-1), "convs is -1; it must be a whole number of at least 0"),
+    "width": (lambda: model("mask_rcnn", hidden=0), "hidden is 0; it must be a whole number of at least 1"),
+    "scale": (lambda: model("retinanet", anchor_scale=0.0), r"Anchors: scales \(0.0, .* must be positive"),
+    "ratios": (lambda: model("retinanet", ratios=[]), r"ratios \(\) must be positive, at least one each"),
     "labels": (
         lambda: model("semantic_fpn").losses(images(2, 32, 64, 3), LABELS[:1], rng()),
         r"labels int64 \(1, 32, 64\) must be whole numbers, one a pixel of images \(2, 32, 64, 3\)",

@@ -347,6 +347,18 @@ def test_measures_are_in_the_records_of_tests(tmp_path):
         ({"smoothing": 0.1}, "smoothing is 0.1; it is of classification"),
         ({"data": "cifar10"}, "data 'cifar10' is unknown; choose from shapes"),
         ({"head_options": {"channel": 3}}, "head retina_mask has no option 'channel'; it has"),
+        ({"head_options": {"levels": 5}}, "option levels of head retina_mask is 5; it must be a list"),
+        (
+            {"head_options": {"levels": ["a"]}},
+            r"option levels of head retina_mask\[0\] is 'a'; it must be a whole number",
+        ),
+        ({"head_options": {"outputs": "x"}}, "option outputs of head retina_mask is 'x'; it must be a whole number"),
+        ({"head_options": {"score": "x"}}, "option score of head retina_mask is 'x'; it must be a finite number"),
+        ({"head_options": {"masks": 7}}, "option masks of head retina_mask is 7; it must be true or false"),
+        (
+            {"head": "cascade_mask_rcnn", "head_options": {"norm": 3, "side": 7}},
+            "option norm of .* is 3; it must be text",
+        ),
     ],
 )
 def test_settings_that_do_not_go_with_a_head(given, said):
