@@ -32,6 +32,7 @@ from minidat.metrics.dense_tables import coco_table
 from minidat.ops.bilinear import g
 from minidat.ops.roi_align import bin_matrix, box_matrices
 from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, show_source, stored
+from minidat.tutorial.scenes import moves, moves_in_words, scene
 
 np.set_printoptions(precision=3, suppress=True, linewidth=110)
 
@@ -57,8 +58,8 @@ def draw(axes, box, colour, **line):
 
 picture, (left, right) = figure(5.2, 2.6, columns=2)
 for axes, name in ((left, "an image and its boxes"), (right, "8 × 8 pixels, nine anchors")):
-    axes.imshow(sample.image, interpolation="nearest")
-    axes.set(title=name, xticks=[], yticks=[], xlim=(-0.5, 63.5), ylim=(63.5, -0.5))
+    scene(axes, sample.image)
+    axes.set(title=name)
 for box in sample.boxes:
     draw(left, box, "white", lw=2)
 rows, cols = np.mgrid[0:64:STRIDE, 0:64:STRIDE]
@@ -209,8 +210,7 @@ same("assign", assign(iou(sample.boxes, everywhere), 0.5, 0.4) if passed("20.3")
 
 # %% tags=["hide-input"]
 picture, axes = figure(2.5, 2.5)
-axes.imshow(sample.image, interpolation="nearest")
-axes.set(xticks=[], yticks=[], xlim=(-0.5, 63.5), ylim=(63.5, -0.5))
+scene(axes, sample.image)
 for i, box in enumerate(sample.boxes):
     for anchor in everywhere[held == i]:
         draw(axes, anchor, COLOURS[1], lw=0.9)
@@ -680,25 +680,15 @@ picture, axes = figure(6, 2.1, columns=3)
 last = went["blocks"]["stage 3"]
 for one, image, points in zip(axes, went["images"], last["points"]):
     (shown,) = scenes.samples([image["index"]])
-    one.imshow(255 - (255 - shown.image) // 48 * 26, interpolation="nearest")  # paled, in few shades
+    scene(one, shown.image, pale=True)
     for box, label in zip(image["boxes"], image["labels"]):
         draw(one, box, "#1a1a1a", lw=1.8)
         one.text(box[1], box[0] - 1.5, scenes.classes[label], color="#1a1a1a", fontsize=9)
-    start = np.array(last["references"])
-    for group, end in enumerate(np.array(points)):
-        colour = COLOURS[group % len(COLOURS)]
-        one.plot([start[:, 1], end[:, 1]], [start[:, 0], end[:, 0]], color=colour, lw=0.6)
-        one.plot(end[:, 1], end[:, 0], "o", color=colour, ms=3.5, mec="white", mew=0.5)
-    one.plot(start[:, 1], start[:, 0], "o", color="#8c8c8c", ms=3)
-    one.set(xticks=[], yticks=[], xlim=(-0.5, 63.5), ylim=(63.5, -0.5))
+    moves(one, last["references"], points)
 show(picture, alt="Three paled images with the detected boxes and their names. From each of 4 by 4 grey references thin lines run to coloured points, one for "
      "each group; the groups move in different directions, and few points lie on the objects.")  # fmt: skip
 print(f"after {went['steps']} steps; objects cover {last['objects']:.1%} of the pixels")
-for name, block in went["blocks"].items():
-    print(
-        f"{name}: points moved by {block['mean move']:.1f} pixels of the image; {block['references on objects']:.1%} of the references "
-        f"lie on objects, and {block['points on objects']:.1%} of the points"
-    )
+print(moves_in_words(went["blocks"]))
 
 # %% [markdown]
 # If points sought objects, the last number would be well above the one before it. In the stored run it is a little above it in stage 3 and below it in stage 2: the points

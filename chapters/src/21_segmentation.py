@@ -25,6 +25,7 @@ from minidat.metrics.mean_iou import Confusion
 from minidat.ops.adaptive_pool import mean_matrix
 from minidat.ops.resize import bilinear_matrix, nearest_matrix
 from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, show_source, stored
+from minidat.tutorial.scenes import moves, moves_in_words, scene
 
 np.set_printoptions(precision=3, suppress=True, linewidth=110)
 
@@ -484,23 +485,13 @@ for one, image, points in zip(axes, went["images"], last["points"]):
     (shown,) = scenes.samples([image["index"]])
     said = np.array([[ord(letter) - ord("a") for letter in row] for row in image["classes"]])
     total += Confusion.of(said, shown.semantic, 11)
-    one.imshow(255 - (255 - shown.image) // 48 * 26, interpolation="nearest")  # paled, in few shades
+    scene(one, shown.image, pale=True)
     one.imshow(np.where(said == 0, np.nan, said), cmap="tab10", vmin=1, vmax=11, interpolation="nearest", alpha=0.8)
-    start = np.array(last["references"])
-    for group, end in enumerate(np.array(points)):
-        colour = COLOURS[group % len(COLOURS)]
-        one.plot([start[:, 1], end[:, 1]], [start[:, 0], end[:, 0]], color=colour, lw=0.6)
-        one.plot(end[:, 1], end[:, 0], "o", color=colour, ms=3.5, mec="white", mew=0.5)
-    one.plot(start[:, 1], start[:, 0], "o", color="#8c8c8c", ms=3)
-    one.set(xticks=[], yticks=[], xlim=(-0.5, 63.5), ylim=(63.5, -0.5))
+    moves(one, last["references"], points)
 show(picture, alt="Three paled images under flat colours, the classes that the network gives to their pixels, with 4 by 4 grey references and lines to the points of "
      "each group, which spread over the image and not over the objects alone.")  # fmt: skip
 print(f"after {went['steps']} steps: of the pixels of these three, {total.numbers['aAcc']:.1%} are right")
-for name, block in went["blocks"].items():
-    print(
-        f"{name}: points moved by {block['mean move']:.1f} pixels of the image; {block['references on objects']:.1%} of the references "
-        f"lie on objects, and {block['points on objects']:.1%} of the points"
-    )
+print(moves_in_words(went["blocks"]))
 
 # %% [markdown]
 # Again the points do not gather on the objects, in the stored run. Every pixel is a query here, and it needs what tells it *its* class.

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from experiments.statistics import paired
 from minidat import ops, tutorial
@@ -15,6 +16,7 @@ from minidat.tutorial import report as reports
 from minidat.tutorial.contracts import All, Behaviour, Gradient, Op, Value, Wrong
 from minidat.tutorial.diagnosis import difference
 from minidat.tutorial.places import stored
+from minidat.tutorial.scenes import moves, moves_in_words, scene
 
 EXPECTED = np.array([[0.4121, -1.0], [2.0, 3.0], [-0.5, 0.25]])
 
@@ -295,3 +297,21 @@ def test_stored_results_are_found_from_the_chapters_and_from_above_them(monkeypa
         FileNotFoundError, match=r"stored result '99.json' is not in chapters/results, results or experiments"
     ):
         stored("99.json")
+
+
+def test_a_scene_with_the_moves_of_its_points():
+    axes = Figure().subplots()
+    image = np.full((6, 9, 3), 99, np.uint8)
+    scene(axes, image)
+    moves(axes, [[1, 2], [3, 4]], [[[1.5, 2], [3, 4]], [[0, 0], [5, 8]]])
+    assert (axes.get_xlim(), axes.get_ylim()) == ((-0.5, 8.5), (5.5, -0.5))
+    lines = [line.get_xydata().tolist() for line in axes.lines]
+    assert lines[3] == [[2, 1], [0, 0]] and lines[4] == [[4, 3], [8, 5]]  # as (x, y), of the second group
+    assert lines[2] == [[2, 1.5], [4, 3]] and lines[-1] == [[2, 1], [4, 3]]  # ends of the first group; references
+    scene(axes, image, pale=True)
+    plain, pale = (shown.get_array() for shown in axes.images)
+    np.testing.assert_array_equal(plain, image)
+    np.testing.assert_array_equal(pale, 255 - 3 * 26)
+    said = moves_in_words({"stage 2": {"mean move": 1.26, "references on objects": 0.1, "points on objects": 0.256}})
+    assert said.startswith("stage 2: points moved by 1.3 pixels of the image; 10.0% of the references lie on objects")
+    assert said.endswith("and 25.6% of the points")
