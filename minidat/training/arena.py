@@ -72,22 +72,15 @@ class Arena:
             raise ValueError(f"arena: flat array has shape {flat.shape}, the parameters need {self.data.shape}")
         return {n: flat[s].reshape(shape) for n, s, shape in zip(self.names, self.slices, self.shapes, strict=True)}
 
-    def flatten(self, arrays: Sequence[Array | None], out: Array, accumulate: bool = False) -> None:
-        """Write arrays, one a parameter in the order of `names`, to their places in `out`, like `data`.
-
-        None stands for zeros. accumulate: add to what `out` holds instead of replacing it. Raises ValueError
-        for another number of arrays or another shape.
-        """
+    def flatten(self, arrays: Sequence[Array | None], out: Array) -> None:
+        """Write arrays, one a parameter in the order of `names`, to their places in `out`, like `data`. None stands for zeros.
+        Raises ValueError for another number of arrays or another shape."""
         if len(arrays) != len(self.names):
             raise ValueError(f"arena: {len(arrays)} arrays for {len(self.names)} parameters")
-        xp = array_module(out)
         for (name, view), array in zip(self.views(out).items(), arrays, strict=True):
             if array is not None and array.shape != view.shape:
                 raise ValueError(f"arena: array for {name!r} has shape {array.shape}, the parameter {view.shape}")
-            if accumulate and array is not None:
-                xp.add(view, array, out=view)
-            elif not accumulate:
-                view[...] = 0 if array is None else array
+            view[...] = 0 if array is None else array
 
 
 def _check_parameters(parameters: Mapping[str, Tensor]) -> None:

@@ -33,7 +33,9 @@ def trained(put, steps, lr=1e-2):
     optimiser, flat, norms = AdamW(arena, weight_decay=0.3), put(np.zeros(arena.data.size, np.float32)), []
     for seed in steps:
         arena.flatten(gradients(seed, put), flat)
-        arena.flatten([None, *gradients(seed + 100, put)[1:]], flat, accumulate=True)
+        more = flat.copy()
+        arena.flatten([None, *gradients(seed + 100, put)[1:]], more)
+        flat += more
         norms.append(float(clip_by_norm(flat, 2.0)))
         optimiser.step(flat, lr)
     return arena, optimiser, norms
