@@ -15,7 +15,8 @@ from minidat.data.dataset import InMemory, OnDevice
 from minidat.fast import cuda
 from minidat.fast.cuda import cublas
 from minidat.fast.dispatch import CUDA
-from minidat.training.optim import AdamW, Arena, Schedule
+from minidat.training.arena import Arena
+from minidat.training.optim import AdamW, Schedule
 from minidat.training.settings import Settings
 from minidat.training.step import DeviceStep
 
