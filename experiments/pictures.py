@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import colorsys
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from minidat.training.folder import LAST, LOG
 
 HUES = ("red", "orange", "yellow", "lime", "green", "teal", "cyan", "blue", "violet", "pink")
 SIZE = (288, 352)  # rows, columns of a picture; DAT-T reads 224×224 of it
+MPIEXEC = os.environ.get("MPIEXEC", "mpiexec")  # mpiexec.hydra where two MPIs are installed
 COUNTS = {"train": 12, "val": 1}  # pictures of each class
 FOLDER, RUNS = WORK / "pictures", WORK / "pictures_runs"
 OUT = Path(__file__).resolve().parents[1] / "results" / "pictures"
@@ -99,7 +101,7 @@ def resumed(run: Path) -> None:
 
 
 def on_two_ranks(run: Path) -> None:
-    once(run, ("mpiexec", "-n", "2"))
+    once(run, (MPIEXEC, "-n", "2"))
 
 
 KINDS: dict[str, Callable[[Path], None]] = {
@@ -134,14 +136,18 @@ def picture(losses: dict[str, dict[int, float]]) -> Figure:
             gap = [abs(found[step] - first[step]) for step in found]
             below.plot(list(found), gap, line, color=colour, lw=width)
     above.axhline(np.log(100), color=INK, lw=0.8, ls="--")
+    above.annotate("ln 100: every class as likely", (0, np.log(100)), va="top", fontsize=9, color=INK)
     above.annotate(
-        "ln 100: every class as likely", (STEPS, np.log(100)), ha="right", va="bottom", fontsize=9, color=INK
+        "stopped here", (0.98 * STEPS // 2, 1), xycoords=("data", "axes fraction"), va="top", ha="right", fontsize=9
     )
-    above.axvline(STEPS // 2, color=INK, lw=0.6)
+    for axes in (above, below):
+        axes.axvline(STEPS // 2, color=INK, lw=0.6)
     above.legend(frameon=False)
     above.set_ylabel("loss")
     below.set_ylabel("|difference|\nto the first", fontsize=9)
-    below.set_yscale("symlog", linthresh=1e-7)
+    below.set_yscale("symlog", linthresh=1e-6)
+    below.set_ylim(-3e-7, 1)
+    below.set_yticks([0, 1e-6, 1e-4, 1e-2, 1])
     below.set_xlabel("step")
     for axes in (above, below):
         bare(axes)
