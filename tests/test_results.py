@@ -61,16 +61,29 @@ def test_points_in_the_box_are_what_the_script_finds():
 
 
 def test_scenes_tables_are_their_files():
-    text, lines = section("Scenes"), epochs("scenes_detection")
+    boxes, _, pixels = section("Scenes").partition("A class for every pixel")
+    text, lines = boxes, epochs("scenes_detection")
     assert row("box AP", text) == [f"{line['box_ap']:.3f}" for line in lines]
     assert row("masks' AP", text) == [f"{line['mask_ap']:.3f}" for line in lines]
     assert row("minutes", text) == [f"{line['seconds'] / 60:.1f}" for line in lines]
-    last = epochs("scenes_segmentation")[-1]
-    minutes, seconds = divmod(round(last["seconds"]), 60)
-    assert f"{minutes} minutes {seconds} seconds on the same cores: mIoU {last['miou']:.3f}" in text
-    assert f"right pixels {100 * last['pixel_accuracy']:.1f} %" in text
     found = json.loads((RESULTS / "scenes_detection" / "readers.json").read_text("utf-8"))["AP"]
     assert row("mask AP", text) == [f"{found[name]['AP']:.3f}" for name in ("released", "no half pixel", "rounded")]
+    lines = epochs("scenes_segmentation")
+    assert row("mIoU", pixels) == [f"{line['miou']:.3f}" for line in lines]
+    assert row("right pixels", pixels) == [f"{100 * line['pixel_accuracy']:.1f}" for line in lines]
+    assert row("minutes", pixels) == [f"{line['seconds'] / 60:.1f}" for line in lines]
+
+
+def test_a_resumed_run_is_the_run_and_two_ranks_are_as_far_from_it_as_is_said():
+    found = json.loads((RESULTS / "pictures" / "losses.json").read_text("utf-8"))["losses"]
+    whole, resumed, ranks = (found[kind] for kind in ("from its start", "stopped and resumed", "on two ranks"))
+    assert len(whole) == 30 and resumed == whole
+    apart = {int(step): abs(ranks[step] - loss) for step, loss in whole.items()}
+    assert (
+        f"after 50 steps they are {max(d for step, d in apart.items() if step <= 50):.0e}".replace("e-0", "e-") in TEXT
+    )
+    assert f"at most {max(apart.values()):.0e}".replace("e-0", "e-") in TEXT
+    assert max(apart.values()) > 0
 
 
 @pytest.mark.parametrize("name, said", [("tf32", 0.011), ("bf16", 0.034), ("fp32, another seed", 0.32)])

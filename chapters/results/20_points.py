@@ -1,7 +1,7 @@
 """Where the points of a trained detector and of a trained segmenter go on drawn scenes, for chapters 20 and 21:
 
-minidat train --head retina_mask --threads 1 --out runs/boxes
-minidat train --head semantic_fpn --threads 1 --out runs/pixels
+minidat train --head retina_mask --out runs/boxes
+minidat train --head semantic_fpn --out runs/pixels
 python chapters/results/20_points.py runs/boxes runs/pixels
 """
 
