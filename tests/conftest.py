@@ -93,6 +93,15 @@ def there(request):
 
 
 @pytest.fixture
+def unrendered(monkeypatch):
+    """Pictures are composed, and written as one white pixel: rendering them takes longer than most of what tests look at."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: Image.new("L", (1, 1), 255).save(file, "png"))
+
+
+@pytest.fixture
 def device(request, monkeypatch):
     """The array module of "gpu". Backends that are enabled meanwhile are disabled afterwards."""
     with restored():

@@ -19,6 +19,7 @@ from minidat.data import shapes
 from minidat.fast.dispatch import NUMBA
 from minidat.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("unrendered")  # in this process; commands that are started render theirs
 TINY = ["--epochs", "1", "--batch", "8", "--train-size", "24", "--test-size", "16", "--warmup", "0", "--threads", "2"]
 
 

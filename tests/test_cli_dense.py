@@ -21,6 +21,7 @@ from minidat.models.zoo import MODELS, stages
 from minidat.training import checkpoint
 from minidat.training.loop import Run
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 TINY = ["--epochs", "1", "--batch", "4", "--train-size", "8", "--test-size", "3", "--warmup", "0", "--threads", "1"]
 SMALLER = {
     "retina_mask": {

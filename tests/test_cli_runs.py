@@ -10,6 +10,7 @@ from minidat.training.folder import BEST, LAST, LOG
 from minidat.training.loop import Run
 from minidat.training.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 TINY = {"train_size": 16, "test_size": 8, "batch": 8, "epochs": 1, "warmup": 0.0}
 
 

@@ -32,7 +32,7 @@ def trained(model, name=None, **changes):
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, unrendered):
     monkeypatch.chdir(tmp_path)
     made = stages((8, 16), (2, 4), ("LS", "LD"), window=2, groups=(1, 2), kernel=3)
     monkeypatch.setitem(MODELS, "dat_tiny", lambda: Config(32, 8, 10, made, convention="v1"))

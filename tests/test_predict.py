@@ -55,7 +55,7 @@ def weights(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, unrendered):
     """A folder to work in, with weights and two images."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dat.pth").write_bytes(b"")

@@ -16,7 +16,7 @@ CLASSES = 7
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, unrendered):
     """A folder to work in: a small network of the released code as dat_tiny, and images of its classes."""
     monkeypatch.chdir(tmp_path)
     with np.load(FIXTURE) as arrays:

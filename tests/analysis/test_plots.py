@@ -27,8 +27,14 @@ def png_size(path):
 
 
 @pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved, for a look at what is in them."""
+def figures(rendered, unrendered):
+    """The figures that are saved, for a look at what is in them; their files are blank."""
+    return rendered
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """The figures that are saved, whose files are rendered."""
     kept, save = [], style.save
 
     def keep(figure, out):
@@ -71,7 +77,7 @@ assert "matplotlib.pyplot" not in sys.modules, "pyplot"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_curves_of_a_long_log(tmp_path, figures):
+def test_curves_of_a_long_log(tmp_path, rendered):
     rng = np.random.default_rng(0)
     records = []
     for i in range(1, 301):
@@ -81,7 +87,7 @@ def test_curves_of_a_long_log(tmp_path, figures):
     out = tmp_path / "curves.png"
     curves.curves(write_log(tmp_path, records), out)
     assert png_size(out) == (1650, 690)
-    loss, accuracy = figures[0].axes
+    loss, accuracy = rendered[0].axes
     assert [len(line.get_xdata()) for line in loss.lines] == [300, 300, 15]
     assert drawn(accuracy)["test set"][-1] == [15, 0.75]
     assert [text.get_text() for text in accuracy.texts] == ["75.0%"]
@@ -168,11 +174,11 @@ def test_validation_images_and_the_test_of_the_best_epoch(tmp_path, figures):
     assert [text.get_text() for text in accuracy.texts] == ["60.0%", "50.0%"]
 
 
-def test_the_legend_leaves_room_for_a_loss_that_stays_high(tmp_path, figures):
+def test_the_legend_leaves_room_for_a_loss_that_stays_high(tmp_path, rendered):
     for last in (1.9, 0.5):
         log = write_log(tmp_path, [record("train", 1, 2.0, 0.3), record("train", 2, last, 0.3)])
         curves.curves(log, tmp_path / "curves.png")
-    places = [figure.axes[0].get_legend().get_window_extent().y0 for figure in figures]
+    places = [figure.axes[0].get_legend().get_window_extent().y0 for figure in rendered]
     assert places[0] < places[1]
 
 
@@ -268,13 +274,13 @@ def test_titles_say_right_and_wrong_without_colour(tmp_path, figures):
     assert titles == ["cat → cat ✓", "dog → cat ✗", "dog → dog ✓"]
 
 
-def test_names_of_classes_are_no_formulas_and_may_be_in_any_script(tmp_path, figures):
+def test_names_of_classes_are_no_formulas_and_may_be_in_any_script(tmp_path, rendered):
     images = np.zeros((1, 10, 10, 3), np.uint8)
     names = ("a$x_{", "猫$")
     points_figure.points_figure(
         images, {(0, 1): block()}, tmp_path / "a.png", classes=names, labels=[0], predictions=[1]
     )
-    assert figures[0].axes[0].texts[0].get_text() == "a$x_{ → 猫$ ✗"
+    assert rendered[0].axes[0].texts[0].get_text() == "a$x_{ → 猫$ ✗"
 
 
 def test_rows_are_in_the_order_of_the_blocks(tmp_path, figures):
@@ -305,7 +311,7 @@ def smooth_images(n, side, rng):
     return (128 + 100 * waves).astype(np.uint8)
 
 
-def test_the_points_of_an_untrained_model(tmp_path, figures):
+def test_the_points_of_an_untrained_model(tmp_path, rendered):
     images = smooth_images(6, 32, np.random.default_rng(0))
     before, records = images.copy(), {}
     with no_grad():
@@ -314,8 +320,8 @@ def test_the_points_of_an_untrained_model(tmp_path, figures):
     points_figure.points_figure(images, records, out, labels=[0] * 6, predictions=logits.data.argmax(1))
     width, height = png_size(out)
     assert 2000 < width < 2600 and 1000 < height < 1500
-    assert len(figures[0].axes) == 6 * 3  # the images, and a row for each of two blocks
-    assert [len(axes.lines) for axes in figures[0].axes[::6]] == [0, 1 + 2, 1 + 4]
+    assert len(rendered[0].axes) == 6 * 3  # the images, and a row for each of two blocks
+    assert [len(axes.lines) for axes in rendered[0].axes[::6]] == [0, 1 + 2, 1 + 4]
     np.testing.assert_array_equal(images, before)
 
 

@@ -56,6 +56,15 @@ def assert_same(one, other, rtol=1e-9, atol=1e-11):
         np.testing.assert_allclose(one[name], other[name], rtol=rtol, atol=atol, err_msg=name)
 
 
+def pairs(rows, columns, *others):
+    """Options chosen so that every two values of two options meet; `others` have no more values than `rows` and `columns`."""
+    return [
+        (row, column, *(list(values)[(i + (k + 1) * j) % len(values)] for k, values in enumerate(others)))
+        for i, row in enumerate(rows)
+        for j, column in enumerate(columns)
+    ]
+
+
 # Other map sizes
 
 
@@ -210,12 +219,22 @@ def as_one_op(module, x):
     return ops.deformable_attention(*inputs(module, x, grids), **options)
 
 
-@pytest.mark.parametrize(
-    "groups, stride, size", [(1, 1, (3, 5)), (2, 2, (5, 4)), (HEADS, 1, (4, 3)), (HEADS, 2, (3, 6))]
-)
+SHAPES = [(1, 1, (3, 5)), (2, 2, (5, 4)), (HEADS, 1, (4, 3)), (HEADS, 2, (3, 6))]
+
+
+@pytest.mark.parametrize("groups, stride, size", SHAPES)
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_the_module_is_the_op(convention, limit, groups, stride, size):
+    assert_module_is_the_op(convention, limit, groups, stride, size)
+
+
+@pytest.mark.parametrize("limit, shape, convention", pairs(LIMITS, SHAPES, CONVENTIONS))
+def test_the_module_is_the_op_for_each_pair_of_options(limit, shape, convention):
+    assert_module_is_the_op(convention, limit, *shape)
+
+
+def assert_module_is_the_op(convention, limit, groups, stride, size):
     """On the map that it is built for, and on another one."""
     module = deformable(size, groups=groups, stride=stride, kernel=3, limit=limit, convention=convention)
     for x in (maps(*size), maps(size[0], size[1] + 2)):
@@ -263,6 +282,17 @@ def test_every_variant_gives_every_parameter_a_gradient(position, learned):
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 1)])
 def test_maps_of_one_pixel_are_finite(size, convention, limit, position):
+    assert_finite(size, convention, limit, position)
+
+
+@pytest.mark.parametrize(
+    "position, limit, size, convention", pairs(POSITIONS, LIMITS, [(1, 1), (1, 3), (2, 1)], CONVENTIONS)
+)
+def test_maps_of_one_pixel_are_finite_for_each_pair_of_options(position, limit, size, convention):
+    assert_finite(size, convention, limit, position)
+
+
+def assert_finite(size, convention, limit, position):
     module = deformable(size, kernel=3, convention=convention, limit=limit, position=position)
     x = maps(*size)
     y = module(x)

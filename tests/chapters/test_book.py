@@ -10,9 +10,6 @@ import pytest
 
 from minidat import ops
 
-for module in ("sphinx", "myst_nb", "furo", "sphinx_copybutton", "jupytext"):
-    pytest.importorskip(module)
-
 CHAPTERS = Path(__file__).resolve().parents[2] / "chapters"
 
 
@@ -25,6 +22,8 @@ def load(file):
 
 @pytest.fixture(scope="module")
 def script():
+    for module in ("sphinx", "myst_nb", "furo", "sphinx_copybutton", "jupytext"):
+        pytest.importorskip(module)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(CHAPTERS))  # the script's own folder, as when it is run
         yield load(CHAPTERS / "book.py")

@@ -12,6 +12,7 @@ import pytest
 
 from minidat.tutorial.report import exercises, report
 
+pytestmark = pytest.mark.usefixtures("numeric_once")
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "chapters" / "src").glob("[0-9][0-9]_*.py"))
 EXERCISES = ROOT / "chapters" / "exercises"

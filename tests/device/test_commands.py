@@ -10,7 +10,8 @@ from minidat import cli
 from minidat.models import create
 from minidat.released import official
 
-TINY = ["--epochs", "1", "--batch", "8", "--train-size", "16", "--test-size", "16", "--warmup", "0"]
+pytestmark = pytest.mark.usefixtures("unrendered")
+TINY = ["--epochs", "1", "--batch", "4", "--train-size", "8", "--test-size", "8", "--warmup", "0"]
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_a_run_is_trained_drawn_tested_and_asked_on_the_device(device, said, ima
     folder = tmp_path / "run"
     trained = said("train", *TINY, "--out", folder, "--device", "gpu")
     assert {"curves.png", "points.png"} <= {path.name for path in folder.iterdir()}
-    here, there = (said("eval", folder, "--test-size", "16", "--device", name) for name in ("cpu", "gpu"))
+    here, there = (said("eval", folder, "--test-size", "8", "--device", name) for name in ("cpu", "gpu"))
     np.testing.assert_allclose(numbers(there), numbers(here), atol=2e-4)
     assert re.search(r"done in .*: test accuracy ([\d.]+) %", trained)[1] in there
     picture = tmp_path / "points.png"

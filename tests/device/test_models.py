@@ -34,11 +34,11 @@ def loss_and_gradients(model, x, targets):
     + [("D", {"position": position}) for position in ("none", "fixed", "depthwise", "log")]
     + [("D", {"learned": False}), ("D", {"mlp": "residual conv", "lpu": True, "layer_scale": 0.1})],
 )
-@pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
-def test_a_training_pass_agrees_with_the_cpu(letter, options, side, device, on_device):
+@pytest.mark.parametrize("width", [SIDE, 2 * SIDE])
+def test_a_training_pass_agrees_with_the_cpu(letter, options, width, device, on_device):
     """Also on images of another size, whose grids and masks are made on the way."""
-    side = SIDE if options.get("position") == "fixed" else side
-    model, x = network(letter, **options).to(dtype=np.float64), rng(1).standard_normal((2, side, side, 3))
+    width = SIDE if options.get("position") == "fixed" else width
+    model, x = network(letter, **options).to(dtype=np.float64), rng(1).standard_normal((2, SIDE, width, 3))
     targets = np.eye(3)[[0, 2]]
     here = loss_and_gradients(model, x, targets)
     there = loss_and_gradients(model.to(device="gpu"), on_device(x), on_device(targets))

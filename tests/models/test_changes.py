@@ -74,6 +74,7 @@ def test_a_change_that_cannot_be_made_is_named(changes, message):
     assert changes[-1] in str(error.value)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_keeps_its_changes(tmp_path, capsys):
     """The network of a run is built again as it was: by eval, by info and by --resume, which refuses another one."""
     run = str(tmp_path / "run")

@@ -101,6 +101,15 @@ V2_OPTIONS = {
     "width of the stem": ({"dim_stem": 12}, None),
 }
 OPTIONS = {1: V1_OPTIONS, 2: V2_OPTIONS}
+TOGETHER = [  # on every device, where a network costs twenty times as much; each option alone is computed on the CPU
+    (1, "strides", "range", "depthwise position encoding", "MLPs with convolution", "width of the stem"),
+    (1, "groups", "squashed points", "no position encoding", "overlapping patches"),
+    (1, "fixed position encoding", "free offsets"),
+    (2, "reduction that cuts", "logarithmic bias in reach", "layer scale", "plain MLPs"),
+    (2, "ConvNeXt", "depthwise position encoding", "no convolution before a block", "patches"),
+    (2, "no offsets, means that cut", "neighbours beyond the map"),
+    (2, "fixed position encoding", "range of nothing", "kernel as large as the stride"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +190,14 @@ def test_an_option_is_what_pytorch_makes_of_it(version, option, torch, rival, pl
     before, expected = plain(version, size)
     same = [(name, a.shape) for name, a in state.items()] == [(name, a.shape) for name, a in before.items()]
     assert not same or abs(logits - expected).max() > 1e-4 or not changes
+
+
+@pytest.mark.parametrize(("version", "options"), [(version, options) for version, *options in TOGETHER])
+def test_options_together_are_what_pytorch_makes_of_them(version, options, torch, rival):
+    changes, sizes = zip(*(OPTIONS[version][option] for option in options))
+    together = {key: value for change in changes for key, value in change.items()}
+    assert len(together) == sum(map(len, changes))
+    agree(BASE[version] | together, next(filter(None, sizes), SIZES[version]), torch, rival)
 
 
 # Where the released code raises

@@ -77,7 +77,23 @@ ON_CPU = {  # and why no device has a part in what they prove
     "test_torch_rival.py": "PyTorch",
 }
 ON_CPU_ALONE = {  # the same for tests in files of EVERYWHERE
-    "test_gradient_agrees_with_finite_differences": "device/test_ops.py compares values and gradients with the CPU's",
+    **dict.fromkeys(
+        (
+            "test_gradient_agrees_with_finite_differences",
+            "test_vjp_is_the_adjoint",
+            "test_an_error_of_one_part_in_a_million_is_seen",
+            "test_constants_get_no_gradient",
+            "test_value_has_the_shape_of_the_signature",
+            "test_value_and_gradients_keep_the_dtype",
+            "test_float32_agrees_with_float64",
+        ),
+        "device/test_ops.py compares values, gradients, shapes and dtypes with the CPU's",
+    ),
+    "test_an_option_is_what_pytorch_makes_of_it": "the test after it has the options on devices, several at a time",
+    "test_the_module_is_the_op": "a test beside it has each pair of options",
+    "test_maps_of_one_pixel_are_finite": "the same",
+    "test_sizes_that_disagree_are_named": "signatures are checked before anything crosses",
+    "test_missing_axes_are_named": "signatures are checked before anything crosses",
     "test_no_input_is_written_to": "a crossing looks for it in every test",
     "test_indices_out_of_range_and_of_arrays_are_refused": "asking a device for its largest index would be to wait for it",
     "test_what_is_no_map_is_refused_by_name": "NumPy's subclasses and objects, which no device takes",

@@ -53,6 +53,7 @@ CONSTANTS = "bool_ e float16 float32 float64 inf int8 int16 int32 int64 nan newa
 KINDS = "biuf"  # dtypes that arrays may have, by NumPy's letters (no strings, no objects)
 BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
 COMPARED = "eq ne lt le gt ge"
+NUMPY, SEQUENCES = (np.ndarray, np.generic), (tuple, list)
 METHODS = "reshape transpose swapaxes copy sum mean max min argmax argmin all any ravel squeeze view dot"
 
 
@@ -131,10 +132,10 @@ class ndarray:
 
 def wrapped(value):
     """What an operation gave, on the device: numbers too, as arrays of no axes."""
-    if isinstance(value, tuple | list):
-        return type(value)(map(wrapped, value))
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, NUMPY):
         return ndarray(np.asarray(value))
+    if isinstance(value, SEQUENCES):
+        return type(value)(map(wrapped, value))
     return value
 
 
@@ -142,10 +143,10 @@ def unwrapped(value):
     """An operation's argument: device arrays and numbers pass, NumPy arrays do not."""
     if isinstance(value, ndarray):
         return value._host
+    if isinstance(value, SEQUENCES):
+        return type(value)(map(unwrapped, value))
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}")
-    if isinstance(value, tuple | list):
-        return type(value)(map(unwrapped, value))
     return value
 
 

@@ -33,6 +33,7 @@ NOT_DEVICE_WORK = ("__init__", "__iter__", "__len__", "__repr__", "__array__")
 COPIES = ("ascontiguousarray", "copy", "reshape", "ravel")  # where they give no view
 REDUCTIONS = ("sum", "mean", "prod", "max", "min", "all", "any", "argmax", "argmin")
 ONE_BLOCK = 1024  # elements: CuPy reduces more than that to one number in two launches
+NESTED = (tuple, list, dict)
 POINTER_TABLE = 8  # CuPy joins more arrays than that through a table of pointers, which it copies from the host
 
 
@@ -78,32 +79,34 @@ class Machine:
             self.uploads += 1
         if self.capture is not None:
             return self.capture.record(name, function, args, options)
-        with self.working():
+        self.busy = True
+        try:
             result = function(*args, **options)
-        self.count(name, args, options, result)
-        self.touch(
-            [*arrays_in(args), *arrays_in(options)], [result, args[:1] if _writes(name, options) else (), options]
-        )
+        finally:
+            self.busy = False
+        writes, inputs, outputs = _writes(name, options), arrays_in(args, options), arrays_in((result,))
+        self.count(name, writes, inputs, result, _fresh(outputs, inputs))
+        self.touch(inputs, outputs + arrays_in(args[:1], options) if writes else outputs)
         return result
 
-    def count(self, name, args, options, result):
+    def count(self, name, writes, inputs, result, fresh):
         """Add an operation's launches. Memory that is only taken, and views, are free."""
         if name == "__setitem__":
             self.launches["copy into a view"] += 1
         elif name in READS:
             self.launches["copy to the host"] += 1
-        elif _writes(name, options) or (name not in ALLOCATIONS and _fresh(result, args, options)):
-            whole = name in REDUCTIONS and result.ndim == 0 and arrays_in(args)[0].size > ONE_BLOCK
+        elif writes or (fresh and name not in ALLOCATIONS):
+            whole = name in REDUCTIONS and result.ndim == 0 and inputs[0].size > ONE_BLOCK
             self.launches["strided copy" if name in COPIES else name] += 2 if whole else 1
 
     def touch(self, met, written):
         """Raises where another stream wrote what this one meets; notes what this one writes."""
         for array in met:
             memory = root(array)
-            found, stream = self.pending.get(id(memory), (lambda: None, None))
-            if found() is memory and stream is not self.current:
-                raise CaptureError(f"{self.current} meets memory that {stream} wrote and nobody waited for")
-        for array in arrays_in(written):
+            noted = self.pending.get(id(memory))
+            if noted and noted[1] is not self.current and noted[0]() is memory:
+                raise CaptureError(f"{self.current} meets memory that {noted[1]} wrote and nobody waited for")
+        for array in written:
             memory = root(array)
             self.pending[id(memory)] = weakref.ref(memory), self.current
 
@@ -114,7 +117,8 @@ class Machine:
             self.capture.check_stream()
             self.capture.keep(run, args, {}, ())
             return
-        self.touch(arrays_in(args), args)
+        arrays = arrays_in(args)
+        self.touch(arrays, arrays)
         run(*args)
 
     def pointer(self, array):
@@ -228,14 +232,15 @@ class Capture:
     def record(self, name, function, args, options):
         self.check_stream()
         self.check(name, args)
+        inputs = arrays_in(args, options)
         if _writes(name, options):
-            self.machine.count(name, args, options, None)
+            self.machine.count(name, True, inputs, None, ())
             self.keep(function, args, options, ())
             return options.get("out", args[0])
         with self.machine.working(), np.errstate(all="ignore"):
             result = function(*args, **options)  # for its shape
-        self.machine.count(name, args, options, result)
-        fresh = _fresh(result, args, options)
+        fresh = _fresh(arrays_in((result,)), inputs)
+        self.machine.count(name, False, inputs, result, fresh)
         for array in fresh:
             if self.pool is not None:
                 self.own[id(root(array))] = root(array)
@@ -297,11 +302,11 @@ class Graph:
             raise CaptureError("a graph is launched while a stream captures")
         for function, args, options, outputs in self.work:
             args, options = given(args), given(options)
-            touched = [*arrays_in(args), *arrays_in(options), *(held.array() for held in outputs)]
+            touched = [*arrays_in(args, options), *(held.array() for held in outputs)]
             self.machine.touch(touched, touched)
             with self.machine.working(), np.errstate(all="ignore"):
                 result = function(*args, **options)
-            fresh = [a for a in arrays_in(result)][-len(outputs) :] if outputs else []
+            fresh = arrays_in((result,))[-len(outputs) :] if outputs else []
             for held, array in zip(outputs, fresh, strict=True):
                 held.array()._host[...] = array._host
 
@@ -324,19 +329,26 @@ def root(array):
     return host
 
 
-def arrays_in(value):
-    """The device arrays in an argument."""
-    if isinstance(value, standin.ndarray):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [a for item in value for a in arrays_in(item)] if isinstance(value, tuple | list) else []
+def arrays_in(args, options=None):
+    """The device arrays in an operation's arguments."""
+    found = []
+    _gather(args, found)
+    if options:
+        _gather(options.values(), found)
+    return found
 
 
-def _fresh(result, args, options):
+def _gather(items, found):
+    for item in items:
+        if type(item) is standin.ndarray:
+            found.append(item)
+        elif isinstance(item, NESTED):
+            _gather(item.values() if isinstance(item, dict) else item, found)
+
+
+def _fresh(outputs, inputs):
     """The arrays of a result that have memory of their own."""
-    inputs = [*arrays_in(args), *arrays_in(options)]
-    return [a for a in arrays_in(result) if not any(np.may_share_memory(a._host, b._host) for b in inputs)]
+    return [a for a in outputs if not any(np.may_share_memory(a._host, b._host) for b in inputs)]
 
 
 def poison(host):

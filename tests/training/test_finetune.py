@@ -22,7 +22,7 @@ SHORT = Settings(epochs=2, batch=4, train_size=14, test_size=5, micro=2, lr=1e-2
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch):
+def tiny(monkeypatch, unrendered):
     made = stages((8, 16), (2, 4), ("LS", "LD"), window=2, groups=(1, 2), kernel=3)
     monkeypatch.setitem(MODELS, "dat_micro", lambda: Config(32, 8, 10, made, drop_path=0.3))
 

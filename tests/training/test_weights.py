@@ -31,7 +31,7 @@ def network(image=32, **options):
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch, tmp_path):
+def tiny(monkeypatch, tmp_path, unrendered):
     """In place of `dat_micro`, so that a run takes a moment; in the released convention as `dat_tiny`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pictures, "draw_curves", lambda folder: None)

@@ -23,7 +23,7 @@ def enabled():
 TINY = ["--epochs", "1", "--batch", "8", "--train-size", "16", "--test-size", "8", "--warmup", "0", "--threads", "2"]
 
 
-def test_a_run_with_compiled_loops(compiled, tmp_path, capsys):
+def test_a_run_with_compiled_loops(compiled, unrendered, tmp_path, capsys):
     for folder in ("one", "two"):
         assert cli.main(["train", *TINY, "--loops", "numba", "--out", str(tmp_path / folder)]) == 0
     said = capsys.readouterr().out
