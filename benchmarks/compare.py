@@ -1,7 +1,9 @@
-"""minidat beside PyTorch: the same network, the same weights, the same images, in one run.
+"""minidat beside PyTorch and JAX: the same network, the same weights, the same images, in one run.
 
-    minidat bench                      all cases
+    minidat bench                      all cases, beside eager PyTorch, torch.compile and JAX
     minidat bench --case forward       only those whose name contains "forward"
+    minidat bench --rival torch        only beside eager PyTorch, which has nothing to compile
+    minidat bench --page docs/speed.md also write the table into the page
     minidat bench --device gpu         on a GPU, beside eager PyTorch and torch.compile
 
 Each side runs in a process of its own (OpenBLAS's workers spin for a while after a call and would slow the other down), the
@@ -9,10 +11,11 @@ sides take turns, and the order changes with every round. Before anything is tim
 is the median of the rounds, a ratio the median of the rounds' ratios. A side that fails is left out, and said why. Arrays are
 float32.
 
-On the CPU with the same number of threads; below 1, minidat is the faster. Memory is the peak of the resident set while working,
-above what the process held after its imports. On a GPU products are float32's, or TF32's on all sides (--precision tf32); above
-1, minidat is the faster. Times are between CUDA events around 50 steps, after warm-up; memory is what each library's allocator
-took from the device. PyTorch's attention is spelled out, or its own `scaled_dot_product_attention` ("SDPA").
+On the CPU with the same number of threads; below 1, minidat is the faster. The fastest rival comes first. Memory is the peak of
+the resident set while working, above what the process held after its imports; it stands beside eager PyTorch's alone, since
+what a compiler leaves in its process would count. On a GPU products are float32's, or TF32's on all sides (--precision tf32);
+above 1, minidat is the faster. Times are between CUDA events around 50 steps, after warm-up; memory is what each library's
+allocator took from the device. PyTorch's attention is spelled out, or its own `scaled_dot_product_attention` ("SDPA").
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ import argparse
 import importlib.util
 import os
 import platform
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,13 +35,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
+import pages
 from cases import CASES, Case
+from sides import OURS
 from turns import LIMIT, Found, measure
 
 from minidat.autograd.backend import DeviceError, device_module
 
 SIDES = {
-    "cpu": ("minidat", "torch"),
+    "cpu": ("minidat", "torch", "torch sdpa", "compiled", "jax"),
     "gpu": ("minidat", "no graph", "torch", "torch sdpa", "compiled", "compiled sdpa"),
 }
 NAMES = {
@@ -46,52 +53,80 @@ NAMES = {
     "torch sdpa": "PyTorch, eager, SDPA",
     "compiled": "torch.compile",
     "compiled sdpa": "torch.compile, SDPA",
+    "jax": "JAX",
 }
 HEADS = {
-    "cpu": "| case | minidat | PyTorch | time | minidat | PyTorch | memory | results differ by |",
+    "cpu": "| case | minidat | fastest rival | time | the others | minidat | PyTorch, eager | memory | results differ by |",
     "gpu": "| | images/s | ms a step | × | MB | results differ by |",
 }
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 PRECISIONS = {"fp32": "float32", "tf32": "TF32"}
 
 
 def main() -> int:
     arguments = _parser().parse_args()
-    if importlib.util.find_spec("torch") is None:
-        return _failed("PyTorch is not installed; pip install torch")
-    device, cases = arguments.device, CASES[arguments.device]
-    if device == "cpu" and arguments.precision != "fp32":
-        return _failed(f"precision {arguments.precision} is of a GPU's tensor cores; add --device gpu")
     try:
-        device_module(device)
-    except DeviceError as error:
+        cases, sides, left_out = _asked(arguments)
+    except (DeviceError, ValueError) as error:
         return _failed(str(error))
-    wanted = [c for c in cases if not arguments.case or any(word in c.name for word in arguments.case)]
-    if not wanted:
-        return _failed(f"no case has {arguments.case}; cases: {'; '.join(c.name for c in cases)}")
-    complete = True
-    for i, case in enumerate(wanted):
-        found = measure(
-            case,
-            device,
-            SIDES[device],
-            rounds=arguments.rounds,
-            threads=arguments.threads,
-            loops=arguments.loops,
-            precision=arguments.precision,
-            limit=arguments.limit,
-        )
-        if not i:
-            print(
-                heading(device, arguments.threads, [f.about for f in found if f.about], arguments.precision), end="\n\n"
-            )
-        if device == "gpu" or not i:
-            print(head(device), flush=True)
-        print(table_gpu(case, found) if device == "gpu" else row_cpu(case, found), flush=True)
-        for one in found:
-            complete = complete and not one.failed
-            if one.failed:
-                print(f"minidat bench: {case.name}: {NAMES[one.side]}: {one.failed}", file=sys.stderr)
+    for line in left_out:
+        _failed(f"left out: {line}")
+    lines, complete = [], True
+    names = ("rounds", "threads", "loops", "precision", "limit")
+    for case in cases:
+        found = measure(case, arguments.device, sides, **{name: getattr(arguments, name) for name in names})
+        new = _shown(case, found, arguments, first=not lines)
+        print(*new, sep="\n", flush=True)
+        lines += new
+        complete = complete and bool(found[0].seconds) and any(f.seconds for f in found[1:])
+        failed = [f"{case.name}: {NAMES[one.side]}: {one.failed}" for one in found if one.failed]
+        for line in failed:
+            _failed(line)
+        left_out += failed
+    if arguments.page:
+        loops = "numba" if "and numba" in lines[0] else "numpy"
+        pages.write(arguments.page, f"bench {loops}", [*lines, "", *(f"Left out: {line}." for line in left_out)])
     return 0 if complete else 1
+
+
+def _asked(arguments: argparse.Namespace) -> tuple[list[Case], list[str], list[str]]:
+    """Cases, sides, and which rivals are left out and why. Raises ValueError or DeviceError for what cannot be compared."""
+    device, known = arguments.device, CASES[arguments.device]
+    if device == "cpu" and arguments.precision != "fp32":
+        raise ValueError(f"precision {arguments.precision} is of a GPU's tensor cores; add --device gpu")
+    device_module(device)
+    cases = [c for c in known if not arguments.case or any(word in c.name for word in arguments.case)]
+    if not cases:
+        raise ValueError(f"no case has {arguments.case}; cases: {'; '.join(c.name for c in known)}")
+    rivals = [side for side in SIDES[device] if side not in OURS]
+    wanted = arguments.rival or rivals
+    if not set(wanted) <= set(rivals):
+        raise ValueError(f"no rival is called {set(wanted) - set(rivals)}; rivals: {', '.join(rivals)}")
+    reasons = {side: missing(side, device) for side in wanted}
+    left_out = [f"{NAMES[side]}: {reason}" for side, reason in reasons.items() if reason]
+    if len(left_out) == len(wanted):
+        raise ValueError(f"nothing to compare with. {'; '.join(left_out)}")
+    return cases, [side for side in SIDES[device] if side in OURS or reasons.get(side) == ""], left_out
+
+
+def _shown(case: Case, found: list[Found], arguments: argparse.Namespace, *, first: bool) -> list[str]:
+    """The Markdown of a case; of the first one, with what is above the table."""
+    device, libraries = arguments.device, [f.about for f in found if f.about]
+    above = [heading(device, arguments.threads, libraries, arguments.precision), ""] if first else []
+    if device == "gpu":
+        return [*above, head(device), table_gpu(case, found)]
+    return [*above, *([head(device)] if first else []), row_cpu(case, found)]
+
+
+def missing(side: str, device: str) -> str:
+    """Why a rival is not there, or nothing."""
+    module = "jax" if side == "jax" else "torch"
+    if importlib.util.find_spec(module) is None:
+        return f"{module} is not installed; pip install -e '.[benchmarks]'"
+    compiler = os.environ.get("CXX", "g++")
+    if side.startswith("compiled") and device == "cpu" and shutil.which(compiler) is None:
+        return f"it needs a C++ compiler, and there is no {compiler}"
+    return ""
 
 
 def _failed(reason: str) -> int:
@@ -108,14 +143,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32", help="of products on a GPU")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one answer of a side")
     parser.add_argument("--case", action="append", help="only the cases whose name contains this (may be repeated)")
+    parser.add_argument("--rival", action="append", help="only beside this one (may be repeated)")
+    parser.add_argument("--page", type=Path, help="also write the table into this page, between its marks")
     return parser
 
 
 def heading(device: str, threads: int, libraries: Iterable[str], precision: str = "fp32") -> str:
     """When, where and with what."""
-    place = f"{platform.processor() or platform.machine()}, {threads} threads" if device == "cpu" else gpu_name()
+    place = f"{processor()}, {threads} threads" if device == "cpu" else gpu_name()
     named = ", ".join(dict.fromkeys(libraries))
     return f"{time.strftime('%Y-%m-%d')}, {place}, Python {platform.python_version()}, {named}, {PRECISIONS[precision]}"
+
+
+def processor() -> str:
+    """Its name, and the widest vectors that it has."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        text = ""
+    name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    widest = next((f" with {label}" for flag, label in VECTORS.items() if re.search(rf"\b{flag}\b", text)), "")
+    return (name[1] if name else platform.processor() or platform.machine()) + widest
 
 
 def gpu_name() -> str:
@@ -134,13 +182,23 @@ def head(device: str) -> str:
 
 
 def row_cpu(case: Case, found: list[Found]) -> str:
-    """A case in one row: ours, theirs, and ours as a share of theirs."""
-    ours, theirs = found
-    times = [_cell(f.seconds, lambda s: f"{statistics.median(s):.3f} s") for f in found]
-    sizes = [_cell(f.megabytes, lambda m: f"{m:.0f} MB") for f in found]
-    faster = _cell(ours.seconds and theirs.seconds, lambda _: f"{ratio(ours.seconds, theirs.seconds):.2f} ×")
-    smaller = _cell(ours.megabytes and theirs.megabytes, lambda _: f"{ours.megabytes / theirs.megabytes:.2f} ×")
-    cells = [case.name, *times, faster, *sizes, smaller, _cell(theirs.difference, lambda d: f"{d:.0e}")]
+    """A case in one row: our time, the fastest rival's and ours as a share of it, and of the others'; memory beside eager
+    PyTorch's."""
+    ours, *rivals = found
+    shares = {r.side: ratio(ours.seconds, r.seconds) for r in rivals if ours.seconds and r.seconds}
+    timed = sorted((r for r in rivals if r.side in shares), key=lambda r: -shares[r.side])
+    eager = next((r for r in rivals if r.side == "torch"), Found("torch"))
+    fastest = [f"{NAMES[r.side]}, {statistics.median(r.seconds):.3f} s" for r in timed[:1]]
+    share = [f"{shares[r.side]:.2f} ×" for r in timed[:1]]
+    others = [f"{NAMES[r.side]} {shares[r.side]:.2f} ×" for r in timed[1:]]
+    cells = [
+        case.name,
+        _cell(ours.seconds, lambda s: f"{statistics.median(s):.3f} s"),
+        *("; ".join(texts) or "–" for texts in (fastest, share, others)),
+        *(_cell(side.megabytes, lambda m: f"{m:.0f} MB") for side in (ours, eager)),
+        _cell(ours.megabytes and eager.megabytes, lambda _: f"{ours.megabytes / eager.megabytes:.2f} ×"),
+        _cell(max((r.difference for r in rivals if r.difference is not None), default=None), lambda d: f"{d:.0e}"),
+    ]
     return f"| {' | '.join(cells)} |"
 
 

@@ -28,6 +28,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import pages
 from matplotlib.figure import Figure
 
 from minidat.analysis.cost import cost, totals
@@ -246,13 +247,10 @@ def report(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def write(name: str, lines: list[str]) -> None:
-    """Print lines of Markdown, and put them between the page's two marks of this name."""
-    text, (begin, end) = PAGE.read_text("utf-8"), (f"<!-- {name}: {mark} -->" for mark in ("begin", "end"))
-    before, after = text.partition(begin)[0], text.partition(end)[2]
-    content = "\n".join(lines)
-    print(content, "\n")
-    PAGE.write_text(f"{before}{begin}\n{content}\n{end}{after}", "utf-8")
+def show(name: str, lines: list[str]) -> None:
+    """Print lines of Markdown, and put them into the page."""
+    print("\n".join(lines), "\n")
+    pages.write(PAGE, name, lines)
 
 
 # The picture
@@ -299,8 +297,8 @@ def main() -> None:
         found = measure()
         NUMBERS.write_text(json.dumps(found, indent=1) + "\n")
         draw(found, PICTURE)
-        write("measured", report(found))
-    write("model", table())
+        show("measured", report(found))
+    show("model", table())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The sides of a comparison, each in a process of its own that answers requests: `python sides.py JSON`.
 
 "minidat", on a GPU with a CUDA graph, and "no graph", without; "torch", eager PyTorch with fused AdamW; "compiled", the same
-through `torch.compile(mode="reduce-overhead")`, which launches CUDA graphs on a GPU. "torch sdpa" and "compiled sdpa" take
-attention by `F.scaled_dot_product_attention`, where the others spell it out. Arrays are float32; the precision of products is
-"fp32" or "tf32", on all sides.
+through `torch.compile`; on a GPU with mode="reduce-overhead", which launches CUDA graphs. "torch sdpa" and "compiled sdpa" take
+attention by `F.scaled_dot_product_attention`, where the others spell it out. "jax": JAX on the CPU. Arrays are float32; the
+precision of products is "fp32" or "tf32", on all sides.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 import meters
 import numpy as np
-from cases import Case, network
+from cases import Case, configuration, keywords, network
 
 RATE = 1e-4
-CONVENTION = {"dat_cifar": "paper", "dat_tiny": "v1"}
+ON_CPU = {"cpp_wrapper": True, "freezing": True}  # of torch.compile: the fastest of what was tried, see NOTES.md
 OURS = ("minidat", "no graph")
 
 
@@ -31,7 +31,7 @@ def write_weights(case: Case, folder: Path) -> None:
     """The first weights, which all sides share, under their released names."""
     from minidat.released import official
 
-    np.savez(folder / "weights.npz", **official.to_official(network(case.model)))
+    np.savez(folder / "weights.npz", **official.to_official(network(case.model, case.image)))
 
 
 class Minidat:
@@ -100,7 +100,7 @@ class Minidat:
 
     def prepare(self, folder: Path) -> None:
         """Write our logits and gradients; then `run` does the case's work once."""
-        model = self.model = network(self.case.model)
+        model = self.model = network(self.case.model, self.case.image)
         images, labels = self.case.inputs(model.config.image, model.config.classes)
         model.to(device=self.device)
         x = self.backend.to_device(images, self.device)
@@ -199,29 +199,28 @@ class Torch:
 
     def prepare(self, folder: Path) -> None:
         torch, case = self.torch, self.case
-        config = {"dat_cifar": self.torch_dat.DAT_CIFAR, "dat_tiny": self.torch_dat.DAT_TINY}[case.model]
-        model = self.model = self.torch_dat.TorchDAT(config | {"drop_path_rate": 0.0}, CONVENTION[case.model])
+        config = configuration(case.model, case.image)
+        model = self.model = self.torch_dat.TorchDAT(keywords(config), config.convention)
         weights = np.load(folder / "weights.npz")
         model.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
         model.to(self.place, torch.float32)  # its grids are float64 until they are used
-        images, labels = case.inputs(config["img_size"], config["num_classes"])
+        images, labels = case.inputs(config.image, config.classes)
         x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(self.place)
         y = torch.from_numpy(labels).to(self.place)
-        with torch.inference_mode():
-            found = {"logits": model.eval()(x).cpu().numpy()}
-        self.run = self._forward(model, x)
+        self.run = self._forward(model.eval(), x)
+        found = {"logits": self.run().cpu().numpy()}
         if case.work == "step":
             gradient, self.run = self._training_step(model.train(), x, y)
             gradient()
             found |= {name: p.grad.cpu().numpy().copy() for name, p in model.named_parameters()}
         np.savez(folder / f"{self.name}.npz", **found)
 
-    def _forward(self, model: Any, x: Any) -> Callable[[], None]:
-        def run() -> None:
+    def _forward(self, model: Any, x: Any) -> Callable[[], Any]:
+        def run() -> Any:
             with self.torch.inference_mode():
-                call(x)
+                return call(x)
 
-        call = self._compiled(model)
+        call = self._compiled(model) if self.case.work == "forward" else model
         return run
 
     def _training_step(self, model: Any, x: Any, y: Any) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -241,31 +240,38 @@ class Torch:
         return gradient, step
 
     def _compiled(self, function: Any) -> Any:
-        return self.torch.compile(function, mode="reduce-overhead", dynamic=False) if self.compiled else function
+        if not self.compiled:
+            return function
+        best = {"mode": "reduce-overhead"} if self.place == "cuda" else {"options": ON_CPU}
+        return self.torch.compile(function, dynamic=False, **best)
 
 
-def make(
-    side: str, case: Case, device: str, threads: int, loops: str = "numpy", precision: str = "fp32"
-) -> Minidat | Torch:
+def make(side: str, case: Case, device: str, threads: int, loops: str = "numpy", precision: str = "fp32") -> Any:
     """A side by its name. loops: ours. precision: of products on a GPU."""
     if side in OURS:
         return Minidat(case, device, threads, loops, name=side, precision=precision)
+    if side == "jax":
+        from jax_side import Jax
+
+        return Jax(case, RATE)
     return Torch(case, device, threads, name=side, precision=precision)
 
 
-def serve(side: Minidat | Torch, requests: Any, answers: Any) -> None:
-    """Answer requests, one a line, until they end. An answer is {"failed": traceback} where the work failed."""
+def serve(side: Any, requests: Any, answers: Any) -> None:
+    """Answer requests, one a line, until they end. An answer is {"failed": traceback, "reason": its error in one line} where the
+    work failed."""
     meter = side.meter()
     with side.inside():
         for line in requests:
             try:
                 answer = _answer(side, meter, json.loads(line))
-            except Exception:
-                answer = {"failed": traceback.format_exc()}
+            except Exception as error:
+                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                answer = {"failed": traceback.format_exc(), "reason": reason}
             print(json.dumps(answer), file=answers, flush=True)
 
 
-def _answer(side: Minidat | Torch, meter: Any, request: dict[str, Any]) -> dict[str, Any]:
+def _answer(side: Any, meter: Any, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "prepare":
         side.prepare(Path(request["folder"]))
         meter.reset()

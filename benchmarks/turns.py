@@ -21,7 +21,7 @@ from cases import Case
 from sides import write_weights
 
 GAP = 0.3  # seconds between turns on a CPU, for spinning workers to come to rest; a GPU must not idle
-LIMIT = 300  # seconds for one answer of a side; compiling a network may take minutes
+LIMIT = 1800  # seconds for one answer of a side; compiling a network may take many minutes
 ENVIRONMENT = {  # what minidat.training.memory asks of glibc, for all sides; and no TF32 that was not asked for
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
@@ -29,6 +29,10 @@ ENVIRONMENT = {  # what minidat.training.memory asks of glibc, for all sides; an
     "MALLOC_TOP_PAD_": str(64 << 20),
     "CUPY_TF32": "0",
     "PYTHONUTF8": "1",
+}
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")  # NPROC is XLA's
+OWN = {  # XLA asks for all of a step's memory at once; pieces above 32 MB are mapped anew each time unless mapping is off
+    "jax": {"MALLOC_MMAP_MAX_": "0", "JAX_PLATFORMS": "cpu"},
 }
 
 
@@ -60,7 +64,7 @@ class Side:
 
     def __init__(self, side: str, case: Case, device: str, threads: int, loops: str, precision: str):
         asked = {"side": side, "case": asdict(case), "device": device, "threads": threads, "loops": loops}
-        limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        limits = dict.fromkeys(THREADS, str(threads))
         here = Path(__file__).resolve().parent
         path = os.pathsep.join(filter(None, [str(here.parent), os.environ.get("PYTHONPATH")]))
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed in `close`)
@@ -71,7 +75,7 @@ class Side:
             stderr=self.errors,
             text=True,
             encoding="utf-8",
-            env=os.environ | limits | ENVIRONMENT | {"PYTHONPATH": path},
+            env=os.environ | limits | ENVIRONMENT | OWN.get(side, {}) | {"PYTHONPATH": path},
         )
         self.answers: Queue[str] = Queue()
         self.listener = threading.Thread(
@@ -105,7 +109,7 @@ class Side:
             raise SideError(_last_line(said) or f"its process ended with code {code}", said)
         answer = json.loads(line)
         if "failed" in answer:
-            raise SideError(_last_line(answer["failed"]), answer["failed"])
+            raise SideError(answer["reason"], answer["failed"])
         return answer
 
     def _said(self) -> str:

@@ -1,5 +1,6 @@
-"""The comparison with PyTorch: its sides compute the same, its table says what was measured, on the CPU and for a GPU."""
+"""The comparison with PyTorch and JAX: its sides compute the same, its table says what was measured, on the CPU and for a GPU."""
 
+import importlib.util
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import cifar
 import compare
 import meters
 import numpy as np
+import pages
 import pytest
 import sides
 import turns
@@ -39,11 +41,8 @@ TINY = {"img_size": 16, "dims": [12, 24, 48], "dim_stem": 12, "window_sizes": [4
 @pytest.fixture
 def tiny(monkeypatch):
     """`dat_cifar` on both sides with few channels and small maps."""
-    import torch_dat
-
     made = stages((12, 24, 48), (3, 6, 12), ("LS", "LD", "LD"), window=(4, 2, 2), groups=(1, 2, 4), kernel=(5, 5, 3))
     monkeypatch.setitem(MODELS, "dat_cifar", lambda: Config(16, 2, 10, made))
-    monkeypatch.setattr(torch_dat, "DAT_CIFAR", torch_dat.DAT_CIFAR | TINY)
 
 
 def test_a_row_of_the_table_from_a_bare_checkout(tmp_path, monkeypatch):
@@ -54,7 +53,7 @@ def test_a_row_of_the_table_from_a_bare_checkout(tmp_path, monkeypatch):
         import sys
         sys.path.insert(0, {str(ROOT / "benchmarks")!r})
         import cases, compare, turns
-        found = turns.measure({SMALL!r}, "cpu", compare.SIDES["cpu"], rounds=1, threads=1)
+        found = turns.measure({SMALL!r}, "cpu", ("minidat", "torch"), rounds=1, threads=1)
         print(compare.row_cpu({SMALL!r}, found), *(f.about for f in found), sep=chr(10))
     """.replace("Case(", "cases.Case(")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -64,8 +63,8 @@ def test_a_row_of_the_table_from_a_bare_checkout(tmp_path, monkeypatch):
     row, *abouts = done.stdout.splitlines()
     assert abouts[0].startswith("NumPy") and abouts[1].startswith("PyTorch")
     name, ours, theirs, ratio, *_, difference = (cell.strip() for cell in row.strip("|").split("|"))
-    assert name == "small" and float(difference) < 1e-4
-    assert float(ratio.split()[0]) == pytest.approx(float(ours.split()[0]) / float(theirs.split()[0]), rel=0.2)
+    assert name == "small" and theirs.startswith("PyTorch, eager, ") and float(difference) < 1e-4
+    assert float(ratio.split()[0]) == pytest.approx(float(ours.split()[0]) / float(theirs.split()[-2]), rel=0.2)
 
 
 def served(side, *requests):
@@ -106,9 +105,7 @@ def test_a_capture_that_fails_and_a_step_that_fails_are_told(device, tmp_path, m
     assert report["notes"] == ["training without a CUDA graph: no"]
     ours.run = lambda: 1 / 0
     failed, report = served(ours, {"do": "run"}, {"do": "report"})
-    assert failed["failed"].startswith("Traceback") and failed["failed"].endswith(
-        "ZeroDivisionError: division by zero\n"
-    )
+    assert failed["failed"].startswith("Traceback") and failed["reason"] == "ZeroDivisionError: division by zero"
     assert set(report) == {"megabytes", "notes"}
 
 
@@ -121,7 +118,7 @@ for line in sys.stdin:
     if name == "ends":
         sys.exit("no GPU here")
     if name == "fails" and "run" in line:
-        print(json.dumps({"failed": "Traceback\\n  line 1\\nOSError: gone"}), flush=True)
+        print(json.dumps({"failed": "Traceback\\n  line 1\\nOSError: gone\\n a hint", "reason": "OSError: gone"}), flush=True)
     else:
         print(json.dumps({"about": "x", "seconds": 2.0, "megabytes": 3.0, "notes": ["a note"]}), flush=True)
 """
@@ -181,19 +178,68 @@ def test_the_gpu_s_table_has_a_row_for_each_side_and_says_what_failed():
     assert all(line.count("|") == compare.HEADS["gpu"].count("|") for line in text.splitlines()[:4])
 
 
-def test_the_cpu_s_row_leaves_out_what_failed():
-    found = [turns.Found("minidat", seconds=[0.1, 0.3], megabytes=10.0), turns.Found("torch", failed="gone")]
-    assert compare.row_cpu(SMALL, found) == "| small | 0.200 s | – | – | 10 MB | – | – | – |"
+def test_the_cpu_s_row_has_the_fastest_rival_first_and_memory_beside_eager_pytorch():
+    found = [
+        turns.Found("minidat", seconds=[0.2, 0.4], megabytes=10.0),
+        turns.Found("torch", seconds=[0.4, 0.8], megabytes=40.0, difference=1e-6),
+        turns.Found("compiled", seconds=[0.1, 0.2], megabytes=400.0, difference=2e-6),
+        turns.Found("jax", failed="gone"),
+    ]
+    row = (
+        "| small | 0.300 s | torch.compile, 0.150 s | 2.00 × | PyTorch, eager 0.50 × | 10 MB | 40 MB | 0.25 × | 2e-06 |"
+    )
+    assert compare.row_cpu(SMALL, found) == row
+    assert row.count("|") == compare.HEADS["cpu"].count("|")
+    alone = [found[0], turns.Found("torch", failed="gone")]
+    assert compare.row_cpu(SMALL, alone) == "| small | 0.300 s | – | – | – | 10 MB | – | – | – |"
 
 
 def test_finished_rows_stay_and_a_failed_side_is_one_line(monkeypatch, capsys):
-    made = iter([[turns.Found("minidat", seconds=[0.1]), turns.Found("torch", failed="ended with code 1")]] * 2)
+    ours, failed = turns.Found("minidat", seconds=[0.1]), turns.Found("jax", failed="ended with code 1")
     monkeypatch.setattr("sys.argv", ["compare.py", "--case", "batch 128", "--case", "256"])
-    monkeypatch.setattr(compare, "measure", lambda *_, **__: next(made))
+    monkeypatch.setattr(compare, "missing", lambda *_: "")
+    monkeypatch.setattr(compare, "measure", lambda *_, **__: [ours, failed])
     assert compare.main() == 1
     said = capsys.readouterr()
-    assert "dat_cifar step, batch 128: PyTorch, eager: ended with code 1" in said.err and said.err.count("\n") == 2
+    assert "dat_cifar step, batch 128: JAX: ended with code 1" in said.err and said.err.count("\n") == 2
     assert said.out.count("| 0.100 s |") == 2
+    monkeypatch.setattr(compare, "measure", lambda *_, **__: [ours, failed, turns.Found("torch", seconds=[0.2])])
+    assert compare.main() == 0  # there is something to compare with
+
+
+def test_a_rival_that_is_not_there_is_left_out_and_the_page_says_so(monkeypatch, tmp_path, capsys):
+    page, asked = tmp_path / "page.md", []
+    page.write_text("above\n<!-- bench numpy: begin -->\nold\n<!-- bench numpy: end -->\nbelow\n")
+
+    def measured(case, device, sides, **_):
+        asked.append(sides)
+        return [turns.Found(side, about=f"library of {side}", seconds=[0.1]) for side in sides]
+
+    monkeypatch.setattr(compare, "measure", measured)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax" else name)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("sys.argv", ["compare.py", "--case", "128", "--page", str(page)])
+    assert compare.main() == 0
+    assert asked == [["minidat", "torch", "torch sdpa"]]
+    no_jax = "JAX: jax is not installed; pip install -e '.[benchmarks]'"
+    no_compiler = "torch.compile: it needs a C++ compiler, and there is no no-such-compiler"
+    assert f"left out: {no_jax}\n" in (said := capsys.readouterr()).err and f"left out: {no_compiler}\n" in said.err
+    above, table, notes = page.read_text().split("\n\n")
+    assert above.startswith("above\n<!-- bench numpy: begin -->\n") and "library of torch" in above
+    assert table.startswith(compare.head("cpu")) and table.count("\n") == 2
+    ends = "<!-- bench numpy: end -->\nbelow\n"
+    assert notes == f"Left out: {no_compiler}.\nLeft out: {no_jax}.\n{ends}"
+    monkeypatch.setattr("sys.argv", ["compare.py", "--rival", "jax"])
+    assert compare.main() == 1 and f"nothing to compare with. {no_jax}" in capsys.readouterr().err
+
+
+def test_a_page_without_the_marks_is_left_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- one: begin -->\nno end")
+    for name in ("one", "two"):
+        with pytest.raises(ValueError, match=rf"page.md has no marks <!-- {name}: begin --> and"):
+            pages.write(page, name, ["new"])
+    assert page.read_text() == "<!-- one: begin -->\nno end"
 
 
 def test_what_cannot_be_compared_is_one_line(monkeypatch, capsys):
@@ -202,6 +248,7 @@ def test_what_cannot_be_compared_is_one_line(monkeypatch, capsys):
         (["--device", "gpu"], "device 'gpu' needs CuPy"),
         (["--precision", "tf32"], "precision tf32 is of a GPU's tensor cores"),
         (["--case", "1024"], "no case has ['1024']"),
+        (["--rival", "flax"], "no rival is called {'flax'}; rivals: torch, torch sdpa, compiled, jax"),
     ):
         monkeypatch.setattr("sys.argv", ["compare.py", *arguments])
         assert compare.main() == 1
@@ -294,9 +341,13 @@ def test_the_command_hands_on_what_it_was_told(monkeypatch):
     done = types.SimpleNamespace(returncode=0)
     monkeypatch.setattr(subprocess, "run", lambda command, **_: told.append(command[1:]) or done)
     cli.main(["bench", "--device", "gpu", "--case", "512", "--threads", "2"])
+    cli.main(
+        ["bench", "--loops", "numpy", "--threads", "2", "--rival", "jax", "--rival", "torch", "--page", "docs/speed.md"]
+    )
     cli.main(["bench", "--cifar", "data", "--accuracy", "75"])
-    (one, *first), (two, *second) = told
-    assert one.endswith("compare.py") and two.endswith("cifar.py")
+    (one, *first), (same, *more), (two, *second) = told
+    assert one.endswith("compare.py") and same == one and two.endswith("cifar.py")
+    assert more[-6:] == ["--page", "docs/speed.md", "--rival", "jax", "--rival", "torch"]
     assert first == ["--device", "gpu", "--rounds", "7", "--threads", "2", "--case", "512"]
     assert second == ["--device", "cpu", "--data-dir", "data", "--accuracy", "75.0"]
 
