@@ -47,7 +47,7 @@ def configuration(name: str, image: int = 0) -> Config:
         made = Config(224, 4, 10, stages((96,), (3,), (name[-1],), kernel=9, expansion=1))
     else:
         made = config(name, drop_path=0.0)
-    if image and name == "dat_tiny":
+    if name == "dat_tiny" and image not in (0, made.image):
         tiled = (stage.changed(window=w) for stage, w in zip(made.stages, WINDOWS, strict=True))
         made = replace(made, stages=tuple(tiled))
     return replace(made, image=image or made.image)
