@@ -100,6 +100,7 @@ ON_CPU_ALONE = {  # the same for tests in files of EVERYWHERE
     "test_what_is_no_map_is_refused_by_name": "NumPy's subclasses and objects, which no device takes",
     "test_queries_and_maps_of_several_levels_are_checked_too": "the same",
     "test_what_does_not_fit_is_named": "messages",
+    "test_the_size_that_a_message_names_fits": "messages",
 }
 
 
