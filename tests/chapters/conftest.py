@@ -13,7 +13,10 @@ def numeric_once():
     known, numeric = {}, Gradient._numeric
 
     def kept(self, inputs, dy):
-        key = self.forward, tuple(self.names), pickle.dumps((inputs, dy))
+        try:
+            key = self.forward, tuple(self.names), pickle.dumps((inputs, dy))
+        except (AttributeError, pickle.PicklingError):  # of a function among the inputs
+            return numeric(self, inputs, dy)
         if key not in known:
             known[key] = numeric(self, inputs, dy)
         return [gradient.copy() for gradient in known[key]]

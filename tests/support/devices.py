@@ -55,7 +55,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "released/test_full_size.py": "files, and networks like those of test_released.py, only larger",
     "dense/": "boxes and masks on the host; device/test_dense.py has whole models on devices",
     "fast/numba/": "loops for the CPU",
-    "fast/test_position_bias_windows.py": "an arrangement for the CPU",
+    "fast/cpu/": "arrangements for the CPU",
     "data/": "files and pictures",
     "training/": "files, threads, restarts and formulas; device/ has the steps and runs of a device, beside the CPU's",
     "experiments/": "runs on one thread of the CPU, tables and pictures of them",
