@@ -5,6 +5,7 @@ import pytest
 from ops.cases import CASES
 
 from minidat.autograd.backend import DeviceError, asnumpy, device_module
+from minidat.fast import cuda
 
 
 @pytest.mark.gpu
@@ -25,8 +26,12 @@ def assert_close(found, expected, dtype, device, rounding):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_agrees_with_the_cpu(case, device, on_device):
-    """Value and gradients, for several numbers of leading axes and in both dtypes."""
-    for leading, dtype in (((2, 3), np.float64), ((), np.float64), ((3, 1, 2), np.float64), ((2, 3), np.float32)):
+    """Value and gradients, for several numbers of leading axes and in both dtypes; then by its kernels, if it has some."""
+    plain = ((2, 3), np.float64), ((), np.float64), ((3, 1, 2), np.float64), ((2, 3), np.float32)
+    kernels = (((3, 1, 2), np.float64),) if hasattr(device, "RawModule") else ()  # others: fast/test_every_implementation.py
+    for number, (leading, dtype) in enumerate((*plain, *kernels)):
+        if number == len(plain):
+            cuda.install()
         rng = np.random.default_rng(0)
         arrays, options = case.make(rng, leading)
         arrays = [a.astype(dtype).astype(np.float64) if getattr(a, "dtype", None) == np.float64 else a for a in arrays]

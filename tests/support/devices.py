@@ -88,7 +88,7 @@ ON_CPU_ALONE = {  # the same for tests in files of EVERYWHERE
             "test_value_and_gradients_keep_the_dtype",
             "test_float32_agrees_with_float64",
         ),
-        "device/test_ops.py compares values, gradients, shapes and dtypes with the CPU's",
+        "device/test_ops.py and fast/test_every_implementation.py compare values, gradients, shapes and dtypes with the CPU's",
     ),
     "test_an_option_is_what_pytorch_makes_of_it": "the test after it has the options on devices, several at a time",
     "test_the_module_is_the_op": "a test beside it has each pair of options",
