@@ -77,7 +77,7 @@ def panels(cores: int, quick: bool) -> list[Panel]:
     """What is measured and how it is drawn. quick: tiny sizes."""
     counts = sorted({1, *(2**i for i in range(1, 8) if 2**i < cores), cores})
     if quick:
-        sizes, batches, full = {"tiny": ((32, 64), 4)}, {"tiny": (32, (4, 8))}, {"tiny": (32, 4)}
+        sizes, batches, full = {"tiny": ((32, 64), 4)}, {"tiny": (32, (4,))}, {"tiny": (32, 4)}
         maps = (16,)
     else:
         sizes = {"dat_cifar": ((32, 64, 96), 32), "dat_tiny": ((128, 256, 384), 4)}

@@ -173,10 +173,23 @@ def test_rows_of_any_length(m, backend, dtype):
     agree(backend, "attention", [*heads, *terms], {"scale": 0.5}, dtype)
 
 
+@DTYPES
+@pytest.mark.parametrize("most", [1, 20, 35, 4096])
+def test_compiled_softmax_in_blocks_of_scores(most, dtype, compiled, monkeypatch):
+    """Rows of 7 scores: one, two, five and all nine at a time, with a bias and a mask of their own shapes."""
+    monkeypatch.setattr(import_module("minidat.fast.numba.softmax"), "BLOCK", most)
+    rng = np.random.default_rng(0)
+    heads = [normal(rng, (2, 3, n, 4)) for n in (9, 7, 7)]
+    terms = normal(rng, (3, 9, 7)), normal(rng, (2, 1, 9, 7), 3.0)
+    agree(NUMBA, "attention", [*heads, *terms], {"scale": 0.5}, dtype)
+
+
 @on_cpu
 @both
 def test_an_mlp_in_blocks_of_rows(backend, monkeypatch):
-    monkeypatch.setattr(import_module("minidat.fast.numpy.mlp"), "HIDDEN", 1)  # blocks of 128 rows, the last one of 44
+    module = import_module("minidat.fast.numpy.mlp")
+    monkeypatch.setattr(module, "HIDDEN", 1)
+    monkeypatch.setattr(module, "ROWS", 128)  # the last block has 44
     rng = np.random.default_rng(0)
     arrays = [normal(rng, s) for s in ((300, 3), (3, 5), 5, (5, 2), 2)]
     agree(backend, "mlp", arrays, {}, "float32")

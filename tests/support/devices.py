@@ -71,6 +71,7 @@ ON_CPU = {  # and why no device has a part in what they prove
     "test_results.py": "numbers in files",
     "test_docs.py": "text",
     "test_scale.py": "a formula, and times of processes",
+    "test_growth.py": "a formula, and times of processes",
     "test_jax_rival.py": "JAX, on the CPU",
     "test_precision.py": "rounding, emulated in NumPy",
     "test_readers.py": "pictures and counts of a network that is trained on the CPU",
