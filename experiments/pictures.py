@@ -11,6 +11,7 @@ import argparse
 import colorsys
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,10 @@ def resumed(run: Path) -> None:
 
 
 def on_two_ranks(run: Path) -> None:
+    if shutil.which(MPIEXEC) is None:
+        raise SystemExit(
+            f"experiments: two ranks need {MPIEXEC}, which is not there; pip install '.[mpi]', or set MPIEXEC"
+        )
     once(run, (MPIEXEC, "-n", "2"))
 
 
@@ -118,6 +123,8 @@ def folder_of(kind: str) -> Path:
 def report() -> None:
     """losses.json and losses.png of the runs that are done."""
     losses = {kind: found for kind in KINDS if max(found := steps(folder_of(kind)), default=0) == STEPS}
+    if not losses:
+        raise SystemExit("experiments: no run is done; python -m experiments.pictures run")
     OUT.mkdir(parents=True, exist_ok=True)
     with atomic_write(OUT / "losses.json") as file:
         file.write(json.dumps({"processor": processor(), "losses": losses}, indent=1).encode() + b"\n")

@@ -48,3 +48,11 @@ def test_a_run_that_is_stopped_and_resumed_has_the_losses_of_one_that_is_not(sma
     found = json.loads((pictures.OUT / "losses.json").read_text("utf-8"))
     assert list(found["losses"]) == ["from its start", "stopped and resumed"]
     assert (pictures.OUT / "losses.png").stat().st_size > 10_000
+
+
+def test_what_is_missing_is_told_in_a_line(small, monkeypatch):
+    with pytest.raises(SystemExit, match="no run is done"):
+        pictures.report()
+    monkeypatch.setattr(pictures, "MPIEXEC", "no-mpiexec")
+    with pytest.raises(SystemExit, match="two ranks need no-mpiexec, which is not there"):
+        pictures.on_two_ranks(pictures.folder_of("on two ranks"))
