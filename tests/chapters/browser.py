@@ -16,6 +16,10 @@ def executable():
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+class Navigated(Exception):
+    """The browser left the page before the command on it was done."""
+
+
 class Browser:
     """One page of one browser. Use as a context."""
 
@@ -66,6 +70,8 @@ class Browser:
         while True:
             answer = self._next()
             if answer.get("id") == self.number:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise Navigated
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
             self.events.append(answer)
@@ -98,10 +104,17 @@ class Browser:
         return result["result"].get("value")
 
     def until(self, expression):
+        """Wait until the expression is true. While the browser changes pages it is not."""
         end = time.monotonic() + PATIENCE
-        while not self.run(expression):
+        while not self._holds(expression):
             assert time.monotonic() < end, f"it did not come true: {expression}"
             time.sleep(0.05)
+
+    def _holds(self, expression):
+        try:
+            return self.run(expression)
+        except Navigated:
+            return False
 
     def mouse(self, kind, x, y):
         """kind: mousePressed, mouseMoved or mouseReleased; x, y in CSS pixels of the window."""

@@ -105,7 +105,7 @@ def test_in_a_browser_search_finds_a_chapter(book, browser):
 
 def test_in_a_browser_an_exercise_is_found_by_its_number(book, browser):
     browser.open((book / "search.html").as_uri() + "?q=6.2")
-    browser.until("location.pathname.endsWith('exercises.html')")
+    browser.until("location.pathname.endsWith('exercises.html') && document.readyState === 'complete'")
     assert browser.run("document.getElementById('exercise-6-2').getAttribute('href')") == (
         "06_bilinear_kernel.html#exercise-6-2"
     )
