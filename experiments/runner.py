@@ -80,7 +80,7 @@ def work(
         try:
             with threadpool_limits(1, "blas"):
                 wanted = Settings(**settings(table, row, seed), data_dir=data_dir, loops=loops)
-                trained = _train(wanted, work / name, deadline)
+                trained = train_to_end(wanted, work / name, deadline)
         except TrainingError as error:
             say(f"  left out: {error}")
             continue
@@ -93,7 +93,7 @@ def work(
     return done
 
 
-def _train(wanted: Settings, folder: Path, deadline: Deadline) -> Run:
+def train_to_end(wanted: Settings, folder: Path, deadline: Deadline) -> Run:
     """The run, complete: from its start, or from where it was stopped. Raises Interrupted as `Run.train`."""
     if (folder / LAST).exists():
         run = Run.resume(folder, data_dir=wanted.data_dir, threads=1)

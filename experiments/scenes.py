@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 from experiments import records
-from experiments.runner import WORK, Deadline, processor
+from experiments.runner import WORK, Deadline, processor, train_to_end
 from experiments.statistics import mean, paired
 from minidat.analysis.style import DPI, INK, bare, save
 from minidat.fast import loops
 from minidat.files import atomic_write
-from minidat.training.errors import Interrupted
-from minidat.training.folder import LAST, LOG
+from minidat.training.errors import Interrupted, TrainingError
+from minidat.training.folder import LOG
 from minidat.training.loop import Run
 from minidat.training.settings import Settings, defaults
 
@@ -68,20 +68,21 @@ class Watch(Deadline):
 
 
 def train(minutes: float, used: str) -> int:
-    """Do the runs that are not done until `minutes` have passed; returns how many were completed."""
+    """Do the runs that are not done until `minutes` have passed; returns how many were completed. A run that another
+    process works on is left to it."""
     deadline, done = Watch(60 * minutes, print), 0
     for one in pending():
         if deadline.passed:
             break
+        if records.read(key(*one), RECORDS) is not None:  # another process was faster
+            continue
         print(*one, flush=True)
-        folder = WORK / key(*one)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        known = (folder / LAST).exists()
         try:
             with threadpool_limits(1, "blas"):
-                run = Run.resume(folder, threads=1) if known else Run.start(settings(*one, used), folder, threads=1)
-                deadline.run = run
-                run.train(deadline)
+                run = train_to_end(settings(*one, used), WORK / key(*one), deadline)
+        except TrainingError as error:
+            print(f"  left out: {error}", flush=True)
+            continue
         except Interrupted:
             if deadline.passed:
                 break
