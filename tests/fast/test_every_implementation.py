@@ -115,6 +115,9 @@ NUMPYS = {
     "bilinear_sample by product": ("bilinear_sample", ((2, 3, 4, 6), (2, 2, 5, 2)), {}, True),
     "bilinear_sample by corners": ("bilinear_sample", ((2, 5, 7, 6), (2, 2, 5, 2)), {}, True),
     "conv2d of tiles": ("conv2d", ((2, 4, 6, 3), (2, 2, 3, 5), (5,)), {"stride": 2}, True),
+    "conv2d of every pixel": ("conv2d", ((2, 4, 6, 3), (3, 3, 3, 5), (5,)), {"padding": 1}, True),
+    "conv2d of every pixel on the map": ("conv2d", ((2, 4, 6, 3), (2, 3, 3, 5), None), {}, True),
+    "conv2d of every pixel and beyond": ("conv2d", ((2, 4, 6, 3), (2, 3, 3, 5), (5,)), {"padding": 2}, False),
     "conv2d of overlapping patches": ("conv2d", ((2, 4, 6, 3), (3, 3, 3, 5), (5,)), {"stride": 2, "padding": 1}, False),
     "conv2d of tiles and a rest": ("conv2d", ((2, 5, 6, 3), (2, 2, 3, 5), (5,)), {"stride": 2}, False),
     "depthwise_conv of many small maps": ("depthwise_conv", ((12, 3, 4, 5), (3, 5, 5), (5,)), {"padding": 2}, True),
@@ -196,6 +199,16 @@ def test_an_mlp_in_blocks_of_rows(backend, monkeypatch):
     arrays = [a.astype(np.float32) for a in arrays]
     with no_grad():  # one block's memory serves all
         np.testing.assert_array_equal(ops.mlp(*arrays).data, ops.mlp.raw(*arrays)[0])
+
+
+@DTYPES
+@pytest.mark.parametrize("rows", [1, 2, 5, 11, 15, 20, 25, 30])
+def test_conv2d_in_blocks_of_rows_and_of_images(rows, dtype, monkeypatch):
+    """Five images of five rows: one, two or all rows of an image at a time; two, three, four or all five images."""
+    monkeypatch.setattr(import_module("minidat.fast.numpy.conv2d"), "PATCHES", rows * 7 * 3 * 3 * 2)
+    rng = np.random.default_rng(0)
+    arrays = [normal(rng, s) for s in ((5, 5, 7, 2), (3, 3, 2, 4), 4)]
+    agree(NUMPY, "conv2d", arrays, {"padding": 1}, dtype)
 
 
 @on_cpu
