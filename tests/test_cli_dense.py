@@ -73,6 +73,31 @@ def test_a_detector_from_training_to_a_picture_of_ones_own(tmp_path, capsys):
     assert re.search(r"grey.png\n  \w+ +0\.\d\d  rows \d+ to \d+, columns \d+ to \d+\n", out)
     assert "gone.png: cannot be read" in error and (tmp_path / "grey-points.png").exists()
 
+    for command, said in {
+        (
+            "predict",
+            "grey.png",
+            "--weights",
+            "run",
+            "--top",
+            "3",
+        ): "--top is for classification, and run is for detection; leave",
+        (
+            "predict",
+            "grey.png",
+            "--weights",
+            "run",
+            "--protocol",
+            "whole",
+        ): "--protocol is for classification, and run is for",
+        (
+            "eval",
+            "run",
+            "--skip-damaged",
+        ): "skip_damaged is True, and head retina_mask leaves no image out",
+    }.items():
+        assert run(*command) != 0 and said in capsys.readouterr().err
+
 
 def test_a_segmenter_goes_on_and_tells_each_class(tmp_path, capsys):
     assert run("train", "--head", "semantic_fpn", *TINY, "--out", "run") == 0
@@ -85,6 +110,8 @@ def test_a_segmenter_goes_on_and_tells_each_class(tmp_path, capsys):
     Image.fromarray(np.full((50, 90, 3), 128, np.uint8)).save("grey.png")
     assert run("predict", "grey.png", "--weights", "run") == 0
     assert re.search(r"grey.png\n  \w+ +\d+\.\d\d %\n", capsys.readouterr().out)
+    assert run("predict", "grey.png", "--weights", "run", "--score", "0.1") != 0
+    assert "--score is for detection, and run is for segmentation; leave it out" in capsys.readouterr().err
 
 
 def test_the_pictures_are_of_the_averaged_network(monkeypatch):

@@ -328,6 +328,7 @@ PREDICT, EVAL = ("predict", "cat.png", "--weights", "dat.pth"), ("eval", "--weig
         (("predict", "cat.png", "--weights", "no.pth"), "no.pth: No such file or directory"),
         (("predict", "cat.png", "--weights", "."), r"\. holds no run: there is no last.safetensors in it"),
         ((*PREDICT, "--top", 0), "top is 0; it must be at least 1"),
+        ((*PREDICT, "--score", 0.3), "--score is for detection, and dat.pth is for classification; leave it out"),
         ((*PREDICT, "--classes", "text.jpg"), "--classes text.jpg: has 2 names, the model 10 classes"),
         ((*PREDICT, "--classes", "dog.png"), "--classes dog.png: is not a text file in UTF-8"),
         ((*PREDICT, "--out", "cat.jpg"), "the picture is a PNG; give it a name that ends in .png"),

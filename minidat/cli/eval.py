@@ -116,6 +116,7 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = trained.state.settings
     use_loops(arguments, settings.loops, say)
     size = settings.test_size if arguments.test_size is None else _size(arguments.test_size)
+    settings = replace(settings, skip_damaged=settings.skip_damaged or bool(arguments.skip_damaged))
     if settings.head is not None:
         if arguments.out is not None:
             raise ValueError(
@@ -123,12 +124,9 @@ def _run(arguments: argparse.Namespace) -> int:
             )
         print(dense.evaluate_run(trained, arguments, size, Progress()) + _other_images(settings, size))
         return 0
-    place = {"data_dir": arguments.data_dir or settings.data_dir, "test_size": size}
-    skip = settings.skip_damaged or bool(arguments.skip_damaged)
+    place = replace(settings, data_dir=arguments.data_dir or settings.data_dir, test_size=size)
     decoders = Decoders(default_readers(arguments.device))
-    dataset = load_split(
-        replace(settings, **place, skip_damaged=skip), "test", classes=trained.state.classes, decoders=decoders
-    )
+    dataset = load_split(place, "test", classes=trained.state.classes, decoders=decoders)
     task, report = task_of(settings), ByClass(trained.state.classes)
     if isinstance(task, Classification):
         task.report = report

@@ -27,6 +27,7 @@ from minidat.data.augment import normalise
 from minidat.data.dataset import DataError
 from minidat.data.imagenet import class_names, transform_for
 from minidat.data.images import FORMATS, MEAN, PROTOCOLS, STD, SUFFIXES
+from minidat.dense import HEADS
 from minidat.fast import loops
 from minidat.metrics.top_k import check_finite
 from minidat.models import Pyramid
@@ -35,6 +36,8 @@ from minidat.training.included import FIRST, included, is_included
 
 ENDING = "-points.png"  # of the pictures' names
 LETTERBOX = "letterbox"
+TOP, SCORE = 5, 0.5
+FLAGS = {"top": "classification", "protocol": "classification", "score": "detection"}  # and what they are for
 
 
 def add(commands: Any) -> None:
@@ -61,8 +64,8 @@ def add(commands: Any) -> None:
     add_model(command)
     add_head_rows(command)
     add_key(command)
-    flag("--top", type=int, default=5, help="how many classes to print")
-    flag("--score", type=float, default=0.5, help="of a detector: the least score of an object that is shown")
+    flag("--top", type=int, help=f"of a classifier: how many classes to print (default: {TOP})")
+    flag("--score", type=float, help=f"of a detector: the least score of an object that is shown (default: {SCORE})")
     flag(
         "--out",
         type=Path,
@@ -71,9 +74,9 @@ def add(commands: Any) -> None:
     flag(
         "--protocol",
         choices=(LETTERBOX, *PROTOCOLS),
-        default=LETTERBOX,
-        help="how images become squares: letterbox shows the whole image at its own aspect ratio; released resizes both sides "
-        "and crops, as DAT's code does; short-side keeps the aspect ratio and crops; whole resizes both sides",
+        help="of a classifier, how images become squares: letterbox shows the whole image at its own aspect ratio; released "
+        "resizes both sides and crops, as DAT's code does; short-side keeps the aspect ratio and crops; whole resizes both "
+        f"sides (default: {LETTERBOX})",
     )
     flag("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, in the order of the labels")
     add_device(command)
@@ -112,9 +115,9 @@ class _Classifier:
 
 def run(arguments: argparse.Namespace) -> int:
     """A block of lines and a picture for each image; a line on stderr for each that cannot be read."""
-    if arguments.top < 1:
+    if arguments.top is not None and arguments.top < 1:
         raise ValueError(f"top is {arguments.top}; it must be at least 1")
-    if not 0 <= arguments.score <= 1:
+    if arguments.score is not None and not 0 <= arguments.score <= 1:
         raise ValueError(f"score is {arguments.score}; it must be from 0 to 1")
     images = _images(arguments.images)
     pictures = _pictures(images, arguments.out)
@@ -134,11 +137,16 @@ def run(arguments: argparse.Namespace) -> int:
 def _viewer(arguments: argparse.Namespace) -> _Classifier | dense.Viewer:
     """The network that --weights names."""
     trained = _run_of(arguments)
-    if trained is None or trained.state.settings.head is None:
+    head = None if trained is None else trained.state.settings.head
+    kind = "classification" if head is None else HEADS[head].kind
+    for name, wanted in FLAGS.items():
+        if getattr(arguments, name) is not None and kind != wanted:
+            raise ValueError(f"--{name} is for {wanted}, and {arguments.weights or FIRST} is for {kind}; leave it out")
+    if trained is None or head is None:
         return _classifier(arguments, trained)
     classes = trained.state.classes
     names = _names(len(classes), arguments.classes, classes)
-    return dense.Viewer.of(trained, names, arguments.device, arguments.score)
+    return dense.Viewer.of(trained, names, arguments.device, SCORE if arguments.score is None else arguments.score)
 
 
 def _images(named: Sequence[Path]) -> list[Path]:
@@ -207,7 +215,7 @@ def _run_of(arguments: argparse.Namespace) -> TrainedRun | None:
 
 def _classifier(arguments: argparse.Namespace, trained: TrainedRun | None) -> _Classifier:
     """The network of a run or of released weights, with its way to take images."""
-    path, protocol = arguments.weights or Path(FIRST), arguments.protocol
+    path, protocol = arguments.weights or Path(FIRST), arguments.protocol or LETTERBOX
     if trained is not None:
         model, (mean, std), names = trained.model, trained.colours, trained.state.classes
     else:
@@ -222,7 +230,7 @@ def _classifier(arguments: argparse.Namespace, trained: TrainedRun | None) -> _C
     transform = Letterbox(side, mean) if protocol == LETTERBOX else transform_for(model.config, protocol)
     named = _names(model.config.classes, arguments.classes, names)
     model.to(device=arguments.device)
-    return _Classifier(model, transform, mean, std, named, arguments.device, arguments.top)
+    return _Classifier(model, transform, mean, std, named, arguments.device, arguments.top or TOP)
 
 
 def _names(count: int, file: Path | None, known: Sequence[str] | None) -> Sequence[str]:

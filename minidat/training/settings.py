@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from minidat.data import DATASETS, SAMPLES
+from minidat.data import DATASETS, OF_FILES, SAMPLES
 from minidat.data.augment import RECIPES
 from minidat.data.sample_sets import SAMPLE_RECIPES
 from minidat.dense import HEADS, SMALL, option_types
@@ -118,6 +118,11 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be above lr, {self.lr}")
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate is {self.accumulate}; it must divide batch, {self.batch}, into equal parts")
+        if self.skip_damaged and (self.head is not None or self.data not in OF_FILES):
+            where = f"data {self.data}" if self.head is None else f"head {self.head}"
+            raise ValueError(
+                f"skip_damaged is True, and {where} leaves no image out; it is for data {', '.join(OF_FILES)}"
+            )
         if self.warmup >= self.epochs:
             raise ValueError(f"warmup is {self.warmup} epochs; it must be shorter than the run, {self.epochs} epochs")
 

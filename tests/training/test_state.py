@@ -70,6 +70,10 @@ def test_names_are_text(name):
         ({"drop_path": 1.0}, "drop_path is 1.0; it must be at least 0 and below 1"),
         ({"minimum_lr": 1.0}, "minimum_lr is 1.0; it must not be above lr"),
         ({"warmup_lr": 1.0}, "warmup_lr is 1.0; it must not be above lr"),
+        (
+            {"skip_damaged": True},
+            "skip_damaged is True, and data shapes leaves no image out; it is for data folder",
+        ),
         ({"ema": 1.0}, "ema is 1.0; it must be at least 0 and below 1"),
         ({"accumulate": 0}, "accumulate is 0; it must be at least 1"),
         ({"accumulate": 3}, "accumulate is 3; it must divide batch, 4, into equal parts"),
