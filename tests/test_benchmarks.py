@@ -131,9 +131,9 @@ def test_a_side_that_hangs_or_fails_takes_nothing_from_the_others(tmp_path, monk
     monkeypatch.setattr(turns, "write_weights", lambda *_: None)
     small = replace(SMALL, together=3)
     names = ["minidat", "hangs", "fails", "ends", "works"]
-    found = dict(zip(names, turns.measure(small, "gpu", names, rounds=2, threads=1, limit=1.0), strict=True))
+    found = dict(zip(names, turns.measure(small, "gpu", names, rounds=2, threads=1, limit=5.0), strict=True))
     assert found["minidat"].seconds == found["works"].seconds == [2.0, 2.0] and found["works"].notes == ["a note"]
-    assert found["hangs"].failed == "no answer within 1 s" and found["hangs"].seconds == []
+    assert found["hangs"].failed == "no answer within 5 s" and found["hangs"].seconds == []
     assert found["fails"].failed == "OSError: gone" and found["fails"].details.startswith("Traceback")
     assert found["ends"].failed == "no GPU here"
 
@@ -366,12 +366,12 @@ for epoch in (1, 2):
 """)
     monkeypatch.setattr(cifar, "__file__", str(script))
     monkeypatch.setitem(cifar.SIDES, "cpu", ("minidat", "torch", "compiled"))
-    monkeypatch.setattr("sys.argv", ["cifar.py", "--limit", "2"])
+    monkeypatch.setattr("sys.argv", ["cifar.py", "--limit", "5"])
     assert cifar.main() == 1
     said = capsys.readouterr()
     assert "minidat: epoch 2, 80.00 %, 3.0 s" in said.out and "torch: epoch 1, 40.00 %, 1.5 s" in said.out
     assert "minidat: 80 % after 3.0 s, epoch 2" in said.out and "torch: 80 % never" in said.out
     assert said.err.splitlines() == [
         "minidat bench: torch: its process ended with code 3",
-        "minidat bench: compiled: stopped after 2 s",
+        "minidat bench: compiled: stopped after 5 s",
     ]

@@ -8,7 +8,7 @@ import tempfile
 import time
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 30  # seconds for an answer
+PATIENCE = 60  # seconds for an answer
 
 
 def executable():
