@@ -67,11 +67,10 @@ class Minidat:
         self.name, self.precision, self.graph = name, precision, name == "minidat"
         self.pools: list[Any] = []  # of memory on a GPU, beside CuPy's own
         self.told: list[str] = []
-        shards = (
-            threads if device == "cpu" and case.batch >= threads else 1
-        )  # a single image leaves the threads to BLAS
+        # a single image leaves the threads to BLAS
+        at_once = threads if device == "cpu" and case.batch >= threads else 1
         micro = min(case.micro, max(1, case.batch // threads)) if device == "cpu" else case.batch
-        self.workers = parallel.Workers(shards, micro)
+        self.workers = parallel.Workers(at_once, micro)
         self.workers.__enter__()
 
     def about(self) -> str:

@@ -1,4 +1,4 @@
-"""What a run's bits depend on beside its settings: libraries, threads and loops."""
+"""What a run's bits depend on beside its settings: libraries, their threads and loops."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ def environment(device: str, threads: int, ranks: int = 1) -> Environment:
         "device": "cpu",
         "threads": str(threads),
         "NumPy": np.__version__,
-        "BLAS": _blas(alone=threads == 1),
+        "BLAS": _blas(alone=threads == ranks == 1),
         "loops": _loops(),
     }
 
 
 def changes(before: Environment, now: Environment) -> list[str]:
-    """ "threads 2 → 1" for each entry that differs."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    """ "ranks 2 → 1" for each entry that differs. Threads change no bit, but where several ranks cut their micro-batches by
+    them."""
+    free = {"threads"} if "ranks" not in before | now else set()
+    names = [name for name in {**before, **now} if name not in free and before.get(name) != now.get(name)]
     return [f"{name} {before.get(name, _absent(name))} → {now.get(name, _absent(name))}" for name in names]
 
 
@@ -45,9 +47,8 @@ def _blas(*, alone: bool) -> str:
     if not found:
         return "unknown"
     info = found[0]
-    words = [info.get("internal_api"), info.get("version"), info.get("architecture")]
-    if alone:
-        words.append(f"{info.get('num_threads')} threads")
+    threads = info.get("num_threads") if alone else 1
+    words = [info.get("internal_api"), info.get("version"), info.get("architecture"), f"{threads} threads"]
     return " ".join(str(word) for word in words if word)
 
 

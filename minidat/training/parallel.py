@@ -1,8 +1,8 @@
-"""One batch on all cores: its images cut into shards, one a thread, and every shard into micro-batches that stay in cache.
+"""One batch on all cores: its images cut into micro-batches that stay in cache, which threads take one after the other.
 
 NumPy releases the interpreter's lock inside its loops and products, so threads run in parallel, each with its own tape and
-single-threaded BLAS. Parameters are shared and only read. Gradients are added in a fixed order, so a result is repeatable to
-the bit for a given number of threads and size of micro-batch.
+single-threaded BLAS. Parameters are shared and only read. Gradients are added in the order of the micro-batches, so a result
+is repeatable to the bit for a given size of micro-batch, on any number of threads.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from minidat import nn
 from minidat.autograd import Tensor, array_module, no_grad, pull
 from minidat.training.arena import Arena
 from minidat.training.memory import keep_freed_memory
+from minidat.training.ordered_sum import OrderedSum
 
 T = TypeVar("T")
 
@@ -63,7 +64,7 @@ NOTHING = BatchResult(0.0, 0, 0)
 
 
 class Workers(AbstractContextManager):
-    """Threads that each take a shard of a batch. Inside `with`, BLAS runs on one thread a call where there are several.
+    """Threads that take the micro-batches of a batch. Inside `with`, BLAS runs on one thread a call where there are several.
 
     micro: images in a micro-batch. alone: no other process has a part in the work; else one thread's BLAS has one thread too.
     """
@@ -93,25 +94,22 @@ class Workers(AbstractContextManager):
         self._stack.close()
         self._pool = None
 
-    def map_shards(self, count: int, work: Callable[[int, list[slice]], T]) -> list[T]:
-        """work(shard, its micro-batches as slices of 0 … count−1) for every shard, results in the shards' order."""
+    def map(self, count: int, work: Callable[[int, slice], T]) -> list[T]:
+        """work(i, slice of 0 … count−1) for the i-th micro-batch, results in their order. A thread takes the next one that none
+        has taken."""
         pieces = [slice(i, min(i + self.micro, count)) for i in range(0, count, self.micro)]
-        size = -(-len(pieces) // self.threads)
-        shards = [pieces[i : i + size] for i in range(0, len(pieces), size)]
         if self._pool is None:
-            return [work(i, shard) for i, shard in enumerate(shards)]
-        return list(self._pool.map(work, range(len(shards)), shards))
+            return [work(i, piece) for i, piece in enumerate(pieces)]
+        return list(self._pool.map(work, range(len(pieces)), pieces))
 
 
 class BatchGradient:
-    """The gradient of the mean loss over a batch, into flat buffers laid out as `arena`. loss: see `tasks.task.Loss`."""
+    """The gradient of the mean loss over a batch, into an array `flat` laid out as `arena`. loss: see `tasks.task.Loss`."""
 
     def __init__(self, model: nn.Module, arena: Arena, workers: Workers, loss: Callable[..., tuple[Tensor, Any]]):
-        self.model, self.arena, self.workers, self.loss = model, arena, workers, loss
-        self.buffers = [array_module(arena.data).zeros_like(arena.data) for _ in range(workers.threads)]
-        self._places = [
-            dict(zip(map(id, arena.tensors), arena.views(flat).values(), strict=True)) for flat in self.buffers
-        ]
+        self.model, self.workers, self.loss = model, workers, loss
+        self.flat = array_module(arena.data).zeros_like(arena.data)
+        self._sums = dict(zip(map(id, arena.tensors), map(OrderedSum, arena.views(self.flat).values()), strict=True))
 
     def __call__(
         self, inputs: Any, targets: Any, *, generator: Callable[[int], Any], whole: int | None = None
@@ -124,33 +122,31 @@ class BatchGradient:
         """
         batch = len(inputs)
 
-        def work(shard: int, pieces: list[slice]) -> list[Any]:
-            grad, sums = self.buffers[shard], []
-            grad[...] = 0
-            for piece in pieces:
-                loss, result = self.loss(self.model, inputs[piece], targets[piece], generator(piece.start))
-                sums.append(result)
-                weight = array_module(loss.data).full_like(loss.data, (piece.stop - piece.start) / (whole or batch))
-                for leaf, dx in pull(loss, weight):
-                    self._places[shard][id(leaf)] += dx
-            return sums
+        def work(i: int, piece: slice) -> Any:
+            loss, result = self.loss(self.model, inputs[piece], targets[piece], generator(piece.start))
+            weight = array_module(loss.data).full_like(loss.data, (piece.stop - piece.start) / (whole or batch))
+            left = self._sums.copy()
+            for leaf, dx in pull(loss, weight):
+                left.pop(id(leaf)).add(i, dx)
+            for total in left.values():  # parameters that the loss did not depend on
+                total.add(i, None)
+            return result
 
-        shards = self.workers.map_shards(batch, work)
-        for other in self.buffers[1 : len(shards)]:
-            self.buffers[0] += other
-        results = [sum(sums[1:], sums[0]) for sums in shards]
-        return self.buffers[0], sum(results[1:], results[0])
+        self.flat[...] = 0
+        for total in self._sums.values():
+            total.restart()
+        results = self.workers.map(batch, work)
+        return self.flat, sum(results[1:], results[0])
 
 
 def predict(model: nn.Module, images: Any, workers: Workers) -> Any:
     """Logits (B, K) of images (B, H, W, 3), without a tape."""
 
-    def work(_: int, pieces: list[slice]) -> Any:
+    def work(_: int, piece: slice) -> Any:
         with no_grad():  # the switch is the thread's own
-            return [model(Tensor(images[piece])).data for piece in pieces]
+            return model(Tensor(images[piece])).data
 
-    shards = workers.map_shards(len(images), work)
-    return array_module(images).concatenate([logits for shard in shards for logits in shard])
+    return array_module(images).concatenate(workers.map(len(images), work))
 
 
 def batch_sums(loss: Any, logits: Any, targets: Any) -> Any:

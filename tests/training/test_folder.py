@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
@@ -241,13 +242,13 @@ def test_what_changed_since_the_last_sitting_is_told_once(tmp_path, monkeypatch)
     numpy = np.__version__
     monkeypatch.setattr(environment.np, "__version__", "9.9")
     for told in (1, 0):
-        again, listener = Run.resume(tmp_path / "run", threads=2), Quiet()
+        again, listener = Run.resume(tmp_path / "run", threads=2), Quiet()  # threads change no bit
         again.stop.asked = True
         with pytest.raises(Interrupted):
             again.train(listener)
         assert len(listener.notes) == told
         if told:
-            assert "not equal to the bit" in listener.notes[0] and "threads 1 → 2" in listener.notes[0]
+            assert "not equal to the bit" in listener.notes[0] and "threads 1 → 2" not in listener.notes[0]
             assert f"NumPy {numpy} → 9.9" in listener.notes[0]
     saved = meta(tmp_path / "run" / LAST)["environment"]
     assert (
@@ -266,8 +267,16 @@ def test_compiled_loops_and_blas_are_part_of_the_environment(monkeypatch):
 
     with plain_only():
         assert environment.environment("cpu", 2)["loops"] == "plain"
-    alone, shared = (environment.environment("cpu", threads)["BLAS"] for threads in (1, 2))
-    assert alone.startswith(shared) and alone.endswith(" threads")
+    of = environment.environment
+    with threadpool_limits(2, "blas"):
+        assert [of("cpu", n, ranks)["BLAS"][-10:] for n, ranks in ((1, 1), (2, 1), (1, 2))] == [
+            " 2 threads",
+            " 1 threads",
+            " 1 threads",
+        ]
+    one, two = of("cpu", 1, 2), of("cpu", 2, 2)
+    assert environment.changes(one, two) == ["threads 1 → 2"]  # several ranks cut their micro-batches by them
+    assert environment.changes(one | {"ranks": "3"}, two) == ["ranks 3 → 2", "threads 1 → 2"]
 
     class Choice:
         implementations = (type("I", (), {"backend": NUMBA}),)

@@ -190,7 +190,7 @@ def test_the_optimiser_steps_at_the_schedule_s_rate(tmp_path):
     before = run.arena.data.copy()
     with HostStep(settings, run.training, run.model, run.optimiser, run.schedule) as one:
         one.advance(0, run.order(0))
-        grad = one.gradient.buffers[0]
+        grad = one.gradient.flat
         moved = np.abs(grad) > 1e-4
     assert moved.mean() > 0.3
     np.testing.assert_allclose((run.arena.data - before)[moved], -0.01 * np.sign(grad[moved]), rtol=2e-3)
@@ -208,7 +208,7 @@ def test_clipping_limits_the_norm_and_0_turns_it_off(tmp_path, clip, norm):
     run = Run.start(settings, tmp_path / "run", threads=1)
     with HostStep(settings, run.training, run.model, run.optimiser, run.schedule) as one:
         one.advance(0, run.order(0))
-        found = float(np.linalg.norm(one.gradient.buffers[0].astype(float)))
+        found = float(np.linalg.norm(one.gradient.flat.astype(float)))
     assert found == pytest.approx(norm, rel=1e-5) if norm else found > 0.6
 
 

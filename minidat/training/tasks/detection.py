@@ -114,12 +114,9 @@ def predictions(
 ) -> list[Any]:
     """What the model says of each sample, in pixels of the original image."""
 
-    def work(_: int, pieces: list[slice]) -> list[Any]:
-        found: list[Any] = []
-        for piece in pieces:
-            own = batch[piece]
-            images, sizes = placed(model, [normalised(one, dataset) for one in own])
-            found += model.predict(images, sizes, [one.original for one in own])
-        return found
+    def work(_: int, piece: slice) -> list[Any]:
+        own = batch[piece]
+        images, sizes = placed(model, [normalised(one, dataset) for one in own])
+        return model.predict(images, sizes, [one.original for one in own])
 
-    return [one for shard in workers.map_shards(len(batch), work) for one in shard]
+    return [one for found in workers.map(len(batch), work) for one in found]
