@@ -1,7 +1,7 @@
 """What deformable points gain on scenes: the same heads and the same budget on DAT, on DAT whose points stay, and on Swin.
 
 python -m experiments.scenes run        # what is not done yet; a run that is stopped goes on from where it was
-python -m experiments.scenes report     # results/scenes/comparison.md and .png, of what is done
+python -m experiments.scenes report     # results/scenes/comparison.md, .json and .png, of what is done
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from threadpoolctl import threadpool_limits
 
 from experiments import records
@@ -110,6 +111,14 @@ def found(head: str, model: str, measure: str) -> dict[int, float]:
     return {seed: one["test"][measure] for seed, one in known.items() if one is not None}
 
 
+def data() -> dict[str, Any]:
+    """What chapters 20 and 21 read: head → model → measure → seed → value."""
+    return {
+        head: {name: {measure: found(head, model, measure) for measure in measures} for model, name in MODELS.items()}
+        for head, measures in HEADS.items()
+    }
+
+
 def table() -> str:
     """Markdown: a table for each head."""
     parts = [
@@ -169,6 +178,7 @@ def picture(out: Path) -> None:
                 axes.plot(values, [place] * len(values), "o", ms=5, color=BLUE, alpha=0.65, mec="white", mew=0.6)
         axes.set_yticks(range(len(MODELS)), list(MODELS.values()))
         axes.set_ylim(len(MODELS) - 0.4, -0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
     save(figure, out)
@@ -189,6 +199,8 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     with atomic_write(OUT / "comparison.md") as file:
         file.write(table().encode())
+    with atomic_write(OUT / "comparison.json") as file:
+        file.write((json.dumps(data(), indent=1, ensure_ascii=False) + "\n").encode())
     picture(OUT / "comparison.png")
     return 0
 

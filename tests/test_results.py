@@ -74,6 +74,24 @@ def test_scenes_tables_are_their_files():
     assert row("minutes", pixels) == [f"{line['seconds'] / 60:.1f}" for line in lines]
 
 
+def test_the_comparison_on_scenes_is_that_of_its_records():
+    found = json.loads((RESULTS / "scenes" / "comparison.json").read_text("utf-8"))
+    for name in found["retina_mask"]:
+        runs = [
+            found["retina_mask"][name]["box_ap"],
+            found["retina_mask"][name]["mask_ap"],
+            found["semantic_fpn"][name]["miou"],
+        ]
+        values = [list(by_seed.values()) for by_seed in runs]
+        assert row(re.escape(name), section("Scenes")) == [
+            f"{np.mean(v):.3f} ± {np.std(v, ddof=1):.3f}" for v in values
+        ]
+        assert all(len(v) == 3 for v in values)
+    told = (RESULTS / "scenes" / "comparison.md").read_text("utf-8")
+    apart = re.findall(r"([+-][\d.]+) ± ([\d.]+)", told)
+    assert len(apart) == 6 and all(abs(float(difference)) < float(half) for difference, half in apart)
+
+
 def test_a_resumed_run_is_the_run_and_two_ranks_are_as_far_from_it_as_is_said():
     found = json.loads((RESULTS / "pictures" / "losses.json").read_text("utf-8"))["losses"]
     whole, resumed, ranks = (found[kind] for kind in ("from its start", "stopped and resumed", "on two ranks"))

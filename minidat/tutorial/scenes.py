@@ -1,8 +1,8 @@
-"""What the chapters on detection and segmentation both draw: an image, and where a block's points went on it."""
+"""What the chapters on detection and segmentation both show: an image, where a block's points went on it, and runs by seed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,3 +35,22 @@ def moves_in_words(blocks: Mapping[str, Mapping[str, float]]) -> str:
         f"references lie on objects, and {block['points on objects']:.1%} of the points"
         for name, block in blocks.items()
     )
+
+
+def by_seed(models: Mapping[str, Mapping[str, Mapping[str, float]]], measures: Mapping[str, str]) -> str:
+    """A line for each model: of each measure the mean, and the runs by seed. models: name → measure → seed → value, as in
+    results/scenes/comparison.json; measures: their names."""
+    rows = [("", *measures.values())]
+    for name, found in models.items():
+        rows.append((name, *(_mean_of(list(found[measure].values())) for measure in measures)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _mean_of(values: Sequence[float]) -> str:
+    """Such as 0.720 (0.700 0.740)."""
+    if not values:
+        return "not run yet"
+    return f"{np.mean(values):.3f} ({' '.join(f'{value:.3f}' for value in values)})"

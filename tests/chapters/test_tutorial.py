@@ -16,7 +16,7 @@ from minidat.tutorial import report as reports
 from minidat.tutorial.contracts import All, Behaviour, Gradient, Op, Value, Wrong
 from minidat.tutorial.diagnosis import difference
 from minidat.tutorial.places import stored
-from minidat.tutorial.scenes import moves, moves_in_words, scene
+from minidat.tutorial.scenes import by_seed, moves, moves_in_words, scene
 
 EXPECTED = np.array([[0.4121, -1.0], [2.0, 3.0], [-0.5, 0.25]])
 
@@ -315,3 +315,12 @@ def test_a_scene_with_the_moves_of_its_points():
     said = moves_in_words({"stage 2": {"mean move": 1.26, "references on objects": 0.1, "points on objects": 0.256}})
     assert said.startswith("stage 2: points moved by 1.3 pixels of the image; 10.0% of the references lie on objects")
     assert said.endswith("and 25.6% of the points")
+
+
+def test_runs_by_seed_are_means_with_their_values():
+    models = {"DAT": {"a": {"0": 0.7, "1": 0.74}, "b": {"0": 0.5}}, "Swin": {"a": {}, "b": {"0": 0.25}}}
+    assert by_seed(models, {"a": "box AP", "b": "mIoU"}).splitlines() == [
+        "       box AP                mIoU",
+        "DAT    0.720 (0.700 0.740)   0.500 (0.500)",
+        "Swin   not run yet           0.250 (0.250)",
+    ]

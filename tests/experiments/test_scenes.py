@@ -7,6 +7,7 @@ import pytest
 from experiments import records, scenes
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
+from minidat.training.loop import Run
 from minidat.training.settings import Settings
 
 
@@ -51,13 +52,27 @@ def test_a_run_is_kept_and_not_done_twice(folder, monkeypatch):
         model=model, seed=seed, loops=used, head_options=options, **short))  # fmt: skip
     assert len(scenes.pending()) == 3
     assert scenes.train(0.0, "numpy") == 0
-    assert scenes.train(float("inf"), "numpy") == 3 and scenes.pending() == []
+    (folder.parent / "work").mkdir()
+    first = scenes.pending()[0]
+    held = Run.start(scenes.settings(*first, "numpy"), folder.parent / "work" / scenes.key(*first), threads=1)
+    assert scenes.train(float("inf"), "numpy") == 2 and scenes.pending() == [first]  # another process is at work on it
+    held.lock.release()
+    assert scenes.train(float("inf"), "numpy") == 1 and scenes.pending() == []
     record = json.loads((folder / "semantic_fpn-swin_scenes-0.json").read_text())
     assert record["test"]["kind"] == "test" and 0 <= record["test"]["miou"] <= 1
     assert [line["epoch"] for line in record["validation"]] == [1]
 
 
-def test_the_report_says_what_is_unfinished_and_pairs_differences_by_seed(folder):
+@pytest.mark.parametrize("name", ["comparison.md", "comparison.json"])
+def test_the_stored_report_is_of_the_stored_records(name, tmp_path, monkeypatch):
+    stored = (scenes.OUT / name).read_text("utf-8")
+    monkeypatch.setattr(scenes, "OUT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["scenes", "report"])
+    scenes.main()
+    assert (tmp_path / name).read_text("utf-8") == stored
+
+
+def test_the_report_says_what_is_unfinished_and_pairs_differences_by_seed(folder, monkeypatch):
     assert scenes.table().count("not run yet") == 9
     for seed, value in enumerate((0.70, 0.74, 0.72)):
         kept("retina_mask", "dat_scenes", seed, value)
@@ -68,5 +83,10 @@ def test_the_report_says_what_is_unfinished_and_pairs_differences_by_seed(folder
     assert "| DAT | 1,234 | 3 | 0.720 ± 0.020 |  | 0.720 ± 0.020 |  |" in text
     assert "| Swin | 1,234 | 2 of 3: unfinished | 0.705 ± 0.035 | -0.015 ± 0.064 |" in text
     assert "| DAT, its points stay (no offsets) | 1,234 | 1 of 3: unfinished | 0.500 |  |" in text
-    scenes.picture(folder.parent / "comparison.png")
+    monkeypatch.setattr("sys.argv", ["scenes", "report"])
+    assert scenes.main() == 0
     assert (folder.parent / "comparison.png").stat().st_size > 1000
+    assert (folder.parent / "comparison.md").read_text("utf-8") == text
+    told = json.loads((folder.parent / "comparison.json").read_text("utf-8"))
+    assert told["retina_mask"]["Swin"] == {"box_ap": {"0": 0.68, "1": 0.73}, "mask_ap": {"0": 0.68, "1": 0.73}}
+    assert told["semantic_fpn"]["Swin"] == {"miou": {}}
