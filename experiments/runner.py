@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from threadpoolctl import threadpool_limits
 
@@ -69,31 +69,51 @@ def work(
 ) -> int:
     """Do runs until none is left or `minutes` have passed; returns how many were completed. A run that another process
     works on is left to it. Raises Interrupted, with the run at hand saved, for Ctrl-C or SIGTERM."""
-    deadline, done = Deadline(60 * minutes, say), 0
-    for table, row, seed in pending(tables, records_folder):
-        if deadline.passed:
-            break
-        name = key(table, row, seed)
-        if records.read(name, records_folder) is not None:  # another process was faster
-            continue
-        say(f"{table.question}: {row.name}, seed {seed} ({name})")
-        try:
-            with threadpool_limits(1, "blas"):
-                wanted = Settings(**settings(table, row, seed), data_dir=data_dir, loops=loops)
-                trained = train_to_end(wanted, work / name, deadline)
-        except TrainingError as error:
-            say(f"  left out: {error}")
-            continue
-        except Interrupted:
-            if deadline.passed:
-                break
-            raise
-        records.write(name, _record(trained, row), records_folder)
+
+    def jobs() -> Iterator[Job]:
+        for table, row, seed in pending(tables, records_folder):
+            name = key(table, row, seed)
+            wanted = Settings(**settings(table, row, seed), data_dir=data_dir, loops=loops)
+            yield Job(name, f"{table.question}: {row.name}, seed {seed} ({name})", wanted)
+
+    done = 0
+    for name, run in completed(jobs(), work, records_folder, Deadline(60 * minutes, say)):
+        records.write(name, _record(run), records_folder)
         done += 1
     return done
 
 
-def train_to_end(wanted: Settings, folder: Path, deadline: Deadline) -> Run:
+class Job(NamedTuple):
+    """A run that is not done: its name, what is said of it, and its settings."""
+
+    name: str
+    title: str
+    settings: Settings
+
+
+def completed(jobs: Iterable[Job], work: Path, records_folder: Path, deadline: Deadline) -> Iterator[tuple[str, Run]]:
+    """(name, run) of each job, as soon as it is at its end, until the deadline. A run that another process works on, or has
+    done meanwhile, is left to it. Raises Interrupted, with the run at hand saved, for Ctrl-C or SIGTERM."""
+    for name, title, wanted in jobs:
+        if deadline.passed:
+            return
+        if records.read(name, records_folder) is not None:  # another process was faster
+            continue
+        deadline.say(title)
+        try:
+            with threadpool_limits(1, "blas"):
+                run = _train(wanted, work / name, deadline)
+        except TrainingError as error:
+            deadline.say(f"  left out: {error}")
+            continue
+        except Interrupted:
+            if deadline.passed:
+                return
+            raise
+        yield name, run
+
+
+def _train(wanted: Settings, folder: Path, deadline: Deadline) -> Run:
     """The run, complete: from its start, or from where it was stopped. Raises Interrupted as `Run.train`."""
     if (folder / LAST).exists():
         run = Run.resume(folder, data_dir=wanted.data_dir, threads=1)
@@ -105,7 +125,7 @@ def train_to_end(wanted: Settings, folder: Path, deadline: Deadline) -> Run:
     return run
 
 
-def _record(run: Run, row: Row) -> records.Record:
+def _record(run: Run) -> records.Record:
     """What is kept of a complete run."""
     s = run.settings
     counted = totals(cost(skeleton(zoo.config(s.model, classes=len(run.testing.classes), changes=s.changes))))

@@ -9,20 +9,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from threadpoolctl import threadpool_limits
 
 from experiments import records
-from experiments.runner import WORK, Deadline, processor, train_to_end
+from experiments.runner import WORK, Deadline, Job, completed, processor
 from experiments.statistics import mean, paired
 from minidat.analysis.style import DPI, INK, bare, save
 from minidat.fast import loops
 from minidat.files import atomic_write
-from minidat.training.errors import Interrupted, TrainingError
+from minidat.training.errors import Interrupted
 from minidat.training.folder import LOG
 from minidat.training.loop import Run
 from minidat.training.settings import Settings, defaults
@@ -71,24 +71,10 @@ class Watch(Deadline):
 def train(minutes: float, used: str) -> int:
     """Do the runs that are not done until `minutes` have passed; returns how many were completed. A run that another
     process works on is left to it."""
-    deadline, done = Watch(60 * minutes, print), 0
-    for one in pending():
-        if deadline.passed:
-            break
-        if records.read(key(*one), RECORDS) is not None:  # another process was faster
-            continue
-        print(*one, flush=True)
-        try:
-            with threadpool_limits(1, "blas"):
-                run = train_to_end(settings(*one, used), WORK / key(*one), deadline)
-        except TrainingError as error:
-            print(f"  left out: {error}", flush=True)
-            continue
-        except Interrupted:
-            if deadline.passed:
-                break
-            raise
-        records.write(key(*one), record(run), RECORDS)
+    jobs = (Job(key(*one), key(*one), settings(*one, used)) for one in pending())
+    done = 0
+    for name, run in completed(jobs, WORK, RECORDS, Watch(60 * minutes, partial(print, flush=True))):
+        records.write(name, record(run), RECORDS)
         done += 1
     return done
 
