@@ -2,7 +2,8 @@
 
 NumPy releases the interpreter's lock inside its loops and products, so threads run in parallel, each with its own tape and
 single-threaded BLAS. Parameters are shared and only read. Gradients are added in the order of the micro-batches, so a result
-is repeatable to the bit for a given size of micro-batch, on any number of threads.
+is repeatable to the bit for a given size of micro-batch, on any number of threads from two. (One thread that is alone leaves
+BLAS as many as it likes, which may round differently.)
 """
 
 from __future__ import annotations
@@ -94,13 +95,13 @@ class Workers(AbstractContextManager):
         self._stack.close()
         self._pool = None
 
-    def map(self, count: int, work: Callable[[int, slice], T]) -> list[T]:
-        """work(i, slice of 0 … count−1) for the i-th micro-batch, results in their order. A thread takes the next one that none
-        has taken."""
+    def map(self, count: int, work: Callable[[slice], T]) -> list[T]:
+        """work(slice of 0 … count−1) for every micro-batch, results in their order. A thread takes the next one that none has
+        taken."""
         pieces = [slice(i, min(i + self.micro, count)) for i in range(0, count, self.micro)]
         if self._pool is None:
-            return [work(i, piece) for i, piece in enumerate(pieces)]
-        return list(self._pool.map(work, range(len(pieces)), pieces))
+            return [work(piece) for piece in pieces]
+        return list(self._pool.map(work, pieces))
 
 
 class BatchGradient:
@@ -122,14 +123,15 @@ class BatchGradient:
         """
         batch = len(inputs)
 
-        def work(i: int, piece: slice) -> Any:
+        def work(piece: slice) -> Any:
+            turn = piece.start // self.workers.micro
             loss, result = self.loss(self.model, inputs[piece], targets[piece], generator(piece.start))
             weight = array_module(loss.data).full_like(loss.data, (piece.stop - piece.start) / (whole or batch))
             left = self._sums.copy()
             for leaf, dx in pull(loss, weight):
-                left.pop(id(leaf)).add(i, dx)
+                left.pop(id(leaf)).add(turn, dx)
             for total in left.values():  # parameters that the loss did not depend on
-                total.add(i, None)
+                total.add(turn, None)
             return result
 
         self.flat[...] = 0
@@ -142,7 +144,7 @@ class BatchGradient:
 def predict(model: nn.Module, images: Any, workers: Workers) -> Any:
     """Logits (B, K) of images (B, H, W, 3), without a tape."""
 
-    def work(_: int, piece: slice) -> Any:
+    def work(piece: slice) -> Any:
         with no_grad():  # the switch is the thread's own
             return model(Tensor(images[piece])).data
 

@@ -25,11 +25,10 @@ from minidat.training.tasks.classification import Classification
 @given(count=st.integers(1, 50), threads=st.integers(1, 4), micro=st.integers(1, 20))
 def test_micro_batches_are_the_batch_in_order(count, threads, micro):
     with Workers(threads, micro) as workers:
-        pieces = workers.map(count, lambda i, piece: (i, piece))
-    assert [i for i, _ in pieces] == list(range(len(pieces)))
-    assert [i for _, piece in pieces for i in range(piece.start, piece.stop)] == list(range(count))
-    assert all(piece.stop - piece.start == micro for _, piece in pieces[:-1])
-    assert 1 <= pieces[-1][1].stop - pieces[-1][1].start <= micro
+        pieces = workers.map(count, lambda piece: piece)
+    assert [i for piece in pieces for i in range(piece.start, piece.stop)] == list(range(count))
+    assert all(piece.stop - piece.start == micro for piece in pieces[:-1])
+    assert 1 <= pieces[-1].stop - pieces[-1].start <= micro
 
 
 @given(st.permutations(range(5)))

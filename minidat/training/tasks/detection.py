@@ -114,7 +114,7 @@ def predictions(
 ) -> list[Any]:
     """What the model says of each sample, in pixels of the original image."""
 
-    def work(_: int, piece: slice) -> list[Any]:
+    def work(piece: slice) -> list[Any]:
         own = batch[piece]
         images, sizes = placed(model, [normalised(one, dataset) for one in own])
         return model.predict(images, sizes, [one.original for one in own])
