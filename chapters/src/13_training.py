@@ -863,7 +863,7 @@ print(f"K = 1000, ε = 0.1: the floor is {lowest(np.ones(1))[0]:.2f}, with mixup
 # minidat train --resume runs/dat_cifar-cifar10
 # ```
 #
-# On a CPU with the same BLAS the result is then *bitwise* what it would have been. For this, two things must be
+# On a CPU with the same loops and the same BLAS the result is then *bitwise* what it would have been. For this, two things must be
 # in the checkpoint besides the parameters: $m$, $v$ and $t$ of AdamW, or the steps after the stop would be larger; and the
 # state of every random number generator. The second is better avoided: here all random numbers (order of the images, crops,
 # drop path) are drawn from the *place* in the run, `(seed, purpose, step)`, so that there is no state. Let us try: four steps

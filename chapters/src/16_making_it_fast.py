@@ -832,8 +832,8 @@ hint("16.8")
 # A processor has several cores. Python runs on one of them at a time: whoever runs Python code holds the interpreter's
 # **lock**. But NumPy lets go of it while it goes over a large array, and so does a matrix product. So two threads can be in
 # NumPy at once. `training/parallel.py` cuts a batch into pieces, and each thread takes the next one, with a tape of its own. The
-# gradients are added in the order of the pieces: one that comes early is kept until it is its turn. So neither the number of
-# threads nor who waits for the lock changes a bit of the result.
+# gradients are added in the order of the pieces: one that comes early is kept until it is its turn. So who waits for the lock
+# changes no bit of the result, nor does the number of threads, from two on. (With one, BLAS may use threads of its own.)
 #
 # A loop of Python's own gains nothing from a second thread. A batch gains less than NumPy alone, since between two calls stands
 # Python: dispatch, the tape, shapes. A *share* of the work is serial, and that share sets a limit. How large is it on your

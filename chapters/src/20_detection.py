@@ -709,8 +709,8 @@ print(by_seed(runs["retina_mask"], {"box_ap": "box AP (by seed)", "mask_ap": "ma
 # %% [markdown]
 # Three runs do not tell the backbones apart: the differences are below 0.01, their intervals about ±0.02, and each holds 0
 # (`results/scenes/comparison.md`; chapter 15 tells what such an interval says). So nothing here shows that points which move find more. It is no verdict on
-# the paper, whose networks and images are far larger. On these pictures the last stage has a map of 4 × 4, and a window of 4 × 4 sees
-# all of it: there is little that a point could go and look for.
+# the paper, whose networks and images are far larger. Deformable blocks work on maps of 8 × 8 and 4 × 4 here, and a window of 4 × 4 sees
+# all of the smaller one.
 #
 # ## What the paper measured
 #
