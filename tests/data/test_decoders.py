@@ -83,7 +83,8 @@ def test_processes_end_with_an_error_and_one_that_is_killed_is_named(files):
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has processes in its background ignore it
 from minidat.data.decoders import Decoders
 from minidat.data.images import Transform
 from minidat.data.reading import Reader
