@@ -66,6 +66,11 @@ class Arena:
         for tensor, view in zip(parameters.values(), self.views(self.data).values(), strict=True):
             tensor.data = view
 
+    @property
+    def frozen(self) -> int:
+        """How many numbers of `data` are of frozen parameters."""
+        return self.data.size - max((each.stop for each in self.segments), default=0)
+
     def views(self, flat: Array) -> dict[str, Array]:
         """Each parameter's part of `flat`, an array like `data`, in the parameter's shape: no copies."""
         if flat.shape != self.data.shape:

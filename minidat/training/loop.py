@@ -15,15 +15,13 @@ from typing import Any
 
 from minidat import __version__
 from minidat.autograd.backend import asnumpy
-from minidat.data import Dataset
 from minidat.data.augment import RECIPES
 from minidat.data.decoders import Decoders
 from minidat.data.pictures import Pictures
 from minidat.data.share import Share
 from minidat.fast import loops
 from minidat.fast.cuda import cublas
-from minidat.models import create
-from minidat.training import checkpoint, finetune, log, state
+from minidat.training import checkpoint, log, state
 from minidat.training.arena import Arena
 from minidat.training.average import Average
 from minidat.training.checkpoint import CheckpointError
@@ -33,7 +31,7 @@ from minidat.training.feed import Feed, ReadAhead, default_readers
 from minidat.training.fingerprint import fingerprint, old_fingerprint
 from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_ranks, write_settings
 from minidat.training.lock import Lock
-from minidat.training.network import network
+from minidat.training.network import arena, network_for, start_from
 from minidat.training.optim import AdamW, Schedule
 from minidat.training.order import Order, RankOrder
 from minidat.training.parallel import Workers, thread_count
@@ -94,12 +92,14 @@ class Run:
         self.total = settings.epochs * self.steps_per_epoch
         notes = [note for data in (self.whole, self.testing) for note in getattr(data, "notes", ())]
         self.notes = list(dict.fromkeys(notes))  # told first, each once
-        self.model = _model(settings, self.training)
+        self.model = network_for(settings, self.training)
         if weights is not None:
-            self.notes.append(self._start_from(weights))
+            self.notes.append(start_from(weights, self.model, settings, self.training))
         self.model.to(device=device)
         self.threads = 1 if self.model.running() else self.threads  # they would change running statistics in any order
-        self.optimiser = AdamW(self._arena(), weight_decay=settings.weight_decay)
+        self.optimiser = AdamW(arena(self.model, settings), weight_decay=settings.weight_decay)
+        if self.arena.frozen:
+            self.notes.append(f"frozen: {self.arena.frozen:,} of {self.arena.data.size:,} parameters")
         self.average = Average(self.arena, settings.ema, self.model.running()) if settings.ema else None
         self.schedule = _schedule(settings, self.steps_per_epoch)
         self.environment = environment(device, self.threads, ranks.count)
@@ -195,34 +195,6 @@ class Run:
             ranks.from_first(lambda: run._tidy(saved))
             undo.pop_all()
         return run
-
-    def _start_from(self, weights: Weights) -> str:
-        """Put weights into the network, with a head into its backbone alone; a line on what was taken."""
-        s = self.settings
-        if s.head is None:
-            return weights.put_into(self.model, self.training.classes)
-        classifier = create(s.model, changes=s.changes)
-        weights.put_into(classifier, ())
-        self.model.backbone.take_over(classifier)
-        return f"starts from {weights.named}: its stages are the backbone's; head {s.head} is fresh"
-
-    def _arena(self) -> Arena:
-        """All parameters. Those that are frozen require no gradient from here on, so that where the network begins with them
-        a backward pass ends before it reaches them."""
-        s, parameters = self.settings, self.model.parameters()
-        if s.freeze is None and s.layer_decay == 1:
-            return Arena(parameters)
-        stages = self.model.stages if s.head is None else self.model.backbone.stages
-        own = {name: name.removeprefix("backbone.") for name in parameters}
-        blocks = [len(stage.blocks) for stage in stages]
-        found = finetune.rates(own.values(), blocks, freeze=s.freeze, layer_decay=s.layer_decay)
-        rates = {name: found[short] for name, short in own.items()}
-        for name, tensor in parameters.items():
-            tensor.requires_grad = rates[name] > 0
-        frozen = sum(tensor.data.size for tensor in parameters.values() if not tensor.requires_grad)
-        if frozen:
-            self.notes.append(f"frozen: {frozen:,} of {sum(t.data.size for t in parameters.values()):,} parameters")
-        return Arena(parameters, rates)
 
     @property
     def arena(self) -> Arena:
@@ -377,17 +349,6 @@ def _check_precision(settings: Settings, device: str) -> None:
             f"precision {settings.precision} is of a GPU's tensor cores, and results depend on it; "
             "the CPU computes in fp32 (--device gpu, or leave out --precision)"
         )
-
-
-def _model(settings: Settings, training: Dataset) -> Any:
-    """The network that settings name, new. Raises TrainingError where a classifier's images are not the data's."""
-    model = network(settings, len(training.classes))
-    if settings.head is None and model.config.image != training.image_size:
-        raise TrainingError(
-            f"model {settings.model} takes images of {model.config.image} pixels, "
-            f"data {settings.data} has {training.image_size}"
-        )
-    return model
 
 
 def _schedule(settings: Settings, steps_per_epoch: int) -> Schedule:

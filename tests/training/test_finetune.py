@@ -60,6 +60,7 @@ def test_what_is_frozen_stays_to_the_bit_and_all_else_moves(tmp_path, freeze, st
     for name, array in before.items():
         assert np.array_equal(after[name], array) == name.startswith(still), name
     frozen = sum(array.size for name, array in before.items() if name.startswith(still))
+    assert run.arena.frozen == frozen
     assert not run.optimiser.m[run.arena.data.size - frozen :].any()
     assert not run.optimiser.v[run.arena.data.size - frozen :].any()
     kept = checkpoint.load(tmp_path / "run" / BEST)[0]
@@ -106,7 +107,8 @@ def test_a_frozen_run_goes_on_equal_to_the_bit(tmp_path):
     with pytest.raises(Interrupted):
         run.train(Quiet())
     resumed = Run.resume(tmp_path / "stopped", threads=1)
-    assert resumed.notes[0].startswith("frozen: ")
+    arena = resumed.arena
+    assert resumed.notes[0] == f"frozen: {arena.frozen:,} of {arena.data.size:,} parameters"
     resumed.train(Quiet())
     one, other = (checkpoint.load(tmp_path / name / LAST)[0] for name in ("whole", "stopped"))
     assert all(np.array_equal(one[name], other[name]) for name in one)
