@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from minidat import ops
-from minidat.autograd import Tensor, no_grad
-from minidat.autograd.backend import asnumpy, to_device
-from minidat.cli import dense
+from minidat.cli import classifier, dense
 from minidat.cli.flags import add_device, add_head_rows, add_key, add_model, head_rows, new_command
-from minidat.cli.photograph import Letterbox, read_photograph
-from minidat.cli.pictures import last_blocks
+from minidat.cli.image_files import images_of, pictures_of
+from minidat.cli.photograph import Letterbox
 from minidat.cli.terminal import printable, say
 from minidat.cli.weights import TrainedRun, is_run, load_run
-from minidat.data.augment import normalise
 from minidat.data.dataset import DataError
 from minidat.data.imagenet import class_names, transform_for
-from minidat.data.images import FORMATS, MEAN, PROTOCOLS, STD, SUFFIXES
+from minidat.data.images import FORMATS, MEAN, PROTOCOLS, STD
 from minidat.dense import HEADS
 from minidat.fast import loops
-from minidat.metrics.top_k import check_finite
-from minidat.models import Pyramid
 from minidat.released import official
 from minidat.training.included import FIRST, included, is_included
 
-ENDING = "-points.png"  # of the pictures' names
 LETTERBOX = "letterbox"
 TOP, SCORE = 5, 0.5
 FLAGS = {"top": "classification", "protocol": "classification", "score": "detection"}  # and what they are for
@@ -83,44 +71,14 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
 
 
-@dataclass(frozen=True)
-class _Classifier:
-    """What `dense.Viewer` is for a network with a head, of a classifier. names: of its classes, of which `top` are told."""
-
-    model: Pyramid
-    transform: Callable[[Image.Image], np.ndarray]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    names: Sequence[str]
-    device: str
-    top: int
-
-    def read(self, path: Path) -> np.ndarray:
-        """uint8 (S, S, 3). Raises DataError where the image cannot be read."""
-        return self.transform(read_photograph(path))
-
-    def tell(self, path: Path, pixels: np.ndarray, picture: Path) -> Iterator[str]:
-        """Blocks of lines: the classes, and where the picture is. Raises ValueError for outputs that are not finite."""
-        record: dict = {}
-        x = to_device(normalise(pixels[None], self.mean, self.std), self.device)  # (1, S, S, 3)
-        with no_grad():
-            logits = self.model(Tensor(x), record=record)  # (1, K)
-            check_finite(asnumpy(logits.data), [path])
-            probabilities = asnumpy(ops.softmax(logits).data)[0]  # (K,)
-        best = np.argsort(-probabilities, kind="stable")[: self.top]
-        named = [(self.names[i], float(probabilities[i])) for i in best]
-        yield f"{printable(str(path))}\n{_table(named)}"
-        yield f"  {_draw(pixels, record, named, picture)}"
-
-
 def run(arguments: argparse.Namespace) -> int:
     """A block of lines and a picture for each image; a line on stderr for each that cannot be read."""
     if arguments.top is not None and arguments.top < 1:
         raise ValueError(f"top is {arguments.top}; it must be at least 1")
     if arguments.score is not None and not 0 <= arguments.score <= 1:
         raise ValueError(f"score is {arguments.score}; it must be from 0 to 1")
-    images = _images(arguments.images)
-    pictures = _pictures(images, arguments.out)
+    images = images_of(arguments.images)
+    pictures = pictures_of(images, arguments.out)
     viewer, failed = _viewer(arguments), 0
     for path, picture in zip(images, pictures, strict=True):
         try:
@@ -134,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _viewer(arguments: argparse.Namespace) -> _Classifier | dense.Viewer:
+def _viewer(arguments: argparse.Namespace) -> classifier.Viewer | dense.Viewer:
     """The network that --weights names."""
     trained = _run_of(arguments)
     head = None if trained is None else trained.state.settings.head
@@ -147,51 +105,6 @@ def _viewer(arguments: argparse.Namespace) -> _Classifier | dense.Viewer:
     classes = trained.state.classes
     names = _names(len(classes), arguments.classes, classes)
     return dense.Viewer.of(trained, names, arguments.device, SCORE if arguments.score is None else arguments.score)
-
-
-def _images(named: Sequence[Path]) -> list[Path]:
-    """The image files that were named, and those in the folders that were named, each once."""
-    found: dict[Path, Path] = {}
-    for path in named:
-        files = sorted(filter(_is_photograph, path.iterdir())) if path.is_dir() else [path]
-        if not files:
-            raise ValueError(f"{path}: the folder holds no image ({', '.join(SUFFIXES)})")
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
-
-
-def _is_photograph(path: Path) -> bool:
-    """Whether a file in a folder is an image to classify: not a hidden one, nor a picture that this command made."""
-    name = path.name.lower()
-    return name.endswith(SUFFIXES) and not name.startswith(".") and not name.endswith(ENDING)
-
-
-def _pictures(images: Sequence[Path], out: Path | None) -> list[Path]:
-    """Where each image's picture goes: never over an image, nor over another picture."""
-    folder = Path() if out is None else out
-    if not folder.is_dir():
-        return [_picture(images, folder)]
-    taken, pictures = {path.resolve() for path in images}, []
-    for path in images:
-        endings = itertools.chain([ENDING], (f"-{i}{ENDING}" for i in itertools.count(2)))
-        names = (path.stem + ending for ending in endings)
-        pictures.append(next(folder / name for name in names if (folder / name).resolve() not in taken))
-        taken.add(pictures[-1].resolve())
-    return pictures
-
-
-def _picture(images: Sequence[Path], out: Path) -> Path:
-    """The one picture that --out names."""
-    if len(images) > 1:
-        raise ValueError(f"--out {out} is one picture, and there are {len(images)} images; name a folder that exists")
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"--out {out}: the picture is a PNG; give it a name that ends in .png")
-    if not out.parent.is_dir():
-        raise ValueError(f"--out {out}: the folder {out.parent} does not exist")
-    if out.resolve() == images[0].resolve():
-        raise ValueError(f"--out {out}: the picture would overwrite the image; give it another name")
-    return out
 
 
 def _run_of(arguments: argparse.Namespace) -> TrainedRun | None:
@@ -208,29 +121,25 @@ def _run_of(arguments: argparse.Namespace) -> TrainedRun | None:
         print(f"no --weights: {FIRST}, a small network that comes with minidat, knows only\n{names}")
     if arguments.device == "cpu" and not is_included(
         path
-    ):  # included weights are rounded, and loops take time to compile
+    ):  # included weights are rounded, and loops are slow to compile
         loops.use(trained.state.settings.loops, say)
     return trained
 
 
-def _classifier(arguments: argparse.Namespace, trained: TrainedRun | None) -> _Classifier:
+def _classifier(arguments: argparse.Namespace, trained: TrainedRun | None) -> classifier.Viewer:
     """The network of a run or of released weights, with its way to take images."""
     path, protocol = arguments.weights or Path(FIRST), arguments.protocol or LETTERBOX
     if trained is not None:
         model, (mean, std), names = trained.model, trained.colours, trained.state.classes
     else:
         rows = head_rows(arguments.head_rows)
-        model, mean, std, names = (
-            official.from_file(path, arguments.model, rows=rows, key=arguments.key),
-            MEAN,
-            STD,
-            None,
-        )
+        model = official.from_file(path, arguments.model, rows=rows, key=arguments.key)
+        mean, std, names = MEAN, STD, None
     side = model.config.image
     transform = Letterbox(side, mean) if protocol == LETTERBOX else transform_for(model.config, protocol)
     named = _names(model.config.classes, arguments.classes, names)
     model.to(device=arguments.device)
-    return _Classifier(model, transform, mean, std, named, arguments.device, arguments.top or TOP)
+    return classifier.Viewer(model, transform, mean, std, named, arguments.device, arguments.top or TOP)
 
 
 def _names(count: int, file: Path | None, known: Sequence[str] | None) -> Sequence[str]:
@@ -245,19 +154,3 @@ def _names(count: int, file: Path | None, known: Sequence[str] | None) -> Sequen
     if len(names) != count:
         raise ValueError(f"--classes {file}: has {len(names)} names, the model {count} classes")
     return names
-
-
-def _table(named: Sequence[tuple[str, float]]) -> str:
-    width = max(len(name) for name, _ in named)
-    return "\n".join(f"  {name:{width}}  {100 * share:6.2f} %" for name, share in named)
-
-
-def _draw(pixels: np.ndarray, records: dict, named: Sequence[tuple[str, float]], picture: Path) -> str:
-    """Draw the picture; a line on where it is."""
-    shown = last_blocks(records)
-    if not shown:
-        return "no picture: the network has no deformable block"
-    from minidat.analysis.predictions import prediction_figure  # matplotlib takes a moment to import
-
-    prediction_figure(pixels, shown, picture, named=named)
-    return f"points in {printable(str(picture))}"
