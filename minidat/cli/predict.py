@@ -119,9 +119,7 @@ def _run_of(arguments: argparse.Namespace) -> TrainedRun | None:
     if arguments.weights is None:
         names = textwrap.fill(", ".join(trained.state.classes), 78, initial_indent="  ", subsequent_indent="  ")
         print(f"no --weights: {FIRST}, a small network that comes with minidat, knows only\n{names}")
-    if arguments.device == "cpu" and not is_included(
-        path
-    ):  # included weights are rounded, and loops are slow to compile
+    if arguments.device == "cpu" and not is_included(path):  # those are rounded, and compiling takes longer than asking
         loops.use(trained.state.settings.loops, say)
     return trained
 
