@@ -78,9 +78,8 @@ class Side:
             env=os.environ | limits | ENVIRONMENT | OWN.get(side, {}) | {"PYTHONPATH": path},
         )
         self.answers: Queue[str] = Queue()
-        self.listener = threading.Thread(
-            target=self._listen, daemon=True
-        )  # ends late, or never, where a child has the pipe
+        # ends late, or never, where a child has the pipe
+        self.listener = threading.Thread(target=self._listen, daemon=True)
         self.listener.start()
 
     def _listen(self) -> None:

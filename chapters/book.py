@@ -30,9 +30,8 @@ def page(source: Path) -> NotebookNode:
     cells = jupytext.reads(source.read_text("utf-8"), fmt="py:percent").cells
     stubs, solved = iter(_built(source, solution=False).cells), _built(source, solution=True)
     page_cells, answer = [], None
-    for cell, done in zip(
-        cells, solved.cells
-    ):  # the notebook's last cell, with its links to other notebooks, is left out
+    # the notebook's last cell, with its links to other notebooks, is left out
+    for cell, done in zip(cells, solved.cells):
         if "solution" in cell.metadata.get("tags", []):
             page_cells.append(_folded(answer, done))
             continue

@@ -87,9 +87,8 @@ def notebook(text: str, name: str, *, solution: bool) -> NotebookNode:
     parsed.cells.append(nbformat.v4.new_markdown_cell(_navigation(name, solution=solution)))
     links = {file.name[:2]: f"{file.stem}.ipynb" for file in chapter_files() if file.stem != name}
     for i, cell in enumerate(parsed.cells):
-        hidden = "hide-input" in cell.metadata.get(
-            "tags", []
-        )  # code that only draws: folded, in JupyterLab and in the book
+        # code that only draws: folded, in JupyterLab and in the book
+        hidden = "hide-input" in cell.metadata.get("tags", [])
         cell.id, cell.metadata = (
             f"cell-{i:03d}",
             {"jupyter": {"source_hidden": True}, "tags": ["hide-input"]} if hidden else {},

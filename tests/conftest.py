@@ -8,9 +8,8 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # before NumPy is imported: one of several processes, each of which has one core
+# before NumPy is imported: one of several processes, each of which has one core
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 os.environ.setdefault("MINIDAT_LOOPS", "numpy")  # tests of loops ask for them; here and in processes that tests start

@@ -50,9 +50,8 @@ def test_compiled_loops_train_and_test(tmp_path, capsys):
     pytest.importorskip("numba")
     for command in (["train", *TINY, "--out", str(tmp_path / "run")], ["eval", str(tmp_path / "run")]):
         with backends.restored():
-            assert (
-                run(*command, *(["--loops", "numba"] if command[0] == "train" else [])) == 0
-            )  # the run keeps its choice
+            # the run keeps its choice
+            assert run(*command, *(["--loops", "numba"] if command[0] == "train" else [])) == 0
             assert any(one.backend is NUMBA for one in OPS["layer_norm"].raw.implementations)
         assert "test accuracy" in capsys.readouterr().out
 

@@ -69,9 +69,8 @@ def test_its_adamw_is_pytorchs():
     moved = {name: abs(np.array(a) - weights[name]).max() for name, a in state[0].items()}
     assert min(moved.values()) > 0.05
     for name in p:
-        if not name.endswith(
-            "attns.0.proj_qkv.bias"
-        ):  # its keys' part has no gradient but rounding, which Adam magnifies
+        # its keys' part has no gradient but rounding, which Adam magnifies
+        if not name.endswith("attns.0.proj_qkv.bias"):
             np.testing.assert_allclose(state[0][name], theirs[name], rtol=0, atol=2e-3, err_msg=name)
 
 

@@ -25,9 +25,8 @@ from minidat.models.config import StageConfig
 from minidat.models.mixers import mixer
 
 DIM, HEADS, SIDES = 96, 3, (7, 14, 28, 56, 112)
-SCORES = (
-    2**28
-)  # bytes: the most that the attention weights of a measured pass may take; a pass takes a few times as much
+# bytes: the most that the attention weights of a measured pass may take; a pass takes a few times as much
+SCORES = 2**28
 
 Clock = Callable[[], float]
 

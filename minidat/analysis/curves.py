@@ -15,11 +15,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minidat.analysis.style import DPI, GREY, INK, bare, save
 
-TRAIN, TEST, CHOSEN = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-)  # blue, vermilion, green: distinct for every kind of colour vision
+# blue, vermilion, green: distinct for every kind of colour vision
+TRAIN, TEST, CHOSEN = "#0072b2", "#d55e00", "#009e73"
 KINDS = ("train", "validation", "test")  # of records
 LARGEST = 1e9  # what is drawn at most: a loss beyond is of a run that diverged
 

@@ -99,9 +99,8 @@ def _retinanet(model: RetinaNet, maps: Sequence[Size], price: Price) -> list[Row
 def _two_stage(model: TwoStage, maps: Sequence[Size], price: Price) -> list[Row]:
     neck, levels = _fpn(model.neck, maps, price)
     rpn, positions = model.rpn, sum(map(prod, levels))
-    each = convolved(
-        price, rpn.conv, rpn.class_out, rpn.box_out
-    )  # its ReLU is a function there, which mmcv does not see
+    # its ReLU is a function there, which mmcv does not see
+    each = convolved(price, rpn.conv, rpn.class_out, rpn.box_out)
     rows = [neck, Row("RPN", (*levels[0], 5 * len(rpn.anchors)), "", parameters_of(rpn), positions * each)]
     for i, (boxes, masks) in enumerate(zip(model.heads, model.mask_heads, strict=True), 1):
         stage = f" {i}" if len(model.heads) > 1 else ""

@@ -85,9 +85,8 @@ def _open(folder: Path, name: str, *, browser: bool) -> int:
 
     notebooks = [str(path) for path in sorted(folder.glob("[0-9]*.ipynb"))]
     jupyter = [sys.executable, "-m", "jupyter"]
-    subprocess.run(
-        [*jupyter, "trust", *notebooks], check=False, stdout=subprocess.DEVNULL
-    )  # or interactive figures stay empty
+    # or interactive figures stay empty
+    subprocess.run([*jupyter, "trust", *notebooks], check=False, stdout=subprocess.DEVNULL)
     flags = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []  # as in a container
     flags += [] if browser else ["--no-browser"]
     return subprocess.run([*jupyter, "lab", *flags, str(folder / name)], check=False).returncode

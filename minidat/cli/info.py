@@ -14,15 +14,8 @@ from minidat.models import MODELS, zoo
 from minidat.training.included import card, included, is_included
 
 CLASSES = {"detection": 80, "segmentation": 150}  # of COCO, of ADE20K
-OF_MODELS = (
-    "against",
-    "head",
-    "image",
-    "classes",
-    "detail",
-    "convention",
-    "changes",
-)  # flags that a run has no use for
+# flags that a run has no use for
+OF_MODELS = "against", "head", "image", "classes", "detail", "convention", "changes"
 
 
 def add(commands: Any) -> None:

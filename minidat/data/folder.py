@@ -18,12 +18,8 @@ from minidat.data.images import SUFFIXES
 from minidat.data.pictures import Pictures
 from minidat.unpickle import shown
 
-TESTED = (
-    "val",
-    "valid",
-    "validation",
-    "test",
-)  # names of the folder beside train/; the first that is there is tested on
+# names of the folder beside train/; the first that is there is tested on
+TESTED = "val", "valid", "validation", "test"
 HELD_OUT = 0.2  # share of the pictures that are tested on where there is no such folder
 
 Members = dict[str, tuple[str, list[str]]]  # class → (its folder, its files' names)

@@ -38,9 +38,8 @@ from minidat.released.layouts import (
 from minidat.released.official import fill, read_weights
 from minidat.released.pth_write import write_pth
 
-DECONV = AxisOrder(
-    lambda a: a.transpose(2, 3, 0, 1), lambda a: a.transpose(2, 3, 0, 1)
-)  # (in, out, k, k) ↔ (k, k, in, out)
+# (in, out, k, k) ↔ (k, k, in, out)
+DECONV = AxisOrder(lambda a: a.transpose(2, 3, 0, 1), lambda a: a.transpose(2, 3, 0, 1))
 COUNTER = "num_batches_tracked"
 """Of a batch norm there: how many batches it saw. It has no use here."""
 

@@ -36,12 +36,10 @@ class AxisOrder:
 SAME = AxisOrder(lambda a: a, lambda a: a)
 LINEAR = AxisOrder(lambda a: a.T, lambda a: a.T)  # (out, in) ↔ (in, out)
 POINTWISE = AxisOrder(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])  # (out, in, 1, 1) ↔ (in, out)
-CONV = AxisOrder(
-    lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)
-)  # (out, in, k, k) ↔ (k, k, in, out)
-DEPTHWISE = AxisOrder(
-    lambda a: a[:, 0].transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1)[:, None]
-)  # (c, 1, k, k) ↔ (k, k, c)
+# (out, in, k, k) ↔ (k, k, in, out)
+CONV = AxisOrder(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
+# (c, 1, k, k) ↔ (k, k, c)
+DEPTHWISE = AxisOrder(lambda a: a[:, 0].transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1)[:, None])
 
 Entry = tuple[str, Tensor, AxisOrder]
 

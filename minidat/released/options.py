@@ -23,9 +23,8 @@ def translate(config: Mapping[str, Any]) -> Config:
     convolutions = bool(config.get("use_conv_patches", False))
     stem = "patch" if not convolutions else "overlap" if version == 1 else "conv"
     image, patch = config["img_size"], config["patch_size"]
-    stride = (
-        (patch // 2) ** 2 if stem == "conv" else patch
-    )  # two strides of patch // 2: patch itself only where that is 4
+    # two strides of patch // 2: patch itself only where that is 4
+    stride = (patch // 2) ** 2 if stem == "conv" else patch
     return Config(
         image=image,
         patch=stride,

@@ -95,9 +95,8 @@ class CheckpointPickle(Machine):
         if not isinstance(function, Name):
             return super().call(function, arguments)
         full = f"{function.module}.{function.name}"
-        if (
-            full == ORDERED_DICT and not arguments
-        ):  # its items follow, and its attributes, such as `_metadata`, are dropped
+        # its items follow, and its attributes, such as `_metadata`, are dropped
+        if full == ORDERED_DICT and not arguments:
             return {}
         if full == TENSOR and len(arguments) >= 4:
             return StoredTensor(*arguments[:4])

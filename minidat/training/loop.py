@@ -221,10 +221,8 @@ class Run:
         while self.notes:
             reporter.note(self.notes.pop(0))
         workers = Workers.on(self.device, self.threads, self.settings.micro, alone=self.ranks.count == 1)
-        precision, lock = (
-            cublas.precision(self.settings.precision),
-            self.lock if self.ranks.first else contextlib.nullcontext(),
-        )
+        precision = cublas.precision(self.settings.precision)
+        lock = self.lock if self.ranks.first else contextlib.nullcontext()
         with lock, self.stop, precision, self.decoders, workers, self._step(reporter) as step:
             Sitting(self, step, workers, reporter).work()
 

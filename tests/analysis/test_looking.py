@@ -8,9 +8,8 @@ from minidat.analysis.looking import groups_apart, in_box
 
 def test_points_in_a_box_are_counted_in_pixels_of_the_image():
     """A map of 4×8 on an image of 8×16: pixel (1, 2) of the map covers rows 2–3 and columns 4–5. The box holds these alone."""
-    points = np.array(
-        [[[[1, 2], [1, 3], [2, 2], [0, 2]]], [[[0.6, 1.6], [1.2, 1.8], [1.3, 2], [1, 2.3]]]]
-    )  # (2, 1, 4, 2)
+    # (2, 1, 4, 2)
+    points = np.array([[[[1, 2], [1, 3], [2, 2], [0, 2]]], [[[0.6, 1.6], [1.2, 1.8], [1.3, 2], [1, 2.3]]]])
     boxes = np.array([[2, 4, 4, 6]] * 2)
     assert in_box(points, (4, 8), boxes, (8, 16)).tolist() == [0.25, 1.0]
     assert in_box(points + np.array([0, 0.6]), (4, 8), boxes, (8, 16))[0] == 0

@@ -144,9 +144,8 @@ def test_in_a_browser_code_can_be_copied_and_pictures_enlarged(book, browser):
     browser.open((book / "06_bilinear_kernel.html").as_uri())
     assert browser.run("document.querySelectorAll('.cell_input button.copybtn').length") > 20
     browser.run("document.querySelector('.cell_output img').click()")
-    assert (
-        browser.run("document.querySelector('img.large').getBoundingClientRect().width") > 1000
-    )  # but for a scroll bar
+    # but for a scroll bar
+    assert browser.run("document.querySelector('img.large').getBoundingClientRect().width") > 1000
     browser.run("document.querySelector('img.large').click()")
     assert browser.run("document.querySelector('img.large')") is None
 

@@ -260,9 +260,8 @@ def test_an_interactive_figure_is_one_frame_with_its_data(notebook):
     tutorial.interactive("bilinear", {"map": [[1, 2]], "point": [0, "</script>"]}, alt='a "map"', height=99)
     html = notebook[0][0]["text/html"]
     assert html.startswith('<iframe class="minidat-figure" title="a &quot;map&quot;"') and "height:99px" in html
-    assert (
-        "&quot;map&quot;:[[1,2]]" in html and "/*DATA*/" not in html and html.count("&lt;/script&gt;") == 2
-    )  # the page's and the frame's
+    # the page's and the frame's
+    assert "&quot;map&quot;:[[1,2]]" in html and "/*DATA*/" not in html and html.count("&lt;/script&gt;") == 2
 
 
 def test_every_interactive_figure_asks_for_nothing_from_outside():

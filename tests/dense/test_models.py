@@ -84,9 +84,8 @@ def test_losses_reach_every_parameter(head):
     parameters = made.parameters()
     found = dict(zip(parameters, gradients(total(losses), list(parameters.values())), strict=True))
     assert [name for name, d in found.items() if d is None or not np.isfinite(d).all()] == []
-    still = (
-        {"neck.output.2", "neck.output.3"} if head == "cascade_mask_rcnn" else {}
-    )  # no anchor there is inside the image
+    # no anchor there is inside the image
+    still = {"neck.output.2", "neck.output.3"} if head == "cascade_mask_rcnn" else {}
     assert [name for name, d in found.items() if not d.any() and name.rpartition(".")[0] not in still] == []
 
 

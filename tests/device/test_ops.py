@@ -28,9 +28,8 @@ def assert_close(found, expected, dtype, device, rounding):
 def test_agrees_with_the_cpu(case, device, on_device):
     """Value and gradients, for several numbers of leading axes and in both dtypes; then by its kernels, if it has some."""
     plain = ((2, 3), np.float64), ((), np.float64), ((3, 1, 2), np.float64), ((2, 3), np.float32)
-    kernels = (
-        (((3, 1, 2), np.float64),) if hasattr(device, "RawModule") else ()
-    )  # others: fast/test_every_implementation.py
+    # others: fast/test_every_implementation.py
+    kernels = (((3, 1, 2), np.float64),) if hasattr(device, "RawModule") else ()
     for number, (leading, dtype) in enumerate((*plain, *kernels)):
         if number == len(plain):
             cuda.install()

@@ -27,13 +27,8 @@ EVERYWHERE = (  # on each device in turn, unchanged: see `crossing.py`
     "released/test_options.py",
     "released/test_resize.py",
 )
-ABOUT_DEVICES = (
-    "device/",
-    "fast/cuda/",
-    "fast/test_",
-    "test_benchmarks.py",
-    "test_gpu_command.py",
-)  # they ask for what they need
+# they ask for what they need
+ABOUT_DEVICES = "device/", "fast/cuda/", "fast/test_", "test_benchmarks.py", "test_gpu_command.py"
 ON_CPU = {  # and why no device has a part in what they prove
     "ops/test_options.py": "messages",
     "models/test_layers.py": "layers, each of which is in a network of models/test_pyramid.py on devices",

@@ -132,9 +132,8 @@ def test_each_part_is_augmented_by_itself(tmp_path, monkeypatch):
     keys, plain = [], module.generator
     monkeypatch.setattr(module, "generator", lambda *key: keys.append(key) or plain(*key))
     trained(tmp_path / "run", replace(SHORT, epochs=1, accumulate=4))
-    assert (
-        len(keys) == len(set(keys)) == 4 * (4 + 4)
-    )  # four steps of four parts: augmentation, and one micro-batch of two
+    # four steps of four parts: augmentation, and one micro-batch of two
+    assert len(keys) == len(set(keys)) == 4 * (4 + 4)
 
 
 def test_another_run_starts_from_the_average_and_its_own_average_too(tmp_path):

@@ -132,9 +132,8 @@ def test_runs_of_two_ranks_repeat_to_the_bit_over_stops_too_and_only_the_first_r
     )
     monkeypatch.setattr(checkpoint, "save", lambda path, *args: (saves.append(path.name), save(path, *args)))
     one, other = trained(tmp_path / "whole")
-    assert (
-        sum(tested) == 2 * 3 + 11
-    )  # of two epochs the images held out, then the test images: each once, whatever the ranks
+    # of two epochs the images held out, then the test images: each once, whatever the ranks
+    assert sum(tested) == 2 * 3 + 11
     assert saves.count(LAST) == 1 + 2 * 2 + 1  # at the start; after an epoch and its test, twice; after the last test
     np.testing.assert_array_equal(one.arena.data, other.arena.data)
     assert one.test_accuracy == other.test_accuracy and one.best == other.best

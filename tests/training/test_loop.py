@@ -146,9 +146,8 @@ def stop_at_the_next_step(run):
 
 
 def test_threads_change_no_bit_of_a_run(tmp_path):
-    settings = replace(
-        SMALL, micro=1
-    )  # two terms have one sum in either order; these are as many as the batch has images
+    # two terms have one sum in either order; these are as many as the batch has images
+    settings = replace(SMALL, micro=1)
     runs = [Run.start(settings, tmp_path / str(threads), threads=threads) for threads in (1, 2, 3)]
     for run in runs:
         with threadpool_limits(1, "blas"):  # one thread alone would leave BLAS its own

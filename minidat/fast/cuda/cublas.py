@@ -26,9 +26,8 @@ import numpy as np
 from minidat.autograd.backend import array_module
 
 SONAMES = ("libcublas.so.13", "libcublas.so.12", "cublas64_13.dll", "cublas64_12.dll")
-WORKSPACE = (
-    32 << 20
-)  # bytes, as NVIDIA recommends for Hopper; without a workspace cuBLAS would allocate during a capture
+# bytes, as NVIDIA recommends for Hopper; without a workspace cuBLAS would allocate during a capture
+WORKSPACE = 32 << 20
 LOOPS = 32  # at most so many launches in a row; beyond, the operands are copied into one batch
 OP_N, OP_T, DEFAULT_ALGORITHM = 0, 1, -1
 
@@ -47,10 +46,8 @@ class Kind(NamedTuple):
 
 KINDS = {"float32": Kind(0, COMPUTE["fp32"], ctypes.c_float), "float64": Kind(1, 70, ctypes.c_double)}
 
-_OPERAND, _STRIDED = (
-    (c_void_p, c_int, c_int),
-    (c_void_p, c_int, c_int, c_longlong),
-)  # pointer, type, leading dimension, stride
+# pointer, type, leading dimension, stride
+_OPERAND, _STRIDED = (c_void_p, c_int, c_int), (c_void_p, c_int, c_int, c_longlong)
 _SIZES = (c_void_p, c_int, c_int, c_int, c_int, c_int, c_void_p)  # handle, two transposes, m, n, k, α
 SIGNATURES = {
     "cublasCreate_v2": (POINTER(c_void_p),),
@@ -176,9 +173,8 @@ def _multiply(xp: ModuleType, a: Any, b: Any, y: Any, scale: float) -> None:
     batch = _fold(y.shape[:-2], list(steps))
     rows = y.shape[-2]
     (a_transposed, lda), (_, ldy) = _layout(a), _layout(y)
-    if (
-        batch.sizes and not a_transposed and batch.strides[-1] == (rows * lda, 0, rows * ldy)
-    ):  # all share one B: one product with more rows
+    # all share one B: one product with more rows
+    if batch.sizes and not a_transposed and batch.strides[-1] == (rows * lda, 0, rows * ldy):
         rows, batch = rows * batch.sizes[-1], _Batch(batch.sizes[:-1], batch.strides[:-1])
     inner = max(range(len(batch.sizes)), key=batch.sizes.__getitem__, default=None)  # the axis of one strided batch
     outer = [i for i in range(len(batch.sizes)) if i != inner]
@@ -239,9 +235,8 @@ class _Handle:
         stream = self.xp.cuda.get_current_stream().ptr
         if stream != self.stream:
             self._checked("cublasSetStream_v2", self.pointer, stream)
-            self._checked(
-                "cublasSetWorkspace_v2", self.pointer, self.workspace.data.ptr, WORKSPACE
-            )  # setting a stream resets the workspace
+            # setting a stream resets the workspace
+            self._checked("cublasSetWorkspace_v2", self.pointer, self.workspace.data.ptr, WORKSPACE)
             self.stream = stream
         self._checked(name, self.pointer, *arguments)
 

@@ -18,11 +18,8 @@ from minidat.fast.cuda.softmax import lanes, term
 Array = Any
 Shape = tuple[int, ...]
 THREADS = 256
-ROOMS = (
-    2048,
-    5632,
-    11264,
-)  # numbers in shared memory for which the kernels are compiled: what is not used would keep blocks out
+# numbers in shared memory for which the kernels are compiled: what is not used would keep blocks out
+ROOMS = 2048, 5632, 11264
 BYTES = 45056  # of shared memory, at most: a kernel may declare 48 KiB
 MOST_KEYS = 4 * WARP  # as many scores of a row as its threads keep
 
@@ -68,9 +65,8 @@ class _Bias(NamedTuple):
 
 def _bias(array: Array | None, scores: Shape, none: Array) -> _Bias:
     n, m = scores[-2:]
-    if (
-        array is not None and array.shape == scores[-3:] and array.ndim == 3
-    ):  # (M, n, m), and often a view of (n, m, M): a table that was read
+    # (M, n, m), and often a view of (n, m, M): a table that was read
+    if array is not None and array.shape == scores[-3:] and array.ndim == 3:
         tokens_first, heads = array.transpose(1, 2, 0), array.shape[0]
         if tokens_first.flags.c_contiguous:
             return _Bias(tokens_first, 1, heads, 1, m * heads, heads)

@@ -26,9 +26,8 @@ def take(x, *, indices: Any, axis: int):
     def vjp(dy):
         dx = place_for(x)
         flipped, order = xp.moveaxis(dy, -1, 0), (inner, 1)
-        if (
-            x.ndim == 2 and along == 0 and flipped.flags.c_contiguous
-        ):  # a table, read as (n, m, M) and used as (M, n, m)
+        # a table, read as (n, m, M) and used as (M, n, m)
+        if x.ndim == 2 and along == 0 and flipped.flags.c_contiguous:
             dy, order = flipped, (1, places.size)
         arguments = xp.ascontiguousarray(dy), places, dx, x.size, places.size, n, inner, *order
         kernels("take.cu", dx).launch("take_vjp", blocks(x.size, THREADS // WARP), THREADS, *arguments)
