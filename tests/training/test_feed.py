@@ -247,7 +247,7 @@ def test_recipes_for_files_are_for_files(tmp_path):
 
 
 def test_the_commands_know_the_classes(tmp_path, folder, capsys, monkeypatch):
-    for owner in ("console.Console", "predict"):
+    for owner in ("console.Console", "classifier"):
         monkeypatch.setattr(f"minidat.cli.{owner}._draw", lambda *_: "no picture")
     size = ["--epochs", "1", "--batch", "8", "--warmup", "0", "--threads", "1", "--workers", "0"]
     out = str(tmp_path / "run")
