@@ -57,7 +57,6 @@ def verdicts(text):
 
 
 @every_chapter
-@pytest.mark.usefixtures("unrendered")
 def test_a_chapter_runs_to_its_end_with_stubs_and_with_answers_that_are_half_done(source, build, tmp_path):
     """Every second exercise is left as it is; the others get an answer that is wrong."""
     half_done = list(numbered(source))[1::2]
