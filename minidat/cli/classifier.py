@@ -22,8 +22,9 @@ from minidat.models import Pyramid
 
 @dataclass(frozen=True)
 class Viewer:
-    """What `dense.Viewer` is for a network with a head. transform: from an image to the network's square. mean, std: of the
-    images that it was trained on. names: of its classes, of which `top` are told."""
+    """A classifier, and what is between an image file and its answer. transform: from an image to the network's square. mean,
+    std: of the images that it was trained on. names: of its classes, of which `top` are told. For a network with a head
+    there is `dense.Viewer`."""
 
     model: Pyramid
     transform: Callable[[Image.Image], np.ndarray]

@@ -12,7 +12,8 @@ ENDING = "-points.png"  # of the pictures' names
 
 
 def images_of(named: Sequence[Path]) -> list[Path]:
-    """The image files that were named, and those in the folders that were named, each once."""
+    """The image files that were named, and those in the folders that were named, each once. Raises ValueError for a folder
+    that holds none."""
     found: dict[Path, Path] = {}
     for path in named:
         files = sorted(filter(_is_photograph, path.iterdir())) if path.is_dir() else [path]
@@ -30,7 +31,8 @@ def _is_photograph(path: Path) -> bool:
 
 
 def pictures_of(images: Sequence[Path], out: Path | None) -> list[Path]:
-    """Where each image's picture goes: never over an image, nor over another picture."""
+    """Where each image's picture goes: never over an image, nor over another picture. out: a folder (by default this one), or
+    the picture of a single image. Raises ValueError where a picture cannot have that name."""
     folder = Path() if out is None else out
     if not folder.is_dir():
         return [_picture(images, folder)]

@@ -31,7 +31,7 @@ from minidat.training.feed import Feed, ReadAhead, default_readers
 from minidat.training.fingerprint import fingerprint, old_fingerprint
 from minidat.training.folder import BEST, LAST, LOG, check_free, claimed, to_resume, write_ranks, write_settings
 from minidat.training.lock import Lock
-from minidat.training.network import arena, network_for, start_from
+from minidat.training.network import arena_of, network_for, start_from
 from minidat.training.optim import AdamW, Schedule
 from minidat.training.order import Order, RankOrder
 from minidat.training.parallel import Workers, thread_count
@@ -97,7 +97,7 @@ class Run:
             self.notes.append(start_from(weights, self.model, settings, self.training))
         self.model.to(device=device)
         self.threads = 1 if self.model.running() else self.threads  # they would change running statistics in any order
-        self.optimiser = AdamW(arena(self.model, settings), weight_decay=settings.weight_decay)
+        self.optimiser = AdamW(arena_of(self.model, settings), weight_decay=settings.weight_decay)
         if self.arena.frozen:
             self.notes.append(f"frozen: {self.arena.frozen:,} of {self.arena.data.size:,} parameters")
         self.average = Average(self.arena, settings.ema, self.model.running()) if settings.ema else None

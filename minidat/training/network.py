@@ -46,7 +46,7 @@ def start_from(weights: Weights, model: Any, settings: Settings, training: Datas
     return f"starts from {weights.named}: its stages are the backbone's; head {s.head} is fresh"
 
 
-def arena(model: Any, settings: Settings) -> Arena:
+def arena_of(model: Any, settings: Settings) -> Arena:
     """All parameters, each with its share of the learning rate. Those that are frozen require no gradient from here on, so
     that where the network begins with them a backward pass ends before it reaches them. Raises as `finetune.rates`."""
     s, parameters = settings, model.parameters()
