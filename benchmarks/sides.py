@@ -70,7 +70,7 @@ class Minidat:
         # a single image leaves the threads to BLAS
         at_once = threads if device == "cpu" and case.batch >= threads else 1
         micro = min(case.micro, max(1, case.batch // threads)) if device == "cpu" else case.batch
-        self.workers = parallel.Workers(at_once, micro)
+        self.workers = parallel.Workers(at_once, micro, blas=threads if at_once == 1 else 1)
         self.workers.__enter__()
 
     def about(self) -> str:

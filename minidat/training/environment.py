@@ -10,12 +10,14 @@ from threadpoolctl import threadpool_info
 from minidat.autograd import OPS
 from minidat.autograd.backend import device_module
 from minidat.fast import dispatch
+from minidat.training.parallel import blas_threads
 
 Environment = dict[str, str]
 
 
-def environment(device: str, threads: int, ranks: int = 1) -> Environment:
-    """{what: which}, of this process. Results are equal to the bit where all of it is equal, and the processor is."""
+def environment(device: str, threads: int, *, ranks: int = 1, blas: int = 1) -> Environment:
+    """{what: which}, of this process. Results are equal to the bit where all of it is equal, and the processor is. blas: the most
+    threads of a product of matrices."""
     several = {"ranks": str(ranks)} if ranks > 1 else {}
     if device == "gpu":
         return {"device": "gpu", "CuPy": str(getattr(device_module("gpu"), "__version__", "unknown"))} | several
@@ -23,7 +25,7 @@ def environment(device: str, threads: int, ranks: int = 1) -> Environment:
         "device": "cpu",
         "threads": str(threads),
         "NumPy": np.__version__,
-        "BLAS": _blas(alone=threads == ranks == 1),
+        "BLAS": _blas(min(blas, blas_threads())),
         "loops": _loops(),
     }
 
@@ -41,13 +43,12 @@ def _absent(name: str) -> str:
     return "1" if name == "ranks" else "none"
 
 
-def _blas(*, alone: bool) -> str:
-    """Library, version and kernels of NumPy's BLAS. alone: it has its own threads, since the run has one."""
+def _blas(threads: int) -> str:
+    """Library, version and kernels of NumPy's BLAS, and its threads."""
     found = [info for info in threadpool_info() if info.get("user_api") == "blas"]
     if not found:
         return "unknown"
     info = found[0]
-    threads = info.get("num_threads") if alone else 1
     words = [info.get("internal_api"), info.get("version"), info.get("architecture"), f"{threads} threads"]
     return " ".join(str(word) for word in words if word)
 

@@ -52,7 +52,7 @@ __all__ = ["BEST", "LAST", "LOG", "Interrupted", "Reporter", "Run", "TrainingErr
 class Run:
     """One training run in a folder. `Run.start` makes a new one, `Run.resume` continues one; `train` brings it to its end.
 
-    threads: of the CPU (all cores by default); from two on, the results are the same. device: "cpu" or "gpu".
+    threads: of the CPU (all cores by default); without batch norm the results are the same for any number. device: "cpu" or "gpu".
     graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same. readers: processes that
     read image files ahead, 0 for none; the results are the same. weights: what the network starts from, in place of numbers
     drawn from the seed. ranks: processes that train together, this one among them; each makes a Run, and the first one's writes.
@@ -96,13 +96,14 @@ class Run:
         if weights is not None:
             self.notes.append(start_from(weights, self.model, settings, self.training))
         self.model.to(device=device)
-        self.threads = 1 if self.model.running() else self.threads  # they would change running statistics in any order
         self.optimiser = AdamW(arena_of(self.model, settings), weight_decay=settings.weight_decay)
         if self.arena.frozen:
             self.notes.append(f"frozen: {self.arena.frozen:,} of {self.arena.data.size:,} parameters")
         self.average = Average(self.arena, settings.ema, self.model.running()) if settings.ema else None
         self.schedule = _schedule(settings, self.steps_per_epoch)
-        self.environment = environment(device, self.threads, ranks.count)
+        one = bool(self.model.running())  # several threads would change running statistics in any order
+        self.workers = Workers.on(device, self.threads, settings.micro, one=one)
+        self.environment = environment(device, self.threads, ranks=ranks.count, blas=self.workers.blas)
         self.step = self.tested = 0  # steps taken, and how many when images were tested last
         self.best, self.test_accuracy = -1.0, None
         self.sums = self.task.nothing  # over the steps since the last line of the log
@@ -220,11 +221,10 @@ class Run:
             write_ranks(self.folder, processes)
         while self.notes:
             reporter.note(self.notes.pop(0))
-        workers = Workers.on(self.device, self.threads, self.settings.micro, alone=self.ranks.count == 1)
         precision = cublas.precision(self.settings.precision)
         lock = self.lock if self.ranks.first else contextlib.nullcontext()
-        with lock, self.stop, precision, self.decoders, workers, self._step(reporter) as step:
-            Sitting(self, step, workers, reporter).work()
+        with lock, self.stop, precision, self.decoders, self.workers, self._step(reporter) as step:
+            Sitting(self, step, self.workers, reporter).work()
 
     def save(self, name: str) -> None:
         """Write a checkpoint into the folder; the first rank does. Raises TrainingError, which says what is lost, where it

@@ -2,8 +2,7 @@
 
 NumPy releases the interpreter's lock inside its loops and products, so threads run in parallel, each with its own tape and
 single-threaded BLAS. Parameters are shared and only read. Gradients are added in the order of the micro-batches, so a result
-is repeatable to the bit for a given size of micro-batch, on any number of threads from two. (One thread that is alone leaves
-BLAS as many as it likes, which may round differently.)
+is repeatable to the bit for a given size of micro-batch, on any number of threads.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from minidat import nn
 from minidat.autograd import Tensor, array_module, no_grad, pull
@@ -45,6 +44,11 @@ def thread_count(device: str, threads: int | None, cores: int | None = None) -> 
     return 1 if device == "gpu" else count
 
 
+def blas_threads() -> int:
+    """The threads that BLAS may take now."""
+    return min((info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"), default=1)
+
+
 @dataclass(frozen=True)
 class BatchResult:
     """Sums over a batch of `count` images: the loss, and how many were classified right."""
@@ -65,28 +69,26 @@ NOTHING = BatchResult(0.0, 0, 0)
 
 
 class Workers(AbstractContextManager):
-    """Threads that take the micro-batches of a batch. Inside `with`, BLAS runs on one thread a call where there are several.
+    """Threads that take the micro-batches of a batch. micro: images in a micro-batch. blas: inside `with`, a product of matrices
+    takes at most so many threads."""
 
-    micro: images in a micro-batch. alone: no other process has a part in the work; else one thread's BLAS has one thread too.
-    """
-
-    def __init__(self, threads: int, micro: int, *, alone: bool = True):
+    def __init__(self, threads: int, micro: int, *, blas: int = 1):
         if threads < 1 or micro < 1:
             raise ValueError(f"workers: threads {threads} and micro-batch {micro} must be at least 1")
-        self.threads, self.micro, self.alone = threads, micro, alone
+        self.threads, self.micro, self.blas = threads, micro, blas
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
-    def on(cls, device: str, threads: int | None, micro: int, *, alone: bool = True) -> Workers:
-        """The workers for a device. On the CPU: `threads` (all cores by default), which take micro-batches. On a GPU: one, which
-        takes the whole batch."""
-        return cls(thread_count(device, threads), sys.maxsize if device == "gpu" else micro, alone=alone)
+    def on(cls, device: str, threads: int | None, micro: int, *, one: bool = False) -> Workers:
+        """The workers for a device. On the CPU: `threads` (all cores by default), which take micro-batches; with `one`, a single
+        one takes them all, and BLAS has the threads. On a GPU: one, which takes the whole batch."""
+        count = thread_count(device, threads)
+        return cls(1 if one else count, sys.maxsize if device == "gpu" else micro, blas=count if one else 1)
 
     def __enter__(self) -> Workers:
         keep_freed_memory()
-        if self.threads > 1 or not self.alone:
-            self._stack.enter_context(threadpool_limits(1, "blas"))
+        self._stack.enter_context(threadpool_limits(min(self.blas, blas_threads()), "blas"))
         if self.threads > 1:
             self._pool = self._stack.enter_context(ThreadPoolExecutor(self.threads))
         return self

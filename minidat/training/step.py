@@ -68,7 +68,7 @@ class HostStep(AbstractContextManager):
         self.optimiser, self.schedule, self.ranks = optimiser, schedule, ranks
         self.task = task_of(settings) if task is None else task
         whole = bool(model.running())  # batch norm: its statistics are the whole batch's, and change in one thread
-        self.workers = Workers(1, settings.batch) if whole else self._workers(threads)
+        self.workers = Workers(1, settings.batch, blas=threads) if whole else self._workers(threads)
         self.gradient = BatchGradient(model, optimiser.arena, self.workers, self.task.loss)
         self.sums = self.task.nothing
 
@@ -79,7 +79,7 @@ class HostStep(AbstractContextManager):
         if ranks.count == 1:
             return Workers(threads, s.micro)
         own = len(Share.of(s.batch, ranks.rank, ranks.count, s.accumulate).positions)
-        return Workers(threads, min(s.micro, -(-own // threads)), alone=False)
+        return Workers(threads, min(s.micro, -(-own // threads)))
 
     def __enter__(self) -> HostStep:
         self.workers.__enter__()

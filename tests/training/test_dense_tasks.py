@@ -142,7 +142,8 @@ def test_a_checkpoint_without_running_statistics_is_refused(tmp_path):
 def test_batch_norm_sees_the_whole_batch_on_one_thread(tmp_path):
     run = Run.start(settings("semantic_fpn"), tmp_path, threads=2)
     with run._step(Quiet()) as step:
-        assert (run.threads, step.workers.threads, step.workers.micro) == (1, 1, 4)
+        assert (step.workers.threads, step.workers.micro, step.workers.blas) == (1, 4, 2)
+    assert (run.workers.threads, run.workers.blas) == (1, 2)
 
 
 # Batches

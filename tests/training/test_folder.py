@@ -269,12 +269,8 @@ def test_compiled_loops_and_blas_are_part_of_the_environment(monkeypatch):
         assert environment.environment("cpu", 2)["loops"] == "plain"
     of = environment.environment
     with threadpool_limits(2, "blas"):
-        assert [of("cpu", n, ranks)["BLAS"][-10:] for n, ranks in ((1, 1), (2, 1), (1, 2))] == [
-            " 2 threads",
-            " 1 threads",
-            " 1 threads",
-        ]
-    one, two = of("cpu", 1, 2), of("cpu", 2, 2)
+        assert [of("cpu", 2, blas=most)["BLAS"][-10:] for most in (1, 2, 3)] == [" 1 threads", *[" 2 threads"] * 2]
+    one, two = of("cpu", 1, ranks=2), of("cpu", 2, ranks=2)
     assert environment.changes(one, two) == ["threads 1 → 2"]  # several ranks cut their micro-batches by them
     assert environment.changes(one | {"ranks": "3"}, two) == ["ranks 3 → 2", "threads 1 → 2"]
 

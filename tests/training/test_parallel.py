@@ -17,7 +17,7 @@ from minidat.data.augment import one_hot
 from minidat.models import create
 from minidat.training.arena import Arena
 from minidat.training.ordered_sum import OrderedSum
-from minidat.training.parallel import BatchGradient, BatchResult, Workers, predict
+from minidat.training.parallel import BatchGradient, BatchResult, Workers, blas_threads, predict
 from minidat.training.settings import Settings
 from minidat.training.tasks.classification import Classification
 
@@ -55,15 +55,22 @@ def test_many_threads_add_each_term_once():
     assert (found == sum(terms)).all()
 
 
-def blas_threads():
-    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
-
-
-def test_blas_has_one_thread_inside_and_its_own_again_after():
-    before = blas_threads()
-    with Workers(2, 4):
-        assert set(blas_threads()) == {1}
-    assert blas_threads() == before
+@pytest.mark.parametrize(
+    ("workers", "inside"),
+    [
+        (Workers(2, 4), 1),
+        (Workers.on("cpu", 1, 4), 1),  # one is one
+        (Workers.on("cpu", 2, 4, one=True), 2),
+        (Workers.on("cpu", 9, 4, one=True), 3),  # not more than before
+    ],
+)
+def test_threads_of_blas_are_counted_and_its_own_come_back(workers, inside):
+    with threadpool_limits(3, "blas"):
+        with workers:
+            assert {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"} == {
+                inside
+            }
+        assert blas_threads() == 3
 
 
 def batch(count):
@@ -127,8 +134,7 @@ def test_threads_change_no_bit():
             flat, result = gradient(images, targets, generator=lambda start: np.random.default_rng(start))
             return flat.copy(), result
 
-    with threadpool_limits(1, "blas"):
-        one, result = run(1)
+    one, result = run(1)
     for threads in (2, 3, 4):
         flat, other = run(threads)
         np.testing.assert_array_equal(flat, one)
