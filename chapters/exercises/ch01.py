@@ -79,6 +79,11 @@ def try_order(answer):
     for seed in range(3):
         root = random_graph(np.random.default_rng(seed))[-1]
         _judge_order(call(answer, (root,)), root)
+    leaf = Node()
+    user = Node((leaf,))
+    for parents in ((leaf, user), (user, leaf)):  # a parent that is a parent's parent too, on either side
+        root = Node(parents)
+        _judge_order(call(answer, (root,)), root)
     chain = Node()
     for _ in range(3000):
         chain = Node((chain,))
@@ -135,6 +140,12 @@ def try_backward(answer):
         if not twice < 1e-9:
             raise Wrong("called twice, the leaves' .grad must hold twice the gradient: add to it, do not replace it")
         worst = max(worst, error)
+    a, b = Node(shape=(3,)), Node(shape=(3,))
+    order = [a, b, Node((a, b), vjp=_adding(2), shape=(3,))]  # both leaves get the same array
+    for _ in range(2):
+        answer(order, np.ones(3))
+    if not all(np.array_equal(leaf.grad, 2 * np.ones(3)) for leaf in (a, b)):
+        raise Wrong("two leaves may get the same array: add by `node.grad = node.grad + dx`, not by `+=`")
     return worst
 
 

@@ -399,8 +399,8 @@ EXERCISES = {
             "get a gradient.",
             "`dx[h, w, c] += W[p, q, c, o] * dy[i, j, o]` and `dW[p, q, c, o] += x[h, w, c] * dy[i, j, o]`, inside the same "
             "`if`.",
-            "Faster, tap by tap: with a ring of zeros around x, tap (p, q) reads `framed[p : p + 2 * rows : 2, q : q + 2 * "
-            "columns : 2]`. Add `dy @ W[p, q].T` there, and cut the ring off in the end.",
+            "Faster, tap by tap: with a ring of zeros around x, tap (p, q) reads "
+            "`framed[p : p + rows : 2, q : q + columns : 2]`. Add `dy @ W[p, q].T` there, and cut the ring off in the end.",
         ],
     ),
 }

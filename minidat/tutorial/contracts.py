@@ -53,7 +53,7 @@ class Value:
         worst = 0.0
         for rng in _generators():
             inputs = self.inputs(rng)
-            got = results(call(answer, inputs, returns=True), self.names)
+            got = results(call(answer, inputs), self.names)
             expected = results(self.reference(*inputs), self.names)
             known = {text: results(wrong(*inputs), self.names) for text, wrong in self.mistakes.items()}
             worst = max(worst, compare(got, expected, self.names, "expected", known, self.tolerance))
@@ -77,7 +77,7 @@ class Gradient:
         for rng in _generators():
             inputs = self.inputs(rng)
             dy = rng.standard_normal(np.shape(self.forward(*inputs)))
-            got = results(call(answer, (dy, *inputs), returns=True), names)
+            got = results(call(answer, (dy, *inputs)), names)
             known = {text: results(wrong(dy, *inputs), names) for text, wrong in self.mistakes.items()}
             known["dy is not used: this is the gradient for a cotangent of ones"] = self._numeric(
                 inputs, np.ones_like(dy)
@@ -138,10 +138,10 @@ class Behaviour:
         return self.trial(answer)
 
 
-def call(answer: Callable, inputs: Sequence[Any], *, returns: bool = False) -> Any:
-    """answer(*inputs). Raises NotAttempted for None or `...`, and Wrong for an exception, or where it wrote to an input.
-    returns: it must return something, and None is a mistake unless the answer is a stub; arrays in lists are inputs too."""
-    before = [_copied(value) if returns or isinstance(value, np.ndarray) else value for value in inputs]
+def call(answer: Callable, inputs: Sequence[Any]) -> Any:
+    """answer(*inputs). Raises NotAttempted for `...` and for a stub, and Wrong for None, for an exception, and where it wrote to
+    an array among the inputs, be it in a list."""
+    before = [_copied(value) for value in inputs]
     try:
         with np.errstate(all="ignore"):
             got = answer(*inputs)
@@ -151,10 +151,10 @@ def call(answer: Callable, inputs: Sequence[Any], *, returns: bool = False) -> A
         raise
     except Exception as error:
         raise Wrong(_exception(answer, error)) from error
-    if got is Ellipsis or (got is None and (not returns or is_stub(answer))):
+    if got is Ellipsis or (got is None and is_stub(answer)):
         raise NotAttempted
     for i, (old, new) in enumerate(zip(before, inputs, strict=True)):
-        if (returns or isinstance(old, np.ndarray)) and not _same(old, new):
+        if not _same(old, new):
             raise Wrong(f"it writes to its argument {i}, which belongs to the caller: work on a copy")
     if got is None:
         raise Wrong("it returns None: is a `return` missing?")

@@ -120,3 +120,13 @@ def test_a_stub_is_not_attempted_yet(name):
 
     for stub in (lambda *inputs: None, lambda *inputs: ..., unfinished):
         assert report(name, stub) == f"{name} not attempted yet"
+
+
+@pytest.mark.parametrize("name", [name for source in SOURCES for name in numbered(source) if name != "1.4"])
+def test_a_forgotten_return_is_told(name):
+    """(Exercise 1.4 asks for none.)"""
+
+    def forgotten(*inputs):
+        list(inputs)
+
+    assert "return" in report(name, forgotten)

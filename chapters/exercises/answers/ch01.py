@@ -63,6 +63,21 @@ def breadth_first(root):
     return order[::-1]
 
 
+def seen_when_met(root):
+    order, seen, stack = [], {id(root)}, [(root, False)]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            order.append(node)
+            continue
+        stack.append((node, True))
+        for parent in node.parents:
+            if id(parent) not in seen:
+                seen.add(id(parent))
+                stack.append((parent, False))
+    return order
+
+
 def no_memory(root):
     order, queue = [], [root]
     while queue and len(order) < 10_000:
@@ -99,6 +114,19 @@ def backward_in_place(order, dy):
                 got[id(parent)] += dx
             else:
                 got[id(parent)] = dx
+
+
+def leaves_in_place(order, dy):
+    arrived = {id(order[-1]): dy}
+    for node in reversed(order):
+        g = arrived[id(node)]
+        if node.vjp is not None:
+            for parent, dx in zip(node.parents, node.vjp(g), strict=True):
+                arrived[id(parent)] = arrived[id(parent)] + dx if id(parent) in arrived else dx
+        elif node.grad is None:
+            node.grad = g
+        else:
+            node.grad += g
 
 
 def grads_everywhere(order, dy):
@@ -182,6 +210,7 @@ ANSWERS = {
         "wrong": [
             (lambda order, dy: backward(order, dy, add=False), "added up"),
             (backward_in_place, "would change an array that others hold"),
+            (leaves_in_place, "two leaves may get the same array"),
             (grads_everywhere, "Tensors with a vjp have a .grad too"),
             (lambda order, dy: backward(order, dy, keep=False), "twice the gradient"),
             (lambda order, dy: backward(order, np.ones(dy.shape)), "off by"),
@@ -196,6 +225,7 @@ ANSWERS = {
         "wrong": [
             (recursive, "raises RecursionError"),
             (breadth_first, "before one of its parents"),
+            (seen_when_met, "before one of its parents"),
             (no_memory, "more than once"),
             (lambda root: by_counting(root)[::-1], "the root is first"),
             (lambda root: [root], "missing from the list"),
