@@ -19,7 +19,8 @@ HEADER = """# What the runs say
 
 Made by `python -m experiments report` from `records/`, one file a run. Accuracy, in percent, is of the epoch that was best on
 the held-out images, on the test images: mean ± standard deviation over seeds. The difference to the base is paired by seed,
-with its 95 % interval (t-test): where the interval holds 0, these runs do not tell the two apart.
+with its 95 % interval (t-test): where the interval holds 0, these runs do not tell the two apart. The recipe is how images are
+varied: "light" crops and flips them, "none" leaves them as they are.
 """
 
 
@@ -32,7 +33,7 @@ class Result(NamedTuple):
     @property
     def accuracy(self) -> dict[int, float]:
         """seed → percent."""
-        return {seed: 100 * record["test_accuracy"] for seed, record in self.records.items()}
+        return {seed: round(100 * record["test_accuracy"], 4) for seed, record in self.records.items()}
 
 
 def results(table: Table, folder: Path = records.FOLDER) -> list[Result]:
@@ -66,11 +67,10 @@ def data(table: Table, found: list[Result]) -> dict[str, Any]:
     from two common seeds on; `moved`: how far the points of each deformable block went, in pixels of its map."""
     rows = {}
     for result in found:
-        accuracy = {seed: round(value, 2) for seed, value in result.accuracy.items()}
-        rows[result.row.name] = {"accuracy": accuracy, "difference": None, "moved": []}
+        rows[result.row.name] = {"accuracy": result.accuracy, "difference": None, "moved": []}
         if not result.records:
             continue
-        some, difference = next(iter(result.records.values())), paired(accuracy, _base(table, found).accuracy)
+        some, difference = next(iter(result.records.values())), paired(result.accuracy, _base(table, found).accuracy)
         rows[result.row.name] |= {
             "run": key(table, result.row, 0),  # the same in every table that the row stands in
             "parameters": some["parameters"],
@@ -166,9 +166,9 @@ def _line(cells: list[str]) -> str:
 EXTRA: dict[str, dict[str, Callable[[Result], str]]] = {
     "range": {"moved, in pixels of the map, block by block": _of_blocks("moved", _moved)},
     "groups": {
-        "groups apart, in pixels of the map (from another image's points)": _of_blocks("groups_apart", _apart),
-        "moved": _of_blocks("moved", _moved),
+        "groups apart, in pixels of the map (from another image's points), block by block": _of_blocks("groups_apart", _apart),
+        "moved, in pixels of the map": _of_blocks("moved", _moved),
     },
-    "looking": {"% of points in the box (another image's box, reference points)": _of_blocks("in_box", _in_box)},
+    "looking": {"% of points in the box (another image's box, reference points), block by block": _of_blocks("in_box", _in_box)},
 }
 """Further columns, of tables that ask where points go."""
