@@ -52,7 +52,7 @@ __all__ = ["BEST", "LAST", "LOG", "Interrupted", "Reporter", "Run", "TrainingErr
 class Run:
     """One training run in a folder. `Run.start` makes a new one, `Run.resume` continues one; `train` brings it to its end.
 
-    threads: of the CPU (all cores by default); without batch norm the results are the same for any number. device: "cpu" or "gpu".
+    threads: of the CPU (all cores by default); without batch norm their number changes no result. device: "cpu" or "gpu".
     graph: on a GPU, launch a step as one CUDA graph where it can be captured; the results are the same. readers: processes that
     read image files ahead, 0 for none; the results are the same. weights: what the network starts from, in place of numbers
     drawn from the seed. ranks: processes that train together, this one among them; each makes a Run, and the first one's writes.
