@@ -177,11 +177,11 @@ EXERCISES = {
         ),
         [
             "Take the two results one by one. `dz` needs `gy`, `gx` and `dy` only: which index is summed, which stay?",
-            "Step 3 of the derivation is `np.einsum('nr,ns,nk->rsk', gy, gx, dy)`. Write steps 4 and 5 in the same "
+            "Step 3 of the derivation is `np.einsum('nr,nc,nk->rck', gy, gx, dy)`. Write steps 4 and 5 in the same "
             "way.",
             "In step 4 the slope takes the place of the row's hat: `hat_slopes(points[:, 0], H)` for `gy`. "
             "`gx`, `z` and `dy` stay, and all indices but n are summed.",
-            "`np.einsum('nr,ns,rsk,nk->n', …)` is `dpoints[:, 0]`; put the two columns together with `np.stack([…, "
+            "`np.einsum('nr,nc,rck,nk->n', …)` is `dpoints[:, 0]`; put the two columns together with `np.stack([…, "
             "…], -1)`.",
         ],
     ),

@@ -219,7 +219,7 @@ EXERCISES = {
             },
         ),
         [
-            "At its floor the loss is −Σ t ln t. Which values does t have, and how often?",
+            "At its floor the loss is −Σ y ln y. Which values does y have, and how often?",
             "Once 1 − ε + ε/K, for the label; K − 1 times ε/K.",
         ],
     ),

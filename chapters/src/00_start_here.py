@@ -81,10 +81,11 @@ movers = [
 print("weights that only move the points:", sum(movers))
 
 # %% [markdown]
-# White circles are where the points begin, orange dots are where the network has moved them. Where the spot is near, they
-# have gone to it. Where it is not, they all go much the same way, down; some leave the map, where they read zeros. Here that
-# does no harm. The two networks have the same twelve keys and the same training, and the one whose points must stay is right
-# for less than half of the maps. (It also has no use for the weights that move the points.)
+# A map has four channels. The picture shows the first, darker is more; the other three hold the spot's colour. White circles
+# are where the points begin, orange dots are where the network has moved them. Where the spot is near, they have gone to it.
+# Where it is not, they all go much the same way, down; some leave the map, where they read zeros. Here that does no harm. Both
+# networks have twelve keys, the same start and the same training, and the one whose points must stay is right for less than
+# half of the maps. (It also has no use for the weights that move the points.)
 #
 # This task was made so that a fixed grid does badly. On photographs the gain is smaller: in the paper's own comparison on
 # ImageNet the network is right for 82.0 % of the images, and for 81.7 % without offsets. (The paper's table of ablations.)
@@ -171,8 +172,9 @@ show(picture, alt="What one query depends on, four times. ViT: all 192 pixels, e
 #
 # ## Typed in
 #
-# Equations like to look harder than they are. This is all of the above for one map and one head, without the bias, and with the
-# package's functions for θ and φ. It computes what the trained network of the first picture computes.
+# Equations like to look harder than they are. This is all of the above for one map and one head, without $\phi(\hat B;R)$, and
+# with the package's functions for θ and φ. Each linear layer also adds a vector, its bias, and one more layer, `out`, follows. It
+# computes what the attention in the first picture's network computes.
 
 
 # %%
@@ -224,7 +226,7 @@ same("the points of the first map above", points, moved[0])
 # three answers to exercise 0.2 below, which asks for the centre of some weights as (row, col):
 
 
-# %%
+# %% tags=["hide-input"]
 def not_written(weights): ...
 
 
@@ -439,9 +441,10 @@ else:
 # | chapter 11, chapter 12, chapter 13 | say what it costs, build the network, train it |
 # | chapter 14, chapter 15 | look inside, and turn its knobs |
 # | chapter 16, chapter 17, chapter 18 | make it fast, and run it on a GPU |
+# | chapter 19, chapter 20, chapter 21 | train it on your own pictures, find objects, name every pixel |
 #
-# In a hurry? Chapter 01, chapter 03, chapter 06, chapter 08, chapter 09 and chapter 10 hold what is needed to write the paper's
-# attention. All code of the package is meant to be read, too; each file in `minidat/ops` has the equation, the forward and the
+# In a hurry? Chapter 01, sections 5 and 6 of chapter 02, chapter 03, chapter 06, chapter 08, chapter 09 and chapter 10 hold what is
+# needed to write the paper's attention. All code of the package is meant to be read, too; each file in `minidat/ops` has the equation, the forward and the
 # backward pass side by side.
 #
 # ## What differs from the paper and the released code
@@ -454,7 +457,7 @@ else:
 #
 # ## In five lines
 #
-# 1. Attention over everything is expensive, over windows it is blind to the rest, and neither cares what is in the image.
+# 1. Attention over everything is expensive, over windows it is blind to the rest; in neither does the image choose the keys.
 # 2. DAT reads a map at few points. All queries share them; where they lie the image decides, through a small network.
 # 3. What makes this learnable is a gradient for places: a map is read between its pixels.
 # 4. Maps are channels last, points are (row, col), $\mathrm dX$ has the shape of $X$.

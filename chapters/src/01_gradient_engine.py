@@ -424,8 +424,8 @@ same("X @ W", X_small @ W_small, Y_small)
 
 # %% [markdown]
 # **Step 5: matrices.** A matrix product sums over the *last* index of the first factor and the *first* index of the second.
-# In step 3 the summed $j$ is last in both, so $W$ must be transposed; in step 4 the summed $i$ is first in both. Which
-# transposes follow, and in which order the factors stand, is the exercise.
+# In step 3 the summed $j$ is last in both; in step 4 the summed $i$ is first in both. Which factor must be transposed, and in
+# which order the two stand, is the exercise.
 #
 # ## Exercise 1.3: the vjp of a matrix product (derive)
 #
@@ -579,8 +579,8 @@ hint("1.4")
 # %% [markdown]
 # ## Exercise 1.5: the order (extend)
 #
-# Now find the order. The natural solution is recursive, and fails: a chain of some thousand Tensors, which any long
-# calculation is, is deeper than Python lets a function call itself. So do it with a list as a stack.
+# Now find the order. The natural solution is recursive, and fails: a long calculation is a chain of thousands of Tensors, and
+# Python lets a function call itself only about a thousand times. So do it with a list as a stack.
 
 
 # %%
@@ -866,7 +866,7 @@ def predict(weights, x):
 
 
 def train(step, epochs=1500):
-    """→ the final weights, and the loss after each epoch"""
+    """→ the final weights, and the loss before each step; a step uses all 40 points, so it is an epoch"""
     draw = np.random.default_rng(1).standard_normal
     weights = [draw((1, 16)), draw(16), draw((16, 1)) / 4, np.zeros(1)]
     past, losses = [np.zeros_like(w) for w in weights], []

@@ -11,7 +11,7 @@
 # it*. GELU *dims* it. An index *scatters* it. And cross-entropy is where it begins.
 #
 # You need chapter 01. It takes about three hours with the exercises, so better in two sittings: sections 1 to 6, then the rest.
-# If you are in a hurry, do softmax, layer norm and section 8, and come back for the others.
+# If you are in a hurry, do softmax, layer norm, GELU and section 8, and come back for the others.
 
 # %%
 import math
@@ -34,7 +34,7 @@ rng = np.random.default_rng(0)
 # ## The picture
 #
 # Take three numbers, a point in space. Softmax maps every point to the **triangle** where the coordinates are positive and add
-# up to 1. Layer norm maps every point to a **circle**, where they add up to 0 and their squares to 3 (all but exactly: section
+# up to 1. Layer norm maps every point to a **circle**, where they add up to 0 and their squares to 3 (almost exactly: section
 # 5 has a tiny $\varepsilon$ in it). Wherever the input goes, the output cannot leave its triangle or its circle. The dashed
 # arrow is the direction $(1,1,1)$: *neither can move along it*. And what cannot move has no slope. This picture is the reason
 # for the strangest fact of the chapter: a cotangent of ones comes back from both of them as **exactly zero**.
@@ -291,7 +291,8 @@ show_source(softmax_vjp, ops.softmax)
 # ### The logarithm of softmax
 #
 # A loss wants $\ln y_i$. To compute $y$ first and then its logarithm is a trap: a score that is 800 below the largest has
-# $e^{-800}$, which a computer stores as 0, and $\ln 0=-\infty$. Take the logarithm on paper instead:
+# $e^{-800}$, which a computer stores as 0, and $\ln 0=-\infty$. Take the logarithm on paper instead (in code the largest score is
+# subtracted first, as in exercise 0.1):
 #
 # $$\ell_i=\ln\frac{e^{x_i}}{\sum_je^{x_j}}=x_i-\ln\sum_je^{x_j}.$$
 
@@ -496,15 +497,6 @@ same("the loops", layer_norm_loops(x, np.ones(4), np.zeros(4)), x_hat)
 # beside $\delta x_i$ then is yours to say.
 
 # %% [markdown]
-# **Step 6: matrices.** Step 4 is $\delta\hat x=J\,\delta x$ with
-#
-# $$\underbrace{J}_{(C,C)}=\frac1s\Big(I-\frac1C\mathbf 1\mathbf 1^{\top}-\frac1C\,\hat x\,\hat x^{\top}\Big),\qquad J^{\top}=J.$$
-#
-# It is symmetric. So the vjp does to $d$ the same as the forward pass does to a move. And $J\mathbf 1=0$, exactly:
-#
-# $$sJ\mathbf 1=\mathbf 1-\frac1C\,\mathbf 1\,\underbrace{\mathbf 1^{\top}\mathbf 1}_{C}-\frac1C\,\hat x\,\underbrace{\hat
-# x^{\top}\mathbf 1}_{0}=0 .$$
-#
 # ## Exercise 2.5: the vjp of layer norm (derive)
 #
 # Finish step 5, and write it together with step 0.
@@ -533,6 +525,17 @@ hint("2.5")
 # many derivations the gradients to $\mu$ and to $\sigma^2$ are found one after the other and added up in the end, in ten lines;
 # letting things *move* makes $\overline u=0$ do the work early.
 
+# %% [markdown]
+# **Step 6: matrices.** Step 4 is $\delta\hat x=J\,\delta x$ with
+#
+# $$\underbrace{J}_{(C,C)}=\frac1s\Big(I-\frac1C\mathbf 1\mathbf 1^{\top}-\frac1C\,\hat x\,\hat x^{\top}\Big),\qquad J^{\top}=J.$$
+#
+# It is symmetric. So the vjp does to $d$ the same as the forward pass does to a move. And $J\mathbf 1=0$, exactly:
+#
+# $$sJ\mathbf 1=\mathbf 1-\frac1C\,\mathbf 1\,\underbrace{\mathbf 1^{\top}\mathbf 1}_{C}-\frac1C\,\hat x\,\underbrace{\hat
+# x^{\top}\mathbf 1}_{0}=0 .$$
+
+# %% [markdown]
 # The package's own is the same formula. The two means are `row_sum` and `row_dot`, divided by $C$.
 
 # %%
@@ -888,7 +891,30 @@ same("x[ρ]", x_table[rho], y)
 #
 # With $E_{ij}=[\rho_i=j]$ as a matrix of zeros and ones it is $y=Ex$ and $\mathrm dx=E^{\top}\mathrm dy$, the linear layer again.
 # Nobody builds $E$.
-#
+
+# %% [markdown]
+# ## Exercise 2.10: the vjp of an index (fill in)
+
+
+# %%
+def index_vjp(dy, x, rho):
+    """dy (R, C), x (N, C), rho (R) of row numbers → dx (N, C), for y = x[rho]"""
+    # BEGIN SOLUTION
+    dx = np.zeros_like(x)
+    np.add.at(dx, rho, dy)
+    return dx
+    # END SOLUTION
+
+
+check("2.10", index_vjp)
+
+# %%
+hint("2.10")
+
+# %% [markdown] tags=["solution"]
+# The box. A loop `for i, j in enumerate(rho): dx[j] += dy[i]` is as good: one row at a time, nothing is lost.
+
+# %% [markdown]
 # One trap is waiting. `dx[rho] += dy` looks right, and is wrong: NumPy reads `dx[rho]`, adds, and writes back, so that of the
 # three rows for place 2 only the last one stays. `np.add.at` really adds.
 
@@ -958,28 +984,6 @@ same("join: the upper part", d_joined[:5], dx)
 same("join: the lower part", d_joined[5:], dz)
 d_cut = rng.standard_normal((2, 3))
 same("slice: zeros around", np.pad(d_cut, ((1, 2), (0, 0))), ops.getitem.plain(x, index=slice(1, 3))[1](d_cut)[0])
-
-# %% [markdown]
-# ## Exercise 2.10: the vjp of an index (fill in)
-
-
-# %%
-def index_vjp(dy, x, rho):
-    """dy (R, C), x (N, C), rho (R) of row numbers → dx (N, C), for y = x[rho]"""
-    # BEGIN SOLUTION
-    dx = np.zeros_like(x)
-    np.add.at(dx, rho, dy)
-    return dx
-    # END SOLUTION
-
-
-check("2.10", index_vjp)
-
-# %%
-hint("2.10")
-
-# %% [markdown] tags=["solution"]
-# The box. A loop `for i, j in enumerate(rho): dx[j] += dy[i]` is as good: one row at a time, nothing is lost.
 
 # %% [markdown]
 # ## Exercise 2.11: sorting (derive)
@@ -1097,11 +1101,11 @@ show(
 def conv_vjp(dy, x, W):
     """dy (rows / 2, columns / 2, O), x (rows, columns, C), both even, W (3, 3, C, O) → dx, dW, for conv_loops"""
     # BEGIN SOLUTION
-    rows, columns, _ = dy.shape
+    rows, columns, _ = x.shape
     framed = np.pad(x, ((1, 1), (1, 1), (0, 0)))  # a ring of zeros, so that no tap reads beside the map
     dframed, dW = np.zeros(framed.shape), np.zeros(W.shape)
     for p, q in product(range(3), range(3)):
-        at = slice(p, p + 2 * rows, 2), slice(q, q + 2 * columns, 2)  # the pixels that tap (p, q) reads, one a window
+        at = slice(p, p + rows, 2), slice(q, q + columns, 2)  # the pixels that tap (p, q) reads, one a window
         dW[p, q] = np.einsum("ijc,ijo->co", framed[at], dy)  # step 2
         dframed[at] += dy @ W[p, q].T  # step 3
     return dframed[1:-1, 1:-1], dW
@@ -1149,7 +1153,7 @@ print("it is linear in x, and ⟨dy, conv(x)⟩ = ⟨dx, x⟩ to twelve digits:"
 # ## Where it meets what you know
 #
 # **Two classes.** A softmax of two scores is the logistic curve of their difference, $y_1=1/(1+e^{-(x_1-x_2)})$: divide
-# fraction and bar by $e^{x_1}$.
+# numerator and denominator by $e^{x_1}$.
 
 # %%
 pair = np.array([[1.0, 3.0], [0.5, -2.0], [4.0, 4.8], [-1.0, 1.5], [2.0, 0.5], [0.0, -1.0]])
@@ -1196,7 +1200,8 @@ same(
 #   and the code reads like the equation.
 # * **Cross-entropy.** The released code trains with mixed labels and a smoothing of 0.1, so targets are distributions.
 #   `ops.cross_entropy` takes them, and does the smoothing by its `smoothing`.
-# * **The convolution with stride 2** is in DAT++ only. The first version cuts the image into patches that do not overlap.
+# * **Overlapping windows with stride 2** (3 × 3) are in DAT++ only. The first version cuts the image into patches of 4 × 4, and
+#   has 2 × 2 convolutions with stride 2 between its stages: windows that do not overlap.
 # * The paper takes all of these functions for granted.
 #
 # ## In five lines

@@ -169,7 +169,7 @@ for name, many in (("q · k", q_many @ k_many.T), ("q · k / √d", q_many @ k_m
     print(f"{name:10}  size of the scores {many.std():.1f}: a factor of {math.exp(many.std()):.0f} between the weights")
 
 # %% [markdown]
-# One key would get nearly everything, already before anything is learned. Divided by $\sqrt d$ the scores have variance 1 for
+# One key would get most of the weight, already before anything is learned. Divided by $\sqrt d$ the scores have variance 1 for
 # every $d$. Below on the left is the largest of the weights of 49 keys, and on the right how many keys are heard at all, counted
 # by $1/\sum_jP_{ij}^2$: that is 49 if all weights are alike, and 1 if one key has everything.
 
@@ -199,9 +199,9 @@ show(
 )
 
 # %% [markdown]
-# Without the division a network would start out with one key for each query, chosen by chance. We shall see in step 6 of the
-# backward pass that a key which is not heard gets no gradient. So the choice could hardly be revised, and that is what the
-# division prevents.
+# Without the division, queries and keys as large as these would start with one or two keys for each query, chosen by chance. We
+# shall see in step 6 of the backward pass that a key which is not heard gets no gradient. So the choice could hardly be
+# revised, and that is what the division prevents.
 
 # %% [markdown]
 # ## The backward pass, one line at a time
@@ -537,9 +537,10 @@ show(
 )
 
 # %% [markdown]
-# With two heads, each has found its own question, without being told. The one head hears A and B at once and gets the mean of
-# two values. It is not quite lost: it learns to let the *weights* depend a little on the colours, which gives it a second
-# number. That helps a little, and the loss shows how little.
+# On the right, darker means more weight, as the mean over all queries. With two heads, each has found its own question, without
+# being told. The one head hears A and B at once and gets the mean of two values. From a mean alone the loss could not fall below
+# 0.5. It falls to 0.02, because the head also learns to let the *weights* depend on the colours, which gives it a second number.
+# In this run two heads are still a hundred times better.
 #
 # Does it always end so well? The same from eight starts. The loss is the mean of the last twenty steps; beside it stands
 # how much each of the two heads listens to A and to B in the image above.
@@ -697,7 +698,8 @@ hint("3.6")
 # %% [markdown] tags=["solution"]
 # $S_{ij}=\lambda\,(qk^{\top})_{ij}$, so $\delta S_{ij}=(qk^{\top})_{ij}\,\delta\lambda$, and
 # $\delta L=\sum_{ij}\mathrm dS_{ij}\,(qk^{\top})_{ij}\,\delta\lambda$. One number serves all scores and gets the sum over all
-# of them. It grows where keys that already agree with the query are also those that should be heard more.
+# of them. In a step downhill $\lambda$ grows where keys that already agree with the query are also those that should be heard
+# more.
 
 # %% [markdown]
 # ### Exercise 3.7: reading the keys in portions (extend)
@@ -705,7 +707,7 @@ hint("3.6")
 # For one query, and very many keys, the scores need not all be there at once. Read keys and values block by block, and *forget*
 # each block before the next. Three things are carried along: the largest score so far, $t=\sum_je^{S_j-\text{largest}}$, and
 # $u=\sum_je^{S_j-\text{largest}}\,v_j$; the answer is $u/t$. What must happen to $t$ and $u$ when a block brings a new largest
-# score? Scores may be as large as 1000, where $e^S$ overflows. (This is how fast attention on GPUs works: the $N\times N_s$
+# score? Scores may be some thousands, where $e^S$ overflows. (This is how fast attention on GPUs works: the $N\times N_s$
 # weights never exist. `check` looks at your result only; whether you forget each block is between you and yourself.)
 
 
@@ -732,7 +734,8 @@ hint("3.7")
 # %% [markdown] tags=["solution"]
 # $e^{S-\text{new}}=e^{S-\text{old}}\,e^{\text{old}-\text{new}}$: all that was summed before shrinks by one common factor, which
 # is at most 1. Nothing overflows, since no exponent is ever positive. The boxed formula makes the backward pass possible in
-# portions too: it needs $Z_i$ and $\mathrm dZ_i$ of a query, and one key at a time.
+# portions too: it needs $Z_i$, $\mathrm dZ_i$, the largest score and $t$ of a query (the last two give $P_{ij}$), and one key at
+# a time.
 
 # %% [markdown]
 # ## What differs from the paper and the released code

@@ -612,12 +612,12 @@ show(
 )
 
 # %% [markdown]
-# The errors are telling. There are three groups, roughly: *full* things (disc, square, now and then a triangle), *hollow*
-# things (ring, frame), and the rest, among which it has not yet learned to say "crescent". Whether an outline is round or
+# Each row of the table is a true class, each column what was said; numbers below 10 are not written. The errors are telling. There
+# are three groups, roughly: *full* things (disc, square, now and then a triangle), *hollow* things (ring, frame), and the rest, among which it has not yet learned to say "crescent". Whether an outline is round or
 # straight is a matter of details in single patches. Here we only want to see that it learns.
 #
-# What became of the positions? Each of the 64 places has a vector of 48 numbers that began at random. Compare some of them with
-# all others, by the cosine of the angle between them.
+# What became of the positions? Each of the 64 places has a vector of 48 numbers that began at random. Take away the mean of all
+# 64, and compare some of them with all others, by the cosine of the angle between them.
 
 # %%
 positions = np.array(trained["positions"])  # (64, 48)

@@ -43,7 +43,8 @@ np.set_printoptions(precision=2, suppress=True, linewidth=110)
 # ## The picture
 #
 # Six maps of 8 × 12 tokens. In each the circle is one token that asks, its **query**. Grey are the tokens that its answer
-# depends on. Nothing here is drawn by hand: each map is the gradient of the query's output with respect to all inputs, from a
+# depends on. Blue lines are the borders of windows (for PVT, of the squares that become one key), blue squares PVT's keys.
+# Nothing here is drawn by hand: each map is the gradient of the query's output with respect to all inputs, from a
 # module of the package with random weights. Where the gradient is not zero, the query looks.
 
 # %%
@@ -170,7 +171,7 @@ print(p_windows[order][:, order])
 # **Step 1.** Let windows have $w\times w$ tokens. Window $n$ stands in row $\lfloor n/(W/w)\rfloor$ of windows, and token $a$
 # of a window in its row $\lfloor a/w\rfloor$. The cut reads
 #
-# $$\underbrace{t[n,a,c]}_{(n,\,w^2,\,C)}=\underbrace{x\big[\,\mathrm{row}(n,a),\;\mathrm{col}(n,a),\;c\,\big]}_{(H,\,W,\,C)},\qquad
+# $$\underbrace{t[n,a,c]}_{(HW/w^2,\,w^2,\,C)}=\underbrace{x\big[\,\mathrm{row}(n,a),\;\mathrm{col}(n,a),\;c\,\big]}_{(H,\,W,\,C)},\qquad
 # \begin{aligned}\mathrm{row}(n,a)&=w\lfloor n/(W/w)\rfloor+\lfloor a/w\rfloor\\ \mathrm{col}(n,a)&=w\,(n\bmod W/w)+(a\bmod w).\end{aligned}$$
 
 
@@ -236,7 +237,7 @@ hint("5.1")
 # After the reshape the axes are (row of windows, row in the window, column of windows, column in the window, channel). A
 # window's number is made of the first and the third, so these two must stand side by side: swap axes 1 and 2. Backward the same
 # two axes are swapped back. A reshape alone, `x.reshape(-1, w * w, C)`, has the right shape too, and cuts the map into strips
-# of $w^2$ tokens of one row.
+# of $w^2$ tokens that follow one another row by row.
 
 # %% [markdown]
 # ## Where in the window?
@@ -361,7 +362,7 @@ hint("5.3")
 # %% [markdown]
 # ## The package's own source
 #
-# The cut carries a batch axis and can roll the map; each of the two is the other's vjp. The index is the one you wrote. The
+# The cut carries a batch axis and can roll the map; its vjp is `_merge`, which pastes and rolls back. The index is the one you wrote. The
 # bias is read by `ops.take`, whose vjp is an `add.at`.
 
 # %%
@@ -416,12 +417,12 @@ show(picture, alt="Left: a map of 8 by 12 whose tokens carry the number of their
 
 # %% [markdown]
 # Window 5 is whole after the roll. But its sixteen tokens come from the four corners of the map. They are no neighbours, they
-# only landed side by side. So a **mask** is needed there: two tokens of a window may see each other if they lay to each other
-# before the roll as they lie now. On the right, grey is what the mask leaves.
+# only landed side by side. So a **mask** is needed there: two tokens of a window may see each other if, before the roll, they
+# were as many rows and columns apart as they are now. On the right, grey is what the mask leaves.
 #
 # ## Exercise 5.4: the mask (derive)
 #
-# A roll by $-\sigma$ puts into row $i$ what stood in row $(i+\sigma)\bmod H$. Which rows have come back in on the other side?
+# Let $\sigma$ be the shift. A roll by $-\sigma$ puts into row $i$ what stood in row $(i+\sigma)\bmod H$. Which rows have come back in on the other side?
 # Then: within one window, when may two tokens see each other? Write the answer for all windows. `partition(values, w)` cuts a
 # map.
 
@@ -703,8 +704,8 @@ hint("5.8")
 # multiply.
 
 # %% [markdown]
-# The picture shows all four for 12 tokens in a line: one block above, two blocks below. (For windows the second block has them
-# shifted.)
+# The picture shows four stacks for 12 tokens in a line; rows are queries and columns keys. Above is the last block alone, below
+# are two blocks. (In the third column the first block has plain windows, and the second has them shifted.)
 
 # %%
 
@@ -781,8 +782,8 @@ print(
 )
 
 # %% [markdown]
-# Deformable attention has few keys, as PVT does, and every query sees all of them. But *where they lie the image decides*,
-# through a small network that is trained with the rest. This is the step that DAT takes. To take it one must read a map at
+# Deformable attention can do with few keys, as PVT does (here 6), and every query sees all of them. But *where they lie the
+# image decides*, through a small network that is trained with the rest. This is the step that DAT takes. To take it one must read a map at
 # places that are no pixels (chapter 06), and know where the idea comes from (chapter 07).
 #
 # ## Where it meets what you know
@@ -935,7 +936,7 @@ for name, mine, their in zip(("dq", "dk", "dv", "dtable"), yours, theirs):
 # |---|---|---|
 # | who is looked at | $S(i)$ | the $K\times K$ tokens around; beyond the border zeros |
 # | the weight | $P_{ij}$, computed from $q_i$ and $k_j$ | $w[\mu,\nu,c]$, a parameter |
-# | is another one for | every query, every key, every head | every displacement, every channel |
+# | the weight differs with | query, key and head | displacement and channel |
 # | the weights of a token | are positive and sum to 1 | may be anything, also negative |
 # | what is summed | $v_j=x_jW_v$ | $x_j$ itself |
 # | matrices of $C\times C$ | $W_q,W_k,W_v,W_o$ | none |
@@ -1074,7 +1075,7 @@ for name, (first, second) in shares.items():
 # %% [markdown]
 # So there are three kinds. Windows, neighbours and the coarser map fix *where* one looks, and the content decides *how much*. DAT lets the content decide both.
 # **ConvNeXt fixes both**: where a picture has a dog and where it has sky, the same 49 numbers are applied. It reaches as far as neighbours do, $K-1$
-# tokens more a block. What it can do and attention cannot is to subtract: a kernel may hold an edge, $-1\;0\;{+}1$.
+# tokens more a block. What it can do and one head of attention cannot is to subtract: a kernel may hold an edge, $-1\;0\;{+}1$.
 #
 # ## Exercise 5.10: attention that ignores the content (derive)
 #
@@ -1122,6 +1123,7 @@ if fixed is not None:
 #
 # A depthwise convolution costs $K^2$ multiply-adds for each number of the map, $HW\,K^2\,C$: linear in the map, and **without any $C^2$**. Below is
 # one layer on the map of DAT-T's third stage, $14\times14$ with 384 channels, DAT with a point for each pixel as released; then whole networks, counted from their shapes.
+# The count is the paper's, which adds something for layer norms and sampling (chapter 11).
 
 # %%
 third = {
@@ -1180,7 +1182,7 @@ hint("5.11")
 # %% [markdown] tags=["solution"]
 # Neighbours: a block adds $\lfloor K/2\rfloor$ on either side, so $K-1$. Windows: what is known after some blocks is a row of whole windows. The next
 # block's windows are moved by a half, so each end of that row lies in the middle of a window, and the half beyond it is added: $w/2$ on each side, $w$ a
-# block. For the same number of keys, $w=K$, windows see a little further, though not equally far to both sides.
+# block, against $K-1$. But windows do not see equally far to both sides.
 
 # %% [markdown]
 # ## Exercise 5.12: neighbours with gaps (extend)

@@ -144,9 +144,9 @@ print("gy, one row of weights for each point:\n", gy)
 print("gx:\n", gx.round(2))
 
 # %% [markdown]
-# Each row has at most two numbers that are not zero. They add up to 1 where the point has a pixel on both sides, to less near
-# the border (the fourth point: 0.6) and to 0 far outside (the last one). Now equation (8) is one line: multiply, and sum over
-# $r$ and $c$.
+# Each row has at most two numbers that are not zero. They add up to 1 from the first pixel to the last, to less beyond (`gx` of
+# the fourth point: 0.6), and to 0 from one whole pixel beyond on (`gy` of the last point). Now equation (8) is one line:
+# multiply, and sum over $r$ and $c$.
 
 
 # %%
@@ -246,8 +246,8 @@ check("6.1", hat_slopes)
 hint("6.1")
 
 # %% [markdown] tags=["solution"]
-# Each row has a $-1$ at the last pixel at or before the point and a $+1$ at the one after it: as the point moves on, weight
-# flows from the one to the other, and as much arrives as leaves. A formula such as `-np.sign(t) * (abs(t) < 1)` is right
+# Inside the map each row has a $-1$ at the last pixel at or before the point and a $+1$ at the one after it: as the point moves
+# on, weight flows from the one to the other. At the border one of the two is missing, and the value fades. A formula such as `-np.sign(t) * (abs(t) < 1)` is right
 # almost everywhere, but at $t=-1,0,1$ it says 0 three times: a point that starts exactly on a pixel would get no gradient at
 # all, and would never leave.
 
@@ -410,7 +410,7 @@ show(
 # Three things to see.
 #
 # 1. **Between pixels the value is a straight line and the slope is constant.** The gradient knows the two nearest pixels and
-#    nothing beyond: it does not see the 5 two columns away.
+#    nothing beyond: between columns 2 and 3 it is zero, although the 5 stands right behind, in column 4.
 # 2. **At pixels the slope jumps.** The largest values are read *at* kinks.
 # 3. **In the grey, everything is zero.** A point more than one pixel outside reads nothing and gets no gradient. It cannot
 #    come back by itself. (DAT limits how far a point may go: chapter 08.)
@@ -419,7 +419,7 @@ show(
 #
 # First as a still picture, then live. In the live one, drag the point, or click on it and use the arrow keys (with Shift in
 # large steps). Blue numbers are the four weights: they are also the gradient to the map, $\partial y/\partial z$. The arrow
-# is the gradient to the position, $\partial y/\partial p$: it points where the value grows.
+# is the gradient to the position, $\partial y/\partial p$, drawn at a quarter of its length: it points where the value grows.
 
 # %%
 live_map = np.array(
@@ -594,8 +594,8 @@ hint("6.4")
 # %% [markdown]
 # ### Exercise 6.5: the shape of a cell (derive)
 #
-# Within one cell, with $u=p_{\mathrm{row}}-r$ and $v=p_{\mathrm{col}}-c$ in $[0,1]$, the value is $a+b\,u+c\,v+d\,uv$. Find
-# the four numbers from the cell's corners $z_{00},z_{01},z_{10},z_{11}$ (first index: row). Then think: can the largest value
+# Let $u$ and $v$, in $[0,1]$, say how far the point is below and to the right of the cell's first corner. Within the cell the
+# value is $a+b\,u+c\,v+d\,uv$. Find the four numbers from the cell's corners $z_{00},z_{01},z_{10},z_{11}$ (first index: row). Then think: can the largest value
 # within a cell lie strictly inside it?
 
 

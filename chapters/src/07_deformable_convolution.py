@@ -315,7 +315,8 @@ same(
 # \mathrm dx[j,c]=\sum_{n,o}W_\Delta[n,c,o]\;\mathrm d\Delta p[j{-}n,o].$$
 #
 # The last one from the other end: every output hands something back to each of the nine pixels that it met. With $\mathrm da$ in place of
-# $\mathrm d\Delta p$ these are the gradients of $W_m$ and $b_m$. `ops.conv2d.raw` returns all three.
+# $\mathrm d\Delta p$ these are the gradients of $W_m$ and $b_m$. The vjp that `ops.conv2d.raw` returns gives all
+# three.
 #
 # ## Exercise 7.8: all of it, back to the map (derive)
 #
@@ -645,8 +646,8 @@ for name, mine, theirs, like in zip(
 # %% [markdown]
 # ## The whole module: heads, levels, matrices
 #
-# Now with everything. There are $M$ heads of $d=C/M$ channels, and levels $l$, maps $x_l$ of $H_l\times W_l$. Each query has $K$ points in every head on
-# every level:
+# Now with everything. There are $Q$ queries, $M$ heads of $d=C/M$ channels, and $L$ levels (here $L$ is not the loss): level $l$ is a map $x_l$ of
+# $H_l\times W_l$. Each query has $K$ points in every head on every level:
 #
 # $$\underbrace{V_l}_{(H_l,W_l,C)}=x_lW',\qquad \underbrace{\Delta p}_{(Q,M,L,K,2)}=zW_\Delta+b_\Delta,\qquad
 # \underbrace{A}_{(Q,M,L,K)}=\operatorname*{softmax}_{l,\,j}\,(a),\qquad a=zW_A+b_A,$$
@@ -885,9 +886,9 @@ show(picture, alt="Three maps with the same two queries, an orange circle and a 
 # %% [markdown]
 # | | deformable convolution | Deformable DETR | DAT |
 # |---|---|---|---|
-# | whose points? | each output pixel's own | each query's own, in each head | one set, **shared by all queries** of a group |
+# | whose points? | each output pixel's own | each query's own, in each head | one set for each group of channels, **shared by all queries** |
 # | said by | a convolution of the map | a matrix, from the query | a small network, from the queries around |
-# | limited? | no | no | yes, to $s$ (chapter 08) |
+# | limited? | no | no | yes, to a box of width $s$ (chapter 08) |
 # | how a point counts | $W_n$, and $m$ from the map | softmax of the query alone | softmax of **query · key**, and a bias |
 # | what is found changes its weight | no | no | yes |
 #

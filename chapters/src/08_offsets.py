@@ -146,8 +146,8 @@ hint("8.1")
 
 # %% [markdown] tags=["solution"]
 # `np.repeat` says 0 0 0 1 1 1, `np.tile` says 0 1 2 0 1 2. `np.meshgrid(rows, cols, indexing="ij")` does the same for two-dimensional
-# arrays. Without `indexing="ij"` it returns them transposed, and on a square map nobody notices: that is a bug that more than one
-# reimplementation of DAT has had.
+# arrays. Without `indexing="ij"` it returns them transposed, and on a square map nobody notices: a known
+# reimplementation of DAT had this bug.
 
 # %% [markdown]
 # ## θ_offset, typed in as loops
@@ -600,7 +600,7 @@ show(picture, alt="Left: position against raw offset for three limits. Tanh arou
 # * **tanh** (solid) keeps the point near its reference. So a key stays responsible for its part of the map.
 # * **squash** (dashed) lets any point go anywhere inside the map. And it moves the references: with $o=0$ a point at 0.6 sits at $\tanh0.6\approx0.54$.
 # * **clamp** (dash-dotted) leaves the point free inside the map and cuts at the border. The slope is 1 or 0, nothing between. A coordinate that
-#   was cut gets *no gradient at all* until some other image brings it back.
+#   was cut gets *no gradient at all*. Only what other points or other images do to the shared weights can bring it back.
 # * **none** is the line without the cut. A point may then leave the map and read zeros.
 #
 # ### Squash and clamp, backward
@@ -624,7 +624,9 @@ show(picture, alt="Left: position against raw offset for three limits. Tanh arou
 # counts both ends as inside, the released model is built on it, and `ops.deformed_points` does the same. (Exercise 6.6 took the slope on the right there.)
 # **None** is the first line of this formula for all $o$.
 #
-# ## Exercise 8.10: the other limits, backward (derive)
+# ## Exercise 8.10: the other limits, backward (fill in)
+#
+# Write all three: step 1, times the slope. (The package's source above has them too; try without it.)
 
 
 # %%
@@ -687,7 +689,7 @@ axes.set(
     ylim=(-2.6, 0.6),
     xticks=range(7),
     yticks=[],
-    xlabel="pixel that is read with offset 0 (lines: pixel centres)",
+    xlabel="pixel that is read with offset 0 (lines: pixel centres; dark: centre to centre; light: to the edges)",
 )
 axes.grid(False)
 show(picture, alt="Three rows of seven points over the seven pixel centres 0 to 6. The paper's lie exactly on the centres. Version 1's lie from 0.43 to "
@@ -704,7 +706,7 @@ for name, h, h_g in (("paper", 14, 14), ("v1", 14, 14), ("v1", 7, 7), ("v2", 7, 
 # on top of it, so a reimplementation that wants to load the released weights must copy it. That is what `convention="v1"` and `"v2"` are for. Ours
 # defaults to the paper's text.
 #
-# The other half of that question was how far the points can go. You can answer it.
+# Readers also asked how far the points can go. You can answer it.
 #
 # ## Exercise 8.6: how far may a point go? (fill in)
 #
@@ -775,7 +777,7 @@ o = ops.offset_network(untrained.query(Tensor(noise)), *parts, stride=1).data
 print("raw offsets: standard deviation", o.std().round(2))
 print("what tanh leaves of them, at s = 2:", np.tanh(o).std().round(2), "pixels")
 
-# %% [markdown]#
+# %% [markdown]
 # ## Why no bias in the 1×1
 #
 # Suppose that it had one: $o[i,j,l]=\sum_ca[i,j,c]\,w_2[c,l]+\tilde b[l]$. The same two numbers are added to the offset of *every* point, of every group, of every image: the whole
@@ -790,7 +792,7 @@ print("the gradient of such a bias:", dshift, "= the sum over the points:", doff
 # %% [markdown]
 # ## A network that learns to point
 #
-# Enough of random numbers. A bright blob lies somewhere on a map, each time elsewhere. The queries are eight copies of the map, each times a number. The loss is
+# Enough of random numbers. A bright blob lies somewhere on a map, each time elsewhere (in the picture below, darker is brighter). The queries are eight copies of the map, each times a number. The loss is
 # minus the mean brightness that 48 points read. **Nobody tells the network where the blob is**: all it gets is the gradient of chapter 06, below minus above and right minus left,
 # from each point by itself. We train $\theta_{\mathrm{offset}}$ by plain gradient descent, 160 steps of four maps.
 
@@ -874,7 +876,9 @@ hint("8.7")
 for offset in (0.0, -0.1, -0.2):
     free = np.array([[grid(7, "shifted")[-1]] * 2])
     _, pull = ops.deformed_points.raw(np.full((1, 1, 1, 2), offset), free, limit="clamp", amplitude=(1, 1), size=(7, 7))
-    print(f"7 points, raw offset {offset:+.1f} on the last: slope {pull(np.ones((1, 1, 1, 2)))[0].max()}")
+    print(
+        f"7 points, raw offset {offset:+.1f} on the last: {pull(np.ones((1, 1, 1, 2)))[0].max()} pixels per unit of o"
+    )
 
 # %% [markdown] tags=["solution"]
 # $1-\big(\frac{2n-1}{n-1}-1\big)=-\frac1{n-1}$, half a cell. For $n=7$ it is $-0.167$. So with v2 more coordinates are stuck at $+1$ than at $-1$ when training starts. The
@@ -914,9 +918,10 @@ for case in ((14, 5, 1, 2), (14, 5, 2, 2), (13, 5, 2, 2)):
 # convention removes the drift on all sizes. It is harmless as long as the window covers the reference, and $k=5$ does.
 
 # %% [markdown]
-# ### Exercise 8.9: a step of training (extend)
+# ### Exercise 8.9: a step of training (fill in)
 #
-# Write one step of gradient descent for the pointing network: loss $L=-\text{mean}(\tilde x)$. Use `look` from above (it returns what is read, the points, and a vjp back to the five weights).
+# The loop above has one step of gradient descent in it, with the rate 1. Without looking at it, write that step with a rate $\eta$, for the loss
+# $L=-\text{mean}(\tilde x)$. `look` returns what is read, the points, and a vjp back to the five weights.
 
 
 # %%

@@ -79,7 +79,7 @@ show(picture, alt="A graph of ten boxes with their shapes. x leads to q and to x
 # For one image, with $N=H_GW_G$ points in each of $G$ groups, and $M$ heads of $d=C/M$ channels:
 #
 # $$\underbrace{q}_{(HW,C)}=x\,W_q,\qquad \underbrace{o}_{(G,N,2)}=\theta_{\mathrm{offset}}(q),\qquad
-# \underbrace{p}_{(G,N,2)}=\hat p+A\tanh o\ \text{ in pixels},\qquad \underbrace{\tilde x}_{(N,C)}=\phi(x;\,p) \tag{7}$$
+# \underbrace{p}_{(G,N,2)}=\tfrac{\hat p+A\tanh o+1}{2}\,(S-1),\qquad \underbrace{\tilde x}_{(N,C)}=\phi(x;\,p) \tag{7}$$
 #
 # $$\underbrace{\tilde k}_{(N,C)}=\tilde x\,W_k,\qquad \underbrace{\tilde v}_{(N,C)}=\tilde x\,W_v \tag{6}$$
 #
@@ -87,9 +87,9 @@ show(picture, alt="A graph of ten boxes with their shapes. x leads to q and to x
 #
 # $$\underbrace{y}_{(HW,C)}=\mathrm{Concat}\big(z^{(1)},\dots,z^{(M)}\big)\,W_o .$$
 #
-# (The letters are chapter 08's: $o$ is the raw offset, $\hat p$ the normalised reference, $A$ the range factor, and $p$ the point, in pixels.)
+# (The letters are chapter 08's: $o$ is the raw offset, $\hat p$ the normalised reference, $A$ the range factor, and $p$ the point in pixels; $S=(H,W)$.)
 #
-# Set it beside plain attention (chapter 03). One thing is different: keys and values come from $\tilde x$, which was *read at the points*, and no
+# Set it beside plain attention (chapter 03). Two things are different. Keys and values come from $\tilde x$, which was *read at the points*, and no
 # longer from $x$ itself. There are $N$ of them (chapter 03 wrote $N_s$ for the number of keys) and not $HW$. And there is a bias that knows where they lie.
 #
 # **The bias, in two sentences.** $\hat B$ is a learned table with one number for each head and each displacement query − key in whole pixels, so of shape
@@ -468,8 +468,8 @@ for branch in (
     print(f"{branch:18}" + "".join(f"{'wrong' if bad else '·':>6}" for bad in wrong))
 
 # %% [markdown]
-# $\mathrm dx$ is wrong in *every* row, since it comes last. $\mathrm dW_k$, $\mathrm dW_v$, $\mathrm d\hat B$ and $\mathrm dW_o$ are right in every row: they are found before any fork is met. If a check fails for them, the
-# mistake is in their own part. For eight branches there are three patterns. So a pattern tells how far up the mistake lies: at the input, at the queries, or at the points or what was read there. *Which* branch is
+# $\mathrm dx$ is wrong in *every* row, since it comes last. $\mathrm dW_k$, $\mathrm dW_v$, $\mathrm d\hat B$ and $\mathrm dW_o$ are right in every row: they are found before any fork is met. If a check fails for one of them, no
+# branch is missing: the mistake is in its own part, or in one that backward meets before it (the output, the attention). For eight branches there are three patterns. So a pattern tells how far up the mistake lies: at the input, at the queries, or at the points or what was read there. *Which* branch is
 # missing it does not tell. For that one cuts each in turn, and looks which cut makes the same wrong numbers. (That is how `check("9.3", …)` finds it.)
 #
 # Mark the lines with "p →". Without the gradient through the bias, or the one through what is read, the offset network would still learn, along a wrong gradient. How wrong, for the random weights of this chapter?
@@ -531,7 +531,8 @@ show(picture, alt="48 deformed points over a map with a bright blob. From each p
      "for the gradient from the position bias. The two often point different ways.")  # fmt: skip
 
 # %% [markdown]
-# The two arrows of a point add up to the direction in which a step of gradient descent moves it. (Long ones are drawn shorter than they are.)
+# The true arrows of a point add up to $-\mathrm dp$, where the loss would like it to go. A step of descent need not take it there: it changes the weights of θ, which all
+# points share. (Each arrow is drawn on a scale that squeezes long ones. Grey is the first channel of the map, dark where it is large; dots are the points.)
 # Solid arrows follow the slope of the picture: here they happen to lead up to the blob, with another cotangent they might lead away. Dashed ones follow the slope of the table. Neither can be left out.
 #
 # ## Where it meets what you know: points on the pixels
@@ -547,7 +548,8 @@ z = ops.self_attention.raw(qkv, None, None, heads=M)[0]
 same("deformable attention on the pixels, and plain attention", forward(x, *plain)[0].reshape(z.shape), z @ w_o)
 
 # %% [markdown]
-# Its value is the same. Its *gradient* is not, and that is as it should be: $w_2=0$ gets a gradient here, since the points *could* move. (In the released conventions, v1 and v2, there is no such meeting: their points do not lie on the pixels. Chapter 08.)
+# Its value is the same, and so are the gradients of $x$, $W_q$, $W_k$, $W_v$ and $W_o$: with $w_2=0$ nothing comes back through the offset network. What is new: $w_2$ and
+# $\hat B$ get a gradient too, since the points *could* move. (In the released conventions, v1 and v2, there is no such meeting: their points do not lie on the pixels. Chapter 08.)
 #
 # ## Groups leak
 #
@@ -570,7 +572,8 @@ def changed_heads(w_k):
 print("heads of group 0: 0 1, heads of group 1: 2 3. Keys that change: heads", *changed_heads(weights[6]))
 
 # %% [markdown]
-# All of them: group 1's heads see what group 0 has read. Their position bias, however, uses the points of their own group only. So for a share of what a head looks at, its bias is told a wrong place. It works all the same, and whoever wants to load the released weights must do it so.
+# All of them: group 1's heads see what group 0 has read. Their position bias, however, uses the points of their own group only. So a part of what a head
+# compares was read at other places than its bias supposes. It works all the same, and the released weights need it so.
 #
 # ## Exercises
 #

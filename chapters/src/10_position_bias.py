@@ -10,7 +10,7 @@
 # what to the points, and what happens on a map of another size.
 #
 # You need chapter 06 (φ) and some attention (chapter 03). It takes about an hour and a half with the exercises, and half an hour more
-# for the last section but one, where a small network takes the table's place.
+# for the section "A small network in place of the table".
 
 # %%
 from itertools import product
@@ -262,6 +262,8 @@ hint("10.2")
 # $$\underbrace{G^x[n,j,b]}_{(N,\,W,\,2W-1)}=g(j-p_{n,\mathrm{col}}+W-1,\;b),$$
 #
 # $$\underbrace{\phi(\hat B;R)}_{(M,HW,N)}[m,(i,j),n]=\sum_{a,b}G^y[n,i,a]\;G^x[n,j,b]\;\hat B[m,a,b].$$
+#
+# In the code `g(a, n)` is $g(a,b)$ for $b=0,\dots,n-1$, on one more axis (chapter 06's `hats`).
 
 
 # %%
@@ -346,7 +348,7 @@ for seed in range(3):
     print(f"{seed:4d}   " + "   ".join(f"{low:5.1%} and {high:5.1%}" for low, high in beyond))
 
 # %% [markdown]
-# It is rare on the map of 14 × 14, where most points are far from a border, and less so on that of 7 × 7. It also depends on the seed, so one run does not tell.
+# It is rare on the map of 14 × 14, where most points are far from a border. On 7 × 7 it is more frequent with two of the three seeds. So one run does not tell.
 #
 # ## Slide it yourself
 #
@@ -436,7 +438,7 @@ print(f"and then the query reads {position_bias(table[None], moved_key, H, W)[0,
 # $R$ moves the opposite way, *up and to the right*, and what is read grows. In pictures: the key slides until the window brings a darker cell to that query. For all queries together it is a vote.
 
 # %% [markdown]
-# **Step 7: matrices.** For one key and one head, $\phi_n=G^y_n\hat BG^{x\top}_n$ is a product of three matrices. Chapter 01's rule, twice:
+# **Step 7: matrices.** For one key and one head, $\phi_n=G^y_n\hat BG^{x\top}_n$ is a product of three matrices. Chapter 01's rule, twice (with several heads, $\mathrm dG^y_n$ and $\mathrm dG^x_n$ are summed over them):
 #
 # $$\mathrm d\hat B=\sum_nG^{y\top}_n\,\mathrm d\phi_n\,G^x_n,\qquad \mathrm dG^y_n=\mathrm d\phi_n\,G^x_n\,\hat B^{\top},\qquad \mathrm dG^x_n=\mathrm d\phi_n^{\top}\,G^y_n\,\hat B,$$
 #
@@ -444,7 +446,8 @@ print(f"and then the query reads {position_bias(table[None], moved_key, H, W)[0,
 #
 # ## Exercise 10.4: write the vjp (derive)
 #
-# Steps 3, 4 and 5. `both_hats` from above gives you $R$ and the hats, `g_slope(a, n)` the slopes of the hats, of one more axis, like `g(a, n)` (exercise 6.1). The grid's sizes are constants.
+# Steps 3, 4 and 5. `both_hats` from above gives you $R$ and the hats, `g_slope(a, n)` the slopes of the hats (exercise 6.1), on one more axis of length n, as
+# `g(a, n)`. `h` and `w` are constants.
 
 
 # %%
@@ -511,7 +514,7 @@ for axes, count, title in zip(panels, counts, ("pairs a cell: keys on pixels", "
     draw_table(axes, count, H, W)
     axes.images[0].set_clim(0, 50)
     axes.set_title(title)
-show(picture, alt="Two tables of 9 by 13 cells. In both the centre is dark, read by 35 pairs, and the corners are almost white, read by one or less. With deformed keys the "
+show(picture, alt="Two tables of 9 by 13 cells. In both the centre is dark, read by 35 pairs on the left and 29 on the right, and the corners are almost white, read by about one. With deformed keys the "
      "pattern is the same, slightly uneven.")  # fmt: skip
 
 # %% [markdown]
@@ -613,7 +616,8 @@ print("resized table, about 9/17 = 0.529:    ", resized[5:12].round(3))
 # The ruler takes $\frac{H_0-1}{H-1}=\frac48$ of a cell a pixel, the resized table $\frac{2H_0-1}{2H-1}=\frac9{17}$. Both keep displacement 0 in the middle. The resize treats cells as little squares and fits their *outer edges* (9 cells to 17), the ruler fits the *centres* of the outermost cells (8 steps to 16). So they differ by some 6 % here (a bicubic curve
 # weaves a little around the straight line), and the less the larger the maps. (It is the two conventions of chapter 07 once more.) The released second version needs neither: it reads a table of fixed size at normalised displacements, which is the stretched ruler.
 #
-# minidat stretches the ruler by itself, so a trained network takes images of another size as it is, wherever its windows fit (chapter 12). By command, what DAT-T costs at another size; and DAT-B at 384 from released weights for 224, whose tables are resized on loading:
+# minidat stretches the ruler by itself, so a trained network takes images of another size as it is, wherever its windows fit (chapter 12). The first command says what DAT-T costs
+# at another size. The second runs DAT-B at 384 with released weights for 224, whose tables are resized when they are loaded:
 #
 # ```
 # minidat info dat_tiny --image 448
@@ -728,7 +732,7 @@ check("10.8", bias_on)
 hint("10.8")
 
 # %% [markdown] tags=["solution"]
-# Only $R$ changes, by the factor cells per pixel; so only its derivative changes, by the same factor. Two signs of care: rows and columns have different factors on a map that is not square, and
+# Only $R$ changes, by the factor cells per pixel; so only its derivative changes, by the same factor. Two things to watch: rows and columns have different factors on a map that is not square, and
 # the factor stands in `dpoints` but not in `dtable`.
 
 # %% [markdown]
@@ -744,6 +748,7 @@ hint("10.8")
 # \underbrace{\mathrm{bias}}_{(HW,\,N,\,O)}=h\,\underbrace{W_2}_{(E,\,O)} .$$
 #
 # $\lambda$ is what one pixel is to $D$, for rows and for columns: $8/(H-1)$ and $8/(W-1)$, so that from one border to the other $D$ is 8. The logarithm gives near displacements more room: at $D=1$, an eighth of the map, $u$ has already risen to $\frac13$, of the 1.06 that it reaches at $D=8$.
+# In the picture below the dotted line is $D/8$, for comparison.
 
 
 # %%

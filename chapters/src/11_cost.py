@@ -34,7 +34,7 @@ from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, s
 # One attention with 96 channels on a map of growing size. Both axes are logarithmic, so a slope says how fast the cost
 # grows. On the wide grey line, full attention, twice the side soon costs nearly sixteen times as much. With windows it
 # costs four times as much, as the number of pixels itself, and with 49 points soon nearly so. Reduction is full attention
-# with a 49th of the keys: it starts lowest, bends upward later, and ends above both.
+# with a 49th of the keys, and a convolution that makes them: it starts lowest, bends upward later, and ends above both.
 
 # %% tags=["hide-input"]
 rng = np.random.default_rng(0)
@@ -229,7 +229,7 @@ for r in (1, 2):
 # %% [markdown]
 # ## The package's own source
 #
-# `mixer_cost` does not use the formula. It looks at a module that has been built, and counts the weights that are there.
+# `omega_dmha`, below, is the formula. `mixer_cost` does not use it: it counts the weights of a module that has been built.
 # So the two can check each other.
 
 # %%
@@ -330,6 +330,10 @@ hint("11.4")
 # For 96, 192, 384 and 768 channels: sides of 14, 20, 28 and 40. In DAT-T the maps with these channels are 56, 28, 14 and
 # 7 wide. So on its first two maps full attention would be dominated by products, and on the last two, where deformable
 # attention stands, by projections. That is why $r=1$ could be afforded there.
+
+# %% [markdown]
+# In the released DAT-T, S are shifted windows and D is deformable attention with $r=1$. The share is that of the whole block,
+# with its MLP of $8\,HWC^2$.
 
 # %%
 print("stage        map  crossover   share of the products in its second block")
@@ -465,8 +469,8 @@ show(
 #    convolution uses it 25 times, a tanh once. For most of what is no large matrix product a processor waits for its
 #    memory, and multiply-adds say nothing about that. The products of the bias are many *small* ones, and their results
 #    are the largest arrays of the module, so they are slow too.
-# 2. **What counts as nothing is not nothing.** The offset network has one or two per cent of the arithmetic and several
-#    times that share of the time. The position bias, which Ω does not mention, is the part that takes longest. These are
+# 2. **What counts as nothing is not nothing.** The offset network has about one per cent of the arithmetic and ten times
+#    that share of the time. The position bias, which Ω does not mention, is the part that takes longest. These are
 #    times of *minidat on NumPy*; other programs and other machines share them out otherwise. That a count of multiply-adds
 #    does not foretell them is true everywhere.
 # 3. **Backward is about twice forward** for the projections: two products for one, as derived above.
@@ -503,8 +507,8 @@ check("11.6", stored_bytes)
 hint("11.6")
 
 # %% [markdown] tags=["solution"]
-# Queries stand on a grid: all queries of a row share the same row displacement. To store it once for each of them is to
-# store $h\cdot w$ numbers where $h+w$ say it all. (This is $R$ alone. For its backward pass minidat keeps the rows that it
+# Queries stand on a grid: all queries of a row share the same row displacement. To store a row and a column for each pair is
+# to store $2hw$ numbers a point where $h+w$ say it all. (This is $R$ alone. For its backward pass minidat keeps the rows that it
 # has read, too, the result of exercise 11.5's first product: $M\,n\,h\,(2w-1)$ numbers, about twice the weights.)
 
 # %%
@@ -529,8 +533,9 @@ for mixer in (plain, MultiHeadSelfAttention(96, 3, rng=rng)):
 
 # %% [markdown]
 # **Windows.** A 7 × 7 window shows each query 49 keys; so do 49 points. The products are equal, but window attention
-# computes keys and values at every pixel, and deformable attention at the points only. *With 49 points it is cheaper than
-# Swin's windows*:
+# computes keys and values at every pixel, and deformable attention at the points only. *On maps larger than 7 × 7, 49 points
+# are cheaper than Swin's windows*. (The kernel of the offset network is at least the stride: 9 at 56 × 56, where the first
+# table had 5.)
 
 # %%
 for side in (14, 28, 56):
@@ -542,8 +547,8 @@ for side in (14, 28, 56):
     print(f"{side} × {side}: windows {pair[0]}, 49 points {pair[1]}")
 
 # %% [markdown]
-# What windows cannot do is look further than 7 pixels; what 49 points cannot do is look everywhere. That is the bargain,
-# and not a difference in price.
+# What windows cannot do is look further than 6 pixels away; 49 points lie all over the map, but cannot look at every pixel.
+# That is the bargain, and not a difference in price.
 #
 # ## Exercise 11.7: the smallest stride that pays (extend)
 #
@@ -607,8 +612,8 @@ for stage, (side, dim) in enumerate(((56, 96), (28, 192), (14, 384), (7, 768)), 
 # point, $2HWC+2C^2+(k^2+2)C$: it is met by all queries, it has a key and a value, and the offset network looks for it. In
 # the first three stages a window is worth 140 to 190 points, although a query of it meets 49 keys only, because windows compute
 # keys and values at every pixel. In the last stage it is worth 48: that map has 49 pixels, so there is nothing to save, and the
-# offset network comes on top. The released version 1 has 196 points in stage 3 and 49 in stage 4, a little more than a window's
-# price in both.
+# offset network comes on top. The released version 1 has 196 points in stage 3, which cost a fifth more than windows, and 49 in
+# stage 4, which cost hardly more.
 
 # %% [markdown]
 # ## Exercise 11.9: forget, and compute again (derive)
@@ -642,8 +647,8 @@ for name, n in (("14 × 14", 196), ("50 × 84", 4200)):
 # %% [markdown] tags=["solution"]
 # Forward and backward are three times forward. Computed again is one product of the two, $q\,k^\top$, which costs $n^2C$;
 # the other one, weights times $v$, is not needed, since its result is not. So the extra work is at most a sixth, where
-# products are all there is, and the saving grows with $n^2$. On a photograph it pays. minidat keeps the weights, and
-# reads its batch in pieces.
+# products are all there is, and the saving grows with $n^2$. On a photograph it pays. minidat keeps the weights; on a CPU it
+# works through a batch in pieces of a few images, so that few weights are kept at a time.
 
 # %% [markdown]
 # ## What differs from the paper and the released code

@@ -5,7 +5,7 @@
 # > multiply-add agrees with the printed numbers?
 #
 # All parts are there: the block (chapter 04), windows (chapter 05), deformable attention (chapter 09). What is left is to
-# stack them. A table of a paper prints the result in three digits; a network has 28,319,138 parameters or it is another
+# stack them. A table of a paper prints the result in two digits; a network has 28,319,138 parameters or it is another
 # network. So this chapter counts. Counting is the cheapest test there is, and it finds a missing bias in a network that
 # nobody can afford to train.
 #
@@ -27,8 +27,9 @@ from minidat.tutorial import COLOURS, check, figure, hint, passed, same, show, s
 # %% [markdown]
 # ## The picture
 #
-# This is DAT-T, drawn from the network itself: each box is a stage, its shape is that of the map it works on. Under the
-# boxes stand the two things one pays: parameters, and multiply-adds for one image of 224 × 224.
+# This is DAT-T, drawn from the network itself: a box for the stem, for each stage and for the head, with the shape of its map,
+# and heads M and groups G below. Orange ones have deformable blocks. The bars show the two things one pays, parameters and
+# multiply-adds for one image of 224 × 224; the steps down, about 5 and 4 %, are left out.
 
 
 # %% tags=["hide-input"]
@@ -113,8 +114,8 @@ show(
 # %% [markdown]
 # **L** is attention within windows of 7 × 7, **S** the same with shifted windows, **D** deformable attention. A stage is
 # made of pairs: a *local* block, then one that sees *further*. Stages 1 and 2 do not use deformable attention: their maps
-# are large, so it would cost much, and chapter 15 quotes the paper's table that says it does not help there either. Between
-# two stages a 2 × 2 convolution halves the map and doubles the channels.
+# are large, so with a point for each pixel it would cost much, and chapter 15 quotes the paper's table that says it does not
+# help there either. Between two stages a 2 × 2 convolution halves the map and doubles the channels.
 #
 # The bars already tell a story. Parameters sit where channels are many, at the end. Work sits where *blocks* are many, in
 # stage 3.
@@ -178,7 +179,7 @@ show(
 # $$\underbrace{y}_{(\frac H4,\frac W4,C)}[i,j,c]=\sum_{a=0}^{3}\sum_{b=0}^{3}\sum_{e=0}^{2}
 # \underbrace{x}_{(H,W,3)}[4i+a,\,4j+b,\,e]\;\underbrace{W}_{(4,4,3,C)}[a,b,e,c]+\underbrace{\beta}_{(C)}[c].$$
 #
-# The step down is the same with 2 in place of 4, and without $\beta$.
+# The step down is the same with 2 in place of 4, and without $\beta$. A layer norm follows each of them.
 #
 # ## Typed in, as loops
 
@@ -237,7 +238,7 @@ check("12.1", cut)
 hint("12.1")
 
 # %% [markdown] tags=["solution"]
-# `reshape` never moves a number in memory; it only says where an axis is split. The middle two axes must change places,
+# `reshape` never changes the order of the numbers; it only says where an axis is split. The middle two axes must change places,
 # so one `transpose` stands between two reshapes. Without it the rows would be strips of pixels side by side and not
 # squares: the shapes would fit, the picture would be scrambled, and the network would train all the same, badly.
 
@@ -476,7 +477,7 @@ for name, dim, pairs in (("dat_tiny", 96, 3), ("dat_small", 96, 9), ("dat_base",
 # * and nothing for GELU, softmax and additions.
 #
 # (These are the defaults of a common counting tool, fvcore. It counts the pooling at the end, too; that is too little for
-# any printed digit, and we leave it out.) Our `cost` knows two conventions: `"macs"`, the first line
+# any printed digit, and we leave it out.) Two conventions of our `cost` are `"macs"`, the first line
 # alone, and `"paper"`, all four.
 
 # %%
@@ -522,7 +523,7 @@ for row in cost(skeleton(zoo.config("dat_tiny"))):
 # $$HW\,C^2\;\to\;\frac H2\cdot\frac W2\cdot(2C)^2=HW\,C^2.$$
 #
 # Halving the map and doubling the channels keeps the work of a block, multiplies its parameters by four, and *halves* the
-# products $2HW\,w^2\,C$. So the depth of a stage can be chosen freely: a block in stage 3 costs what one in stage 1
+# products, as the table shows. So the depth of a stage can be chosen freely: a block in stage 3 costs what one in stage 1
 # costs (products aside), and knows four times the channels. All these networks put their depth into stage 3.
 #
 # ## Exercise 12.6: where the work is (derive)
@@ -608,7 +609,7 @@ for name, side in (("dat_tiny", 448), ("dat_pp_tiny", 256), ("dat_pp_tiny", 320)
 # ## Where it meets earlier chapters
 #
 # A pyramid is a list of letters, so other networks are the same class with other letters. With one stage and the letter A
-# it is chapter 04's ViT; with P it is PVT, with L and S it is Swin. Swin-T is DAT-T without D:
+# it is chapter 04's ViT. With four and P it is PVT without its vectors for positions, with L and S it is Swin. Swin-T is DAT-T without D:
 
 # %%
 for name in ("dat_tiny", "swin_tiny", "pvt_small", "nat_tiny", "vit_small"):
@@ -691,7 +692,8 @@ show(
 #
 # $$\mathrm d\bar x[r,s,e]=\sum_{\substack{i,a\\2i+a=r}}\ \sum_{\substack{j,b\\2j+b=s}}\ \sum_c\mathrm dy[i,j,c]\;W[a,b,e,c].$$
 #
-# An even row $r$ is reached with $a=0$ and with $a=2$, an odd one with $a=1$ alone. So a pixel is in one, two or four patches,
+# An even row $r$ is reached with $a=0$ and with $a=2$ (the last one, if $H$ is even, with $a=2$ alone), an odd one with $a=1$
+# alone. So a pixel is in one, two or four patches,
 # and gets a sum of as many terms: nothing but "used twice, two gradients added" of chapter 01.
 
 # %% [markdown]
@@ -755,7 +757,7 @@ print("in how many patches a pixel of an 8 × 8 map is:\n", met[0, ..., 0].astyp
 #
 # $$z'[i,j,c]=z[i,j,c]+b[c]+\sum_{a=0}^2\sum_{b'=0}^2\bar z[i+a,\,j+b',\,c]\;w[a,b',c].$$
 #
-# It lets a token know its neighbours, and so where it is at a border: the rim is zero.
+# Here $\bar z$ is $z$ with a rim of zeros, not the mean. A token learns its neighbours, and so whether it is at a border.
 #
 # **Step 1.** Two roads lead from $z$ to $z'$, so two gradients come back. The straight road gives $\mathrm dz'$ itself.
 
@@ -984,8 +986,8 @@ print(f"head: largest weight {abs(weight).max():.5f}, 1/√768 = {768**-0.5:.5f}
 # 1. Image → patches of 4 × 4 → four stages, each on half the map with twice the channels → layer norm → mean → logits.
 # 2. A stage is pairs of blocks: a local one, then one that looks further, shifted windows in stages 1 and 2, deformable
 #    attention in 3 and 4.
-# 3. A block has $12C^2$ parameters and costs $12HWC^2$ multiply-adds, the same in every stage, beside its products and its
-#    table; in a deformable one of stage 3 the offset network has 0.2 % of the parameters.
+# 3. A block has $12C^2$ parameters; it costs $12HWC^2$ multiply-adds, which is the same in every stage. To that come its products
+#    and its table; in a deformable one of stage 3 the offset network has 0.2 % of the parameters.
 # 4. DAT-T has 28,319,138 parameters, counted by hand; all eight released models agree with their printed FLOPs once the
 #    convention is known.
 # 5. Windows of 7 in four stages tie the image to multiples of 224; the table ties the released version 1 to exactly one

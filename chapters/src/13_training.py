@@ -39,7 +39,7 @@ np.set_printoptions(precision=3, suppress=True)
 # and sees the 50,000 training photographs of CIFAR-10 nine times:
 #
 # ```
-# minidat train dat_cifar --data cifar10 --data-dir data --epochs 9 --out results/cifar10
+# minidat train dat_cifar --data cifar10 --data-dir data --epochs 9 --validation 0 --out results/cifar10
 # ```
 #
 # Its log has a line for every ten steps, and one for each test. Blue is the loss of training batches, which the network is
@@ -78,7 +78,7 @@ left.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.9
 right.axhline(0.1, color="#595959", lw=1, ls=":")
 show(
     picture,
-    alt="Loss and accuracy of a run over nine epochs. The training loss starts below the dotted line at ln 10, falls "
+    alt="Loss and accuracy of a run over nine epochs. The mean training loss starts at 2.05, below the dotted line at ln 10, falls "
     "steeply at first and then ever more slowly. The test points lie on the training curve until epoch 5, but for the third, "
     "and a little above it "
     "afterwards. Accuracy mirrors this and ends at 75 per cent on the test images.",
@@ -250,14 +250,14 @@ for beta, newest in ((0.9, 10), (0.999, 1000)):
 # $\beta_2=0.999$. So $\hat v$ remembers a hundred times longer than $\hat m$.
 
 # %% [markdown]
-# The step is $u=\hat m/(\sqrt{\hat v}+\epsilon)$. Look at the very first one. $\hat m_1=g_1$ and $\hat v_1=g_1^2$, so
+# The step is $u=\hat m/(\sqrt{\hat v}+\epsilon)$; $\epsilon=10^{-8}$ only prevents $0/0$. Look at the very first one. $\hat m_1=g_1$ and $\hat v_1=g_1^2$, so
 #
 # $$u_1=\frac{g_1}{|g_1|+\epsilon}\approx\operatorname{sign}(g_1) .$$
 #
 # **Every one of a million parameters moves by the full rate, however small its gradient.** The signs of tiny gradients are
 # noise. This is the reason for the warm-up: it keeps these first steps short, until $\hat v$ has seen enough.
 #
-# The W in AdamW is **weight decay**, which pulls weights towards zero so that none grows without need. It is kept apart from
+# The W in AdamW is **weight decay**, of strength $\lambda$, which pulls weights towards zero so that none grows without need. It is kept apart from
 # the gradient, or Adam would divide it by $\sqrt{\hat v}$ too:
 #
 # $$\theta\leftarrow(1-\eta\lambda)\,\theta-\eta\,\frac{\hat m}{\sqrt{\hat v}+\epsilon} .$$
@@ -518,8 +518,9 @@ show(
 # and layer norms a run rarely explodes; it goes quiet.)
 #
 # **Labels shuffled.** The same plateau, but reached from above, and it was never left. There is nothing in the images that
-# tells these labels. If a run looks like this, do not touch the rate: look at ten images with their labels. A decoding error
-# (exercise 13.1), labels and images sorted differently, an augmentation that wipes the image out: they all look like this.
+# tells these labels. If a run looks like this, do not touch the rate: look at ten images with their labels. Labels and images
+# sorted differently, labels read from the wrong place, an augmentation that wipes the image out: they all look like this. (The
+# error of exercise 13.1 does not: scrambled images still tell something.)
 #
 # **No warm-up.** No harm here; it is even ahead at first. With four blocks, layer norms in front (chapter 04) and this rate,
 # the first steps are not dangerous. The sources that we have do not tell what a full DAT does without its 20 epochs of
@@ -640,9 +641,9 @@ hint("13.7")
 print(f"{100 * np.sqrt(0.82 * 0.18 / 50_000):.2f} %")
 
 # %% [markdown]
-# and how much another seed would change it, nobody has published.
+# and how much another seed would change it, our sources do not say.
 #
-# **2. The code turns the rate with the batch.** Its rule is 5e-4 for each 512 images: $\eta=10^{-3}$ for 1024, and
+# **2. The code sets the rate in proportion to the batch.** Its rule is 5e-4 for each 512 images: $\eta=10^{-3}$ for 1024, and
 # $4\cdot10^{-3}$ for 4096. Why in proportion? Take plain descent. Four steps on batches of $B$ at rate $\eta$, or one on all $4B$
 # images at rate $4\eta$:
 #
@@ -742,7 +743,7 @@ for name, recipe in recipes.items():
 # can be seen. First the two parts that work on *one* picture, while it is read from its file:
 #
 # * **RandomResizedCrop**: a box with 8 % to 100 % of the area and an aspect between 3/4 and 4/3, stretched to the
-#   network's size. Then a mirror, for every second picture.
+#   network's size. Then a mirror, with probability one half.
 # * **RandAugment**: two of fifteen operations, each applied with probability one half, at a strength near 9 of 10.
 
 # %%
@@ -778,8 +779,8 @@ print(f"crops cover {np.mean([tall * wide for _, _, tall, wide in boxes]) / (72 
 # %% [markdown]
 # The other three work on a *batch*, after its colours are normalised:
 #
-# * **Random erasing** overwrites a rectangle of every fourth picture with noise.
-# * **Mixup** lays each picture over another one, and mixes their labels by the same share $\lambda$.
+# * **Random erasing** overwrites a rectangle of a picture with noise, with probability one quarter.
+# * **Mixup** lays each picture over another one, and mixes their labels by the same share $\lambda$ (not the decay).
 # * **CutMix** pastes a box of another picture in, and mixes the labels by the areas. Every batch gets one of these two.
 
 # %%
@@ -810,9 +811,9 @@ show(
 
 # %% [markdown]
 # Each of the parts is a function of its own in `minidat/data` (`resized_crop`, `rand_augment`, `erasing`, `mixing`), with its source. Two
-# details of the released recipe are easily missed. "inc1" in the name of its RandAugment means that *every* operation grows stronger
-# with the strength; in the older form posterise grew weaker. And the level itself is random, 9 give or take a half, so two pictures are
-# never changed alike.
+# details of the released recipe are easily missed. "inc1" in the name of its RandAugment means that every operation that has a
+# strength changes more at a higher level; in the older form posterise changed less. And the level itself is random, 9 give or take a
+# half, so an operation is seldom equally strong twice.
 #
 # What a picture becomes is drawn from `(seed, step, picture)`, as everything in a run. So nothing depends on which process reads
 # the file, or when:
@@ -851,7 +852,7 @@ print(f"K = 1000, ε = 0.1: the floor is {lowest(np.ones(1))[0]:.2f}, with mixup
 # minidat train --data folder --data-dir PICTURES --recipe imagenet
 # ```
 #
-# where `--accumulate 8` passes a batch of 1024 in eight parts of 128 and adds their gradients, for a GPU that has not the memory for
+# where `--accumulate 8` passes a batch of 1024 in eight parts of 128 and takes the mean of their gradients, for a GPU that has not the memory for
 # all at once. `IMAGENET` holds `train/` and `val/`, each with a folder for each class; your own pictures may lie the same way.
 # `--ema 0.9999` tests a running mean of the weights in their place; the released code has no such thing.
 #
@@ -927,8 +928,8 @@ same("AdamW without memory, and the sign of the gradient", weight.data, 1 - 0.1 
 # ```
 #
 # The last line is what chapters 17 and 18 are about. A run's folder holds `log.jsonl`, `curves.png`, `points.png` and two checkpoints,
-# the last and the best. On a run of your own, the cells at the top of this chapter draw its curves: put its log in place of
-# ours.
+# the last and the best. To draw a run of your own, put its log in place of ours in the cells at the top. A tenth of the images is held
+# out by default: then read the kind "validation" for "test", or train with `--validation 0`.
 #
 # ## What differs from the paper and the released code
 #

@@ -88,7 +88,7 @@ print(f"of all 2,000, when it was trained: {about['accuracy' if RUN is None else
 print("recorded, of each deformable block:", *((key, sorted(entry)) for key, entry in record.items()), sep="\n  ")
 
 # %% [markdown]
-# (In chapter 15 the same kind of network is trained five times; there its accuracies are lower. Why is said there.)
+# (In chapter 15 the same kind of network is trained five times; there its accuracies are lower. What differed is said there.)
 #
 # `record` is a dict that the network fills as it runs, with one entry for each deformable block: the points it read at, in
 # pixels *of its map*, and the reference points they started from.
@@ -404,7 +404,7 @@ for (stage, _), e in seen.items():
     print(f"stage {stage + 1}: of {p.shape[-1]} keys, in effect used by each head: {keys}")
 
 # %% [markdown]
-# So a head of stage 1 lives on ten or twenty of its 64 keys, and one of stage 2 on about three of 16. Each query reads all
+# So a head of stage 1 uses ten to twenty of its 64 keys, and one of stage 2 three or four of 16. Each query reads all
 # keys, but few of them count. Which?
 #
 # ## What one query looks at
@@ -493,26 +493,28 @@ interactive(
 # back through the block: it is a mixture of keys; a key is a mixture of pixels.
 #
 # **Step 1.** Forget what the block computes with the values, and look at the mixing alone. With the weights frozen, and one
-# number $x[r,c]$ in each pixel in place of $C$, a head $m$ with the points of its group $g(m)$ would put out
+# number $x[r,c]$ in each pixel in place of $C$, a head $m$ with the points of its group $\gamma_m$ would put out
 #
-# $$y^{(m)}_i=\sum_nP^{(m)}_{in}\sum_{r,c}\Phi^{(g(m))}_{n,(r,c)}\;x[r,c],\qquad
-# \Phi^{(g)}_{n,(r,c)}=g(p_{n,\mathrm{row}},r)\,g(p_{n,\mathrm{col}},c).$$
+# $$y^{(m)}_i=\sum_nP^{(m)}_{in}\sum_{r,c}\Phi^{(\gamma_m)}_{n,(r,c)}\;x[r,c],\qquad
+# \Phi^{(\gamma)}_{n,(r,c)}=g\big(p^{(\gamma)}_{n,\mathrm{row}},r\big)\,g\big(p^{(\gamma)}_{n,\mathrm{col}},c\big),$$
+#
+# with the hat $g(a,b)=\max(0,1-|a-b|)$ of equation (8).
 
 # %% [markdown]
 # **Step 2.** Let the heads count equally:
 #
 # $$\underbrace{y_i}_{(HW)}=\frac1M\sum_m\sum_n\underbrace{P^{(m)}_{in}}_{(M,\,HW,\,N)}\;
-# \sum_{r,c}\underbrace{\Phi^{(g(m))}_{n,(r,c)}}_{(G,\,N,\,HW)}\;
+# \sum_{r,c}\underbrace{\Phi^{(\gamma_m)}_{n,(r,c)}}_{(G,\,N,\,HW)}\;
 # \underbrace{x[r,c]}_{(H,W)} .$$
 #
 # This is linear in $x$. Its vjp tells how much a weighted sum $\sum_ia_iy_i$ changes with each pixel: exactly what we ask.
 
 # %% [markdown]
 # **Step 3.** Put $\delta y_i$ into $\delta L=\sum_ia_i\,\delta y_i$ and collect what stands beside a *key*, that is, beside
-# $\delta x_n=\sum_{r,c}\Phi_{n,(r,c)}\delta x[r,c]$, the change of what key $n$ of group $g$ reads. Only the heads of group
-# $g$ use it:
+# $\delta x_n=\sum_{r,c}\Phi^{(\gamma)}_{n,(r,c)}\delta x[r,c]$, the change of what key $n$ of group $\gamma$ reads. Only the heads
+# of this group use it:
 #
-# $$\boxed{\;s^{(g)}_n=\frac1M\sum_{m\in g}\sum_iP^{(m)}_{in}\,a_i\;}$$
+# $$\boxed{\;s^{(\gamma)}_n=\frac1M\sum_{m:\,\gamma_m=\gamma}\,\sum_iP^{(m)}_{in}\,a_i\;}$$
 #
 # This is the **score of a key**: the importance that queries hand to it. It is a sum over a *column* of $P$, where softmax
 # ran over rows.
@@ -547,11 +549,11 @@ hint("14.4")
 # **Step 4.** Now beside $\delta x[r,c]$. A key hands its score to the pixels it was read from, with the weights it was read
 # with:
 #
-# $$\mathrm dx[r,c]=\sum_g\sum_n\Phi^{(g)}_{n,(r,c)}\;s^{(g)}_n .$$
+# $$\mathrm dx[r,c]=\sum_\gamma\sum_n\Phi^{(\gamma)}_{n,(r,c)}\;s^{(\gamma)}_n .$$
 #
 # You have met this in chapter 06: reading *gathers* four pixels, its vjp *scatters* to four pixels.
 #
-# **Step 5: matrices.** $y=\frac1M\sum_mP^{(m)}\Phi^{(g(m))}x$, so $\mathrm dx=\frac1M\sum_m\Phi^{(g(m))\top}P^{(m)\top}a$:
+# **Step 5: matrices.** $y=\frac1M\sum_mP^{(m)}\Phi^{(\gamma_m)}x$, so $\mathrm dx=\frac1M\sum_m\Phi^{(\gamma_m)\top}P^{(m)\top}a$:
 # the same matrices, transposed, in the opposite order.
 #
 # ## Exercise 14.5: the importance, one layer down (derive)
@@ -579,8 +581,8 @@ hint("14.5")
 
 # %% [markdown] tags=["solution"]
 # The mixing is linear in $x$, so its gradient does not depend on $x$; only the shape is used. A point between four pixels
-# hands a part to each; a point beyond the border hands on less than it got, since the missing neighbours get theirs too, and
-# nobody sees it.
+# hands a part to each; a point beyond the border hands on less than it got: the share of its missing neighbours goes to no
+# pixel.
 
 # %% [markdown]
 # The package has both halves: `key_scores` is a product with $P^\top$, and the scattering is the map's half of
@@ -613,8 +615,8 @@ print(f"importance handed to keys: {scores.sum():.3f}, and on to pixels of the m
 #
 # * a **residual path** keeps its token where it is, so half of the importance stays and half goes where the attention read
 #   (the usual convention of what is called *attention rollout*; it is a convention, not a measurement);
-# * MLPs, layer norms and the window block leave it where it is (the latter moves it within a window of 4 × 4 tokens; on the
-#   second map that is the whole of it, so this is the boldest of the three);
+# * MLPs, layer norms and the window block leave it where it is. (In truth the window block mixes the tokens of a 4 × 4
+#   window, on the second map all of them. So this is the boldest of our three decisions);
 # * a pixel of 4 × 4 was made from 2 × 2 pixels, which get a quarter each.
 
 
@@ -628,6 +630,10 @@ def important_keys(seen, i):
     scores[0, 1], _ = hand_down(a, seen[0, 1], i)
     return scores
 
+
+# %% [markdown]
+# The largest scores of each block, as the area of a circle around the key. Orange is group 0, blue group 1. The dashed box is
+# the object's.
 
 # %% tags=["hide-input"]
 picture, axes = figure(5.2, 3.8, rows=2, columns=3)
@@ -731,9 +737,10 @@ hint("14.6")
 #
 # $$y'-y=\frac{P_n}{1-P_n}\,\big(y-v_n\big),$$
 #
-# a product of two factors. The weight is in the first alone. The second is how far the key's value is from what the query gets
-# anyway. **A key with a large weight makes no difference when its value is near $y$**: when it says what all others together
-# say. It is worth nothing then, *however large its circle*. That is the flaw of every picture of attention, ours included.
+# a product of two factors. ($y$ also holds $P_nv_n$. Since $y-v_n=(1-P_n)(y'-v_n)$, the same is $P_n\,(y'-v_n)$, and there the
+# weight stands in the first factor alone.) The second is how far the key's value is from what the query gets without it.
+# **A key with a large weight makes no difference when its value is near $y'$**: when it says what all others together say. It
+# is worth nothing then, *however large its circle*. That is the flaw of every picture of attention, ours included.
 #
 # So do it in the network: take away one key of stage 1 at a time, for all heads and queries, and see how much the winning
 # class's logit changes. Sixty-four keys, sixty-four runs, in one batch.
@@ -782,6 +789,10 @@ hint("14.7")
 # are $0\dots n-1$ in some order, so their means and sums of squares are equal, and $\rho$ can also be had from
 # $1-6\sum(u_i-w_i)^2/(n(n^2-1))$.
 
+# %% [markdown]
+# Each mark below is a key, each kind of mark one of the five images. A score of one equal share is 1/64 of all. Both axes are
+# logarithmic.
+
 # %% tags=["hide-input"]
 picture, axes = figure(5.0, 2.7)
 for (effect, score), mark, colour in zip(studied, "os^Dv", COLOURS):
@@ -821,8 +832,8 @@ print(f"one to ten shares: {len(between)} keys, effects from {between.min():.4f}
 # %% [markdown]
 # This is the honest caption to the picture with the circles. In four of the five images the largest circle is also the key
 # that matters most, by far; in the first, where no circle stands out, it is not. Below that a score says little: among keys
-# with one to ten equal shares, effects differ by a factor of nearly a thousand, and many of them matter no more than a key
-# with a tenth of their score.
+# with one to ten equal shares, effects differ by a factor of nearly a thousand, and six of the 32 matter no more than some
+# key of the same image with a tenth of their score.
 #
 # And mind what a "place" is. The map that a key is read from is not the image: in front of each deformable block a block with
 # windows has already mixed the tokens of its 4 × 4 window, a quarter of the image in stage 1 and all of it in stage 2. A
@@ -880,7 +891,7 @@ small = Transform(32, "whole")(file)  # (32, 32, 3) uint8: all of the picture, a
 mine = {}
 with no_grad():
     answer = model(Tensor(normalise(small[None], test.mean, test.std)), record=mine).data[0]
-print(f"taken for: {test.classes[answer.argmax()]}; points of block 1, in pixels of the file:")
+print(f"taken for: {test.classes[answer.argmax()]}; first points of stage 1, in pixels of the file:")
 in_file = {key: map_to_image(e["points"][0], e["size"], (file.height, file.width)) for key, e in mine.items()}
 print(in_file[0, 1][0, :3].round(1))
 
@@ -901,7 +912,7 @@ show(
 
 # %% [markdown]
 # A photograph gets a name of one of ten shapes here, since the network knows no others. Its points are real all the same.
-# They differ only as much as the network has learned to look: for photographs one needs a network that was trained on them.
+# But what moves them was learned on drawn shapes: for photographs one needs a network that was trained on them.
 #
 # ## Where it meets what you know
 #

@@ -118,8 +118,8 @@ for s in (0.0, 2.0, 14.0):
 same("points and their loops", points(offsets, p, 14.0, u), points_loops(offsets, p, 14.0, u))
 
 # %% [markdown]
-# At $s=14$ the second point is at column 11.97 and the third at row 4.38, column −1.38. With no pixel there, that one
-# reads zeros (chapter 06). The offsets are the same; only the knob was turned.
+# At $s=14$ the second point is at row −2.33 and the third at column −1.38. Both are more than a pixel outside, so both
+# read zeros (chapter 06). The offsets are the same; only the knob was turned.
 #
 # ## Exercise 15.1: the reach (fill in)
 #
@@ -283,7 +283,7 @@ show(
 # The remark is right in spirit, and the picture makes it exact. With this $u$ of one half, $s=14$ means *seven* pixels
 # each way, so no point can yet cross the whole map; a corner point needs $s=26$ to reach the opposite corner. But a point
 # at the border loses half of its range on the outside, and the larger $s$ is, the more points are near enough to a border
-# for that. In the released configurations $s$ is one number for both deformable stages. If it was so in this ablation:
+# for that. In the released DAT-T $s$ is 2 in both deformable stages. If both were turned together in this ablation:
 # the map of stage 4 is 7 × 7, where 14 is far worse.
 #
 # ## Exercise 15.3: how many are lost (derive)
@@ -426,17 +426,17 @@ for name, images in (("there, 20,000 training images", 20_000), ("here,  18,000"
 
 # %% [markdown]
 # It saw a ninth more images, its order of images is another one, since another number was shuffled, and it was tested after each
-# epoch, of which the best is kept. It is 6.7 above the first of our runs and 2.8 above the second. More images should help a little; but a
-# difference of that size is what a seed alone makes here, so we cannot say how much of it is due to what. **Two accuracies of
+# epoch, of which the best is kept. It is 6.7 above the first of our runs and 2.8 above the second. More images should help a little; but
+# between our two runs the seed alone made 4, so we cannot say how much of it is due to what. **Two accuracies of
 # the same network are comparable only if all but one thing was equal**, and even then within the luck of the training.
 #
 # ## Tables of runs
 #
 # So we need several runs a row. The folder `experiments/` holds the paper's experiments at a size that two CPU cores can do: `tables.py`
 # says which networks are compared, on what and with how many seeds. Each run that is complete leaves a record, and from the records a
-# command makes a report, `experiments/report.md`, and the file that we read here. A run on CIFAR-10 takes about ten minutes of a core
-# of an AMD EPYC (its record has the seconds), and 110 are planned. So the tables fill up slowly: **a row may not be run yet, or have
-# fewer seeds than planned**, and what stands below about *reading* them holds for any number.
+# command makes a report, `experiments/report.md`, and the file that we read here. A run on CIFAR-10 takes one core of an AMD EPYC for ten
+# minutes or more (its record has the seconds by the clock, with other work beside it), and more than a hundred are planned. So the tables
+# fill up slowly: **a row may not be run yet, or have fewer seeds than planned**, and what stands below about *reading* them holds for any number.
 #
 # ```bash
 # python -m experiments list            # how many runs of each table are done
@@ -547,7 +547,7 @@ for sigma in (0.25, 0.5, 1.0):
         f"σ = {sigma:4}: equal networks, one run each, differ by 0.2 or more in {(apart >= 0.2).mean():.0%} of the cases"
     )
 for r in (2, 3, 5, 10):
-    print(f"{r:2} seeds of each: half of the interval is {T95[r - 1] * np.sqrt(2 / r):4.1f} σ")  # √(σ²/R + σ²/R)
+    print(f"{r:2} seeds of each: half of the interval is {T95[r - 1] * np.sqrt(2 / r):4.1f} σ")
 
 # %% [markdown]
 # (The last lines are for runs that pairing does not help.) So two seeds see nearly nothing, though they do say that something is unknown,
@@ -557,7 +557,7 @@ for r in (2, 3, 5, 10):
 #
 # Now the other way round, roughly: with a known $\sigma$. You compare two networks, with $R$ runs of
 # each, all with seeds of their own, by the difference of the two means. You want to see a difference of $\delta$ at *twice* its standard
-# error. How large must $R$ be? Nothing above gives the formula.
+# error. How large must $R$ be?
 
 
 # %%
@@ -598,21 +598,21 @@ networks = {row["run"]: row for row in sorted(rows, key=lambda row: len(row["acc
 sigma_stored, known = common_spread([list(row["accuracy"].values()) for row in networks.values()])
 minutes = np.mean([row["minutes"] for row in networks.values()])
 print(
-    f"CIFAR-10: {len(networks)} networks have a run, {known} have two or more; a run took {minutes:.0f} minutes of one core"
+    f"CIFAR-10: {len(networks)} networks have a run, {known} have two or more; a run took {minutes:.0f} minutes, on one thread"
 )
 print(
     f"σ of a run, from the stored ones: {sigma_stored:.2f}" if known else "no network has two runs yet: σ is not known"
 )
 paired_rows = [(table, row) for table in on_cifar for row in table["rows"].values() if row["difference"]]
-differences = [
-    [row["accuracy"][seed] - base[seed] for seed in row["accuracy"] if seed in base]
+both = [
+    np.array([(row["accuracy"][seed], base[seed]) for seed in row["accuracy"] if seed in base])  # (R, 2)
     for table, row in paired_rows
     for base in [table["rows"][table["base"]]["accuracy"]]
 ]
-if differences:
-    print(
-        f"standard deviation of a paired difference: {common_spread(differences)[0]:.2f}; √2 σ is {np.sqrt(2) * sigma_stored:.2f}"
-    )
+if both:
+    apart, _ = common_spread([b[:, 0] - b[:, 1] for b in both])
+    each = [common_spread([b[:, side] for b in both])[0] for side in (0, 1)]
+    print(f"standard deviation of a difference: paired {apart:.2f}; of the same runs, not paired {np.hypot(*each):.2f}")
 for sigma in (0.25, 0.5, 1.0, *([round(float(sigma_stored), 2)] if known else [])):
     needed = runs_of_each(sigma, 0.2) if passed("15.5") else None
     cost_of = f"{needed} runs of each network, {2 * needed * minutes / 60 / 24:.1f} days" if needed else "not there yet"
@@ -620,7 +620,7 @@ for sigma in (0.25, 0.5, 1.0, *([round(float(sigma_stored), 2)] if known else []
 
 # %% [markdown]
 # The third line, once there is one, says whether pairing by seed was worth while: it was if the first number is clearly smaller than the
-# second. If they are equal, a seed that is lucky for one network is not lucky for another. Then pairing gains nothing and costs a little:
+# second. (Not paired, the variances of the two networks add up.) If they are equal, a seed that is lucky for one network is not lucky for another. Then pairing gains nothing and costs a little:
 # two heaps of $R$ runs have $2(R-1)$ degrees of freedom together, and so a smaller $t$.
 #
 # ### How a table is shown
@@ -741,9 +741,9 @@ for title, row in tables["range"]["rows"].items():
 # | yes | relative | 4.59 G | 28.32 M | **82.0** |
 #
 # Fixed is a number for each pair of pixel and point in each head, blind to where the point has gone. DWConv adds a 3 × 3
-# depthwise convolution of $q$ to the output, and no bias to the logits. Relative is equation (9). Read the two relative
-# rows: **without offsets the bias brings 0.3, and offsets bring another 0.3.** Each is less than two standard errors of
-# the first picture, and each is one number.
+# depthwise convolution of $q$ to the output, and no bias to the logits. Relative is equation (9). **Without offsets the
+# bias brings 0.3 (the first two rows), and with the bias offsets bring another 0.3 (the two relative rows).** Each is less
+# than two standard errors of the first picture, and each is one number.
 #
 # These accuracies we cannot make again on a laptop. The columns of counts we can: a *skeleton* has the shapes of all parameters
 # and none of their memory, and `cost` counts as the paper does (chapter 11).
@@ -901,7 +901,7 @@ draw("stages")
 
 # %% [markdown]
 # The paper's step from none to 3–4 is 0.7. Were it the same here, it would be seen only if the interval's half is below 0.7. So read the
-# half before the difference: **an interval of ± 2 cannot confirm the paper, and cannot contradict it either.**
+# half before the difference: **an interval of ± 2 around a difference of that size can neither confirm the paper nor contradict it.**
 #
 # ## Knob: attention in the first stages
 #
@@ -1036,7 +1036,7 @@ tell("looking")
 draw("looking")
 
 # %% [markdown]
-# Offsets help here only if the whole interval of "no offsets" lies below 0; likewise the bias. *Where* the points go is another question: a network
+# These runs show that offsets help only if the whole interval of "no offsets" lies below 0; likewise the bias. *Where* the points go is another question: a network
 # may look at the object and be no better for it. Chapter 14 looks, and the report has a column for it.
 #
 # ## What our size can tell, and what it cannot
@@ -1119,8 +1119,8 @@ for learn in (False, True):
 # 2. From $s=1$ to 12 the paper's accuracies are all within the luck of its test images; beyond, points fall off the map,
 #    and accuracy with them, though not at the same pace.
 # 3. Ask for several seeds, subtract seed by seed, and look at the interval. With three seeds a difference must be 3.5 σ to be seen;
-#    in one of our small runs the seed alone moved the accuracy by nearly 4.
+#    between two of our small runs the seed alone moved the accuracy by nearly 4.
 # 4. D in stages 3 and 4, with the relative bias, is the paper's best; a fixed table weighs fifty times as much and is no
-#    better. All its counts come out here to the digit.
+#    better. Its counts come out here to the digit, but for the two rows without offsets.
 # 5. Groups cost nothing, and a stride saves little on small maps: these knobs are about what is learned, not about what
 #    it costs.
