@@ -162,6 +162,8 @@ def try_exp(answer):
         raise Wrong(
             f"e^{x[at]:.6g}: yours {float(np.asarray(got)[at]):.8g}, expected {exact[at]:.8g}, {error[at]:.0e} of it{hint}"
         )
+    if len(watched.found) < 10:
+        raise Wrong("its operations on arrays are too few for e^x: write it with sums, products, np.rint and bits")
     return float(error.max())
 
 

@@ -182,7 +182,7 @@ show(
     picture,
     alt="Nanoseconds a number of a multiplication in place, against the size of the array, on logarithmic scales. For arrays of a "
     "few kilobytes the call itself dominates and the curve falls in proportion; it is lowest from some hundred kilobytes to "
-    "four megabytes, and from sixteen on it is about three times as much. Dotted lines mark the sizes of the caches.",
+    "eight megabytes, and from thirty-two on it is about three times as much. Dotted lines mark the sizes of the caches.",
 )
 
 # %%
@@ -371,8 +371,8 @@ for name in ("mlp", "mlp of 256 images, no tape"):
 # %% [markdown]
 # On the left calls cost the most; on the right every pass fetches its numbers from farther away. The package does the same with
 # the **whole MLP**: some tokens are multiplied, go through GELU and are multiplied again before the next ones come. Without a
-# tape it needs memory for one block of the hidden layer in place of all of it. How much *time* blocks gain depends on the
-# cache, as the last two lines show for this machine: where a cache holds the whole layer anyway, they gain little.
+# tape it needs memory for one block of the hidden layer in place of all of it. They gain little *time* here, as the last two
+# lines show, also for 256 images, whose layer of 50 MB fits no cache: in "whole", GELU alone goes by blocks already.
 
 # %%
 show_source(mlp.mlp)
@@ -415,8 +415,8 @@ hint("16.3")
 # a function of *one* number, and there are not so many float32 numbers. Nearly all the work can be done once, beforehand, and
 # then be looked up.
 #
-# A float32 has a sign, 8 bits for an exponent $e$ and 23 for a fraction. **Cut the bits in the middle.** All numbers with the
-# same upper half are neighbours: an interval $2^{e-7}$ wide, in which no number is smaller than $2^e$. So **sixteen bits say to
+# A float32 has a sign, 8 bits for an exponent $e$ (they hold $e+127$) and 23 for a fraction. **Cut the bits in the middle.** All
+# numbers with the same upper half are neighbours: an interval $2^{e-7}$ wide, in which no number is smaller in size than $2^e$. So **sixteen bits say to
 # under one percent which number it is.**
 
 # %%
@@ -503,7 +503,7 @@ print(f"the table has {table.nbytes >> 20} MB; below {gelu.FAR[0]:.0f} GELU is 0
 print("GELU of 8192 × 192 numbers:", {name: f"{ms:.0f} ms" for name, ms in gains["tricks"]["gelu"].items()})
 
 # %% [markdown]
-# Beyond $-8$ and 6 GELU is 0 or $x$ in float32, two cubics of their own, and what is no number stays none. In the package's
+# Below $-8$ GELU is 0 to $5\cdot10^{-15}$, above 6 it is $x$ in float32: two cubics of their own, and what is no number stays none. In the package's
 # `_read` the four numbers of an interval are adjacent, 16 bytes, and one `take` fetches them as one complex number of 128 bits,
 # which nobody ever looks at as such. **What it costs:** the table takes its 1 MB of the cache from other arrays.
 
@@ -691,8 +691,8 @@ for side, took in gains["sampling sizes"].items():
 # a column for each pixel $p'$ of the result: $T_c[p,p']$ is the weight of the tap that leads from one to the other, and 0 where
 # none does.
 #
-# **Why the plain form is slow.** It makes a pass over the whole map for each of the $k^2$ taps, forward, and two for each
-# backward. The product does the work of all taps at once, zeros included. For one channel, a map of 3 × 4 and 3 × 3 taps, here
+# **Why the plain form is slow.** It makes two passes over the whole map for each of the $k^2$ taps, forward, and at least three
+# for each backward. The product does the work of all taps at once, zeros included. For one channel, a map of 3 × 4 and 3 × 3 taps, here
 # is the *number* of the tap:
 
 # %%
@@ -833,13 +833,13 @@ hint("16.8")
 # **lock**. But NumPy lets go of it while it goes over a large array, and so does a matrix product. So two threads can be in
 # NumPy at once. `training/parallel.py` cuts a batch into pieces, and each thread takes the next one, with a tape of its own. The
 # gradients are added in the order of the pieces: one that comes early is kept until it is its turn. So who waits for the lock
-# changes no bit of the result, nor does the number of threads, from two on. (With one, BLAS may use threads of its own.)
+# changes no bit of the result, nor does the number of threads.
 #
 # A loop of Python's own gains nothing from a second thread. A batch gains less than NumPy alone, since between two calls stands
 # Python: dispatch, the tape, shapes. A *share* of the work is serial, and that share sets a limit. How large is it on your
 # machine? `python chapters/results/16_gains.py threads` takes the same work's time by the clock on one and on two threads,
-# where two cores have nothing else to do, and adds it to the file. Ours had other work, so these times are not among the stored
-# ones:
+# where two cores have nothing else to do, and adds it to the file. These are the stored ones, of a machine that had other work
+# too:
 
 # %%
 for what, took in gains.get("threads", {"not measured here": None}).items():
@@ -923,8 +923,8 @@ axes.set(xlabel="operations a byte", ylabel="billion operations a second")
 axes.legend(frameon=False, fontsize=9, loc="lower right")
 show(
     picture,
-    alt="A roofline on logarithmic scales: it rises in proportion to the operations a byte and becomes flat at about eighty billion operations a second. "
-    "Products of the network's shapes lie between 18 and 60 operations a byte, at half to three quarters of the flat part. A multiplication in place lies far left, at an eighth of an "
+    alt="A roofline on logarithmic scales: it rises in proportion to the operations a byte and becomes flat at about ninety billion operations a second. "
+    "Products of the network's shapes lie between 18 and 60 operations a byte, at three fifths to five sixths of the flat part. A multiplication in place lies far left, at an eighth of an "
     "operation a byte: from memory it is on the rising line, from the cache above it.",
 )
 

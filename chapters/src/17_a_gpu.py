@@ -4,8 +4,8 @@
 # > A GPU multiplies matrices far faster than a laptop, and CuPy speaks NumPy's language. What has to change in our code, and
 # > why may a small network gain nothing at all?
 #
-# The first answer is short: nothing. Every op of minidat runs on CuPy's arrays as it stands, and `minidat train --device gpu`
-# is the same program. The second answer is this chapter. It needs no GPU. It works with an array type that has a GPU's manners
+# The first answer is short: nothing. Every op of minidat is written to run on CuPy's arrays as it stands, and `minidat train
+# --device gpu` is the same program. The second answer is this chapter. It needs no GPU. It works with an array type that has a GPU's manners
 # on NumPy's arithmetic: it refuses what CuPy refuses, and it notes everything that a GPU would be asked to do. With it, traps
 # that show only on a GPU show on your laptop, and one can see where the time will go before there is anything to time.
 #
@@ -68,14 +68,9 @@ for attempt in (np.asarray, np.linalg.norm, lambda x: np.add(np.ones(3), x)):
         print(str(error)[:52], "…")
 
 # %% [markdown]
-# That alone finds the most frequent mistake: a `np.` where there should be an `xp.`. The package's tests have a longer one with
-# which every op, every network and a whole training run are tried on machines without a GPU.
-#
-# For this chapter we want one more thing. On a GPU each operation is a **launch**: the processor tells the device to run one
-# small program, a *kernel*, over all elements. Let every operation of our array note what it would launch: a name, how many
-# %% [markdown]
-# That alone finds the most frequent mistake: a `np.` where there should be an `xp.`. The package's tests have a longer one with
-# which every op, every network and a whole training run are tried on machines without a GPU.
+# That alone finds the most frequent mistake: a `np.` where there should be an `xp.`. (It is stricter than CuPy, which passes a
+# call such as `np.linalg.norm(x)` on to its own function.) The package's tests have a longer one with which every op, every
+# network and a whole training run are tried on machines without a GPU.
 #
 # For this chapter we want one more thing. On a GPU each operation is a **launch**: the processor tells the device to run one
 # small program, a *kernel*, over all elements. Let every operation of our array note what it would launch: a name, how many
@@ -121,7 +116,7 @@ print(
 # (Each call of a NumPy function counts as one. CuPy needs more than one kernel for some, and other kernels than these; what
 # matters is the order of magnitude.)
 #
-# Each launch is a dot below. To the right: it moves more bytes. Up: it does more arithmetic for each byte that it moves.
+# Each launch is a dot below, except the copies, which compute nothing. To the right: it moves more bytes. Up: it does more arithmetic for each byte that it moves.
 
 # %% tags=["hide-input"]
 GROUPS = {"matrix products": {"matmul"}, "sums along an axis": {"sum", "mean", "max", "einsum"}}
@@ -155,19 +150,19 @@ show(
     picture,
     alt="A scatter plot of all launches of a training step. Elementwise operations and sums are by far the most, and lie "
     "in a band between 0.06 and 0.4 operations a byte, wherever they stand from ten bytes to a million. Only matrix products "
-    "rise above one, up to 24; about half of them stay below, since they are products with ones.",
+    "rise above one, up to 24; about half of them stay below, nearly all of these products with ones.",
 )
 
 # %%
 low = sum(f / b < 1 for _, b, f in eight)
 sums = sum(f / b < 1 for name, b, f in eight if name == "matmul")
 print(
-    f"{low} of {len(eight)} launches do less than one operation a byte, {sums} matrix products with ones among them: they are sums"
+    f"{low} of {len(eight)} launches do less than one operation a byte, {sums} matrix products among them, nearly all with ones"
 )
 
 # %% [markdown]
 # Two facts about neural networks on GPUs are in this picture. **Most launches are not matrix products**; they are additions,
-# multiplications, copies, which do less than one operation for each byte. (So are the products with ones, by which minidat adds
+# multiplications, copies, which do less than one operation for each byte. (So do the products with ones, by which minidat adds
 # up rows and columns, chapter 16.) And **their number does not depend on the batch**: with one image there are just as many
 # launches, moving less.
 #
@@ -386,7 +381,8 @@ print(
 
 # %% [markdown]
 # `np.sqrt(48)` is a `np.float64`, and it has a say in the result's type; the Python float `48 ** -0.5` has none. Hence a rule
-# of this project: scalars stay Python's. (The `d` above came out of an array, so it is NumPy's too. A shape gives Python's.)
+# of this project: scalars stay Python's. (The `d` above is NumPy's too, as any number that comes out of an array. A shape gives
+# Python's.)
 #
 # ## Exercise 17.4: scaled scores in 32 bits (fill in)
 
@@ -483,7 +479,7 @@ print(
 
 # %%
 def exact_sum(values, bits):
-    """values (n,) float32, |Σ| below 2^(62 − bits) → their sum, a Python float: the same bits in every order, wrong by at most
+    """values (n,) float32, |Σ| below 2^(53 − bits) → their sum, a Python float: the same bits in every order, wrong by at most
     n · 2^(−bits − 1)"""
     # BEGIN SOLUTION
     whole = np.rint(values.astype(np.float64) * 2.0**bits).astype(np.int64)  # multiples of 2^-bits
@@ -500,7 +496,7 @@ hint("17.6")
 # *Whole* numbers of 64 bits: as long as nothing overflows, $(a+b)+c$ and $a+(b+c)$ are the same. So a number is kept as how
 # many times $2^{-\text{bits}}$ it is. Each value is rounded once, by half a unit at most, and the additions are exact. (The
 # product with $2^{\text{bits}}$ is exact too: it changes the exponent only.) It is called fixed point. One must know how large
-# sums will be: here 62 bits in all, before and after the point.
+# sums will be: here 53 bits in all, before and after the point, which is what the float at the end can hold.
 
 # %%
 if passed("17.6"):
@@ -617,7 +613,6 @@ print(
     f"{len(leaves)} parameter arrays: {len(launches)} launches on a flat buffer, {len(ADAMW) * len(leaves)} one by one"
 )
 
-# %% [markdown]
 # %% [markdown]
 # ## Fewer bits in a product
 #
@@ -746,8 +741,8 @@ hint("17.9")
 # %% [markdown] tags=["solution"]
 # A number that lies a share $s$ of the way from its lower neighbour to the upper one goes up with probability $s$: on average
 # it is then $(1-s)\cdot\text{lower}+s\cdot\text{upper}$, itself. The bits that are cut off *are* that share. So in place of
-# half a step, as in 17.8, add a random part of a step and cut: there is a carry exactly when the random part and $s$ are more
-# than 1 together. It is called stochastic rounding. minidat does not use it.
+# half a step, as in 17.8, add a random part of a step and cut: there is a carry exactly when the random part and $s$ are at
+# least 1 together. It is called stochastic rounding. minidat does not use it.
 
 # %%
 if passed("17.9"):
@@ -785,8 +780,8 @@ if passed("17.1"):
 # ## In five lines
 #
 # 1. The code does not change: `xp = array_module(x)`, no NumPy array where a device array belongs, `.get()` on purpose only.
-# 2. Traps are silent: wrapped indices, 64-bit scalars, waits in `float(loss)`, sums in another order. A stand-in finds them
-#    without a GPU.
+# 2. Traps are silent: wrapped indices, 64-bit scalars, waits in `float(loss)`, sums in another order. Stand-ins find most of
+#    them without a GPU.
 # 3. A step has the same number of launches whatever the batch; a small batch pays for starting them.
 # 4. Elementwise work is bound by bytes. Products need channels: a linear layer of $m$ channels does at most $m/4$ operations a
 #    byte.

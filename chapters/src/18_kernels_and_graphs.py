@@ -4,8 +4,8 @@
 # > A training step is a thousand small programs, started one by one. How does one write a larger one, and how are a thousand
 # > starts made one?
 #
-# Chapter 17 counted what a GPU is asked to do, and found that starting things costs more than doing them. Here we read the
-# package's own kernels: layer norm's, φ's and the position bias's, line by line, with the same text as Python beside it. Then
+# Chapter 17 counted what a GPU is asked to do, and saw, on an invented device, that in small batches starting things can cost
+# more than doing them. Here we read the package's own kernels: layer norm's, φ's and the position bias's, line by line, with the same text as Python beside it. Then
 # we record a whole step and replay it. The last part is for your first run on a GPU.
 #
 # **No speed of any GPU is stated here.** Nothing of minidat's GPU path has run on a GPU yet; how it is tested without one is
@@ -115,7 +115,7 @@ for direction, (calls, own) in zip(("forward", "backward"), zip(by_calls, by_ker
 # %%
 def show_kernel(file, *names):
     """Some functions of a .cu file of the package, as it is installed."""
-    pieces = compile.source(file).split("\n\n")
+    pieces = compile.text(file).split("\n\n")
     named = re.compile(rf"(REAL|void|int|bool) ({'|'.join(names)})[(]")
     chosen = "\n\n".join(piece.strip() for piece in pieces if named.search(piece))
     publish({"text/markdown": f"```c\n{chosen}\n```", "text/plain": chosen})
@@ -485,10 +485,10 @@ check("18.4", reach)
 hint("18.4")
 
 # %% [markdown] tags=["solution"]
-# $|(i-p)\,\kappa+c_0-u|<1$ with $\kappa$ cells a pixel means $|i-(p+(u-c_0)/\kappa)|<1/\kappa$: an open interval around the
+# $|(i-p)\,\kappa+c_0-u|<1$, with $p$ the point, $\kappa$ cells a pixel and $c_0=(\text{lines}-1)/2$, means $|i-(p+(u-c_0)/\kappa)|<1/\kappa$: an open interval around the
 # query that would read the line exactly. The smallest whole number *above* its lower end is $\lfloor\cdot\rfloor+1$, also when
 # the end is whole itself; the largest below the upper end is $\lceil\cdot\rceil-1$. Then cut off what is no query. The kernel
-# tries all the same: it is short, and rounding cannot make it disagree with the weight $g$, which it asks.
+# tries every query in spite of this: it is short, and as it asks the weight $g$ itself, rounding cannot make the two disagree.
 
 # %% [markdown]
 # ## What a whole step launches
@@ -664,7 +664,7 @@ for t in range(5):
 same("five steps of the kernel's lines, and the package's", theta, arenas[0].data)
 
 # %% [markdown]
-# ## How it is proved without a GPU
+# ## How it is tested without a GPU
 #
 # None of this has run on a GPU yet. But much can be known before:
 #
@@ -707,7 +707,7 @@ same("five steps of the kernel's lines, and the package's", theta, arenas[0].dat
 # | CuPy says that a library (`libcublas`, `libnvrtc`) is missing or too new | Extra and driver do not go together. A driver for CUDA 13 runs both `cuda12` and `cuda13`; one for CUDA 12 runs `cuda12` only. Never install both: `pip uninstall cupy-cuda12x cupy-cuda13x`, then one of them. |
 # | the first steps take seconds, then it goes fast | Expected. Kernels are compiled when first used, and kept in `~/.cupy/kernel_cache`. Steps 1 and 2 are called one launch at a time, and the third records the graph. The next run finds compiled kernels on disk. |
 # | `training without a CUDA graph: the step cannot be captured (…)` | Not fatal: each step is called instead, slower, with the same results. In brackets is the reason. |
-# | `OutOfMemoryError` of CuPy | Smaller `--batch`: on a GPU a batch is not cut into pieces, and what backward needs of all its images is kept at once. Then look with `nvidia-smi` whether another process holds the memory. CuPy keeps what it freed, so `nvidia-smi` shows the most that was ever needed. |
+# | `OutOfMemoryError` of CuPy | `--accumulate 4`, which works through a batch in four parts, or a smaller `--batch`: without it, what backward needs of all images is kept at once. Then look with `nvidia-smi` whether another process holds the memory. CuPy keeps what it freed, so `nvidia-smi` shows the most that was ever needed. |
 # | the loss differs from the CPU's in the last digits | Expected: sums have another order. The same run twice on one GPU should be equal to the bit; that has not been tried. |
 # | a test fails in `tests/fast/cuda` or `tests/device` | It has found what the emulator could not. The test's name is the kernel's; it would help to hear of it, with the output of `cupy.show_config()`. |
 #
@@ -719,7 +719,7 @@ same("five steps of the kernel's lines, and the package's", theta, arenas[0].dat
 show_source(backend.device_module)
 
 # %% [markdown]
-# And if you have one, count first: take a batch from where the curve of chapter 17 is flat.
+# And if you have a GPU, try several batches: by chapter 17's curve an image costs less in a larger one, up to a point.
 #
 # ## Where it meets what you know
 #
@@ -752,4 +752,4 @@ same("one thread for all, and many", one_thread, sampled)
 # 2. A warp adds up by shuffles, a block by shared memory and a barrier, always in the same order.
 # 3. A scatter is turned around: what is written to is the owner, and gathers. So a run can be repeated to the bit.
 # 4. A graph replays memory, not Python: numbers that change live in arrays, results are written in place.
-# 5. All of it is proved without a GPU, and none of it is timed: the first run is yours.
+# 5. All of it is tested without a GPU, none of it has run on one: the first run is yours.

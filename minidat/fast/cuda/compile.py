@@ -24,10 +24,15 @@ def blocks(count: int, size: int) -> int:
 
 
 def source(file: str) -> str:
-    """The text of a `.cu` file, with the files that it includes in their places: NVRTC does not know this folder. In ASCII, since
-    CuPy writes it to a file in the locale's encoding: other characters, which only comments have, become "?"."""
-    text = (FOLDER / file).read_text("utf-8").encode("ascii", "replace").decode()
-    return re.sub(r'^#include "(.+)"$', lambda included: source(included[1]), text, flags=re.MULTILINE)
+    """What is compiled of a `.cu` file: its text in ASCII, since CuPy writes it to a file in the locale's encoding. Other
+    characters, which only comments have, become "?"."""
+    return text(file).encode("ascii", "replace").decode()
+
+
+def text(file: str) -> str:
+    """The text of a `.cu` file, with the files that it includes in their places: NVRTC does not know this folder."""
+    own = (FOLDER / file).read_text("utf-8")
+    return re.sub(r'^#include "(.+)"$', lambda included: text(included[1]), own, flags=re.MULTILINE)
 
 
 def kernels(file: str, like: Any, **constants: int) -> Kernels:
