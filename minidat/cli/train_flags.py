@@ -31,13 +31,14 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="MODEL",
         choices=MODELS,
-        help=f"{names} (default: {default.model}; dat_cifar for CIFAR)",
+        help=f"{names} ({_default('model')})",
     )
     add_changes(command)
     flag(
         "--head",
         choices=HEADS,
-        help="for detection or segmentation: the head on the network's pyramid (default: none, for classification)",
+        help="for detection or segmentation: the head on the network's pyramid, with defaults of its own, which settings.json "
+        "tells (default: none, for classification)",
     )
     flag(
         "--set-head",
@@ -79,7 +80,6 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="continue a run with its own settings: its folder (a folder of runs lists them)",
     )
-    per_data = "; ".join(f"{d}: {v['epochs']}" for d, v in DEFAULTS.items() if "epochs" in v)
     flag(
         "--weights",
         metavar="FILE|RUN",
@@ -100,8 +100,8 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         help="learning rate of each block as a share of that of the next one, so that old layers move less; the head has the "
         f"whole rate (default: {default.layer_decay:g}; 0.75 is common)",
     )
-    flag("--epochs", type=int, help=f"passes over the data (default: {default.epochs}; {per_data})")
-    flag("--batch", type=int, help=f"images a step (default: {default.batch})")
+    flag("--epochs", type=int, help=f"passes over the data ({_default('epochs')})")
+    flag("--batch", type=int, help=f"images a step ({_default('batch')})")
     flag(
         "--accumulate",
         type=int,
@@ -109,18 +109,18 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         help=f"cut each batch into N parts that pass one after the other, where it needs too much memory "
         f"(default: {default.accumulate})",
     )
-    flag("--lr", type=float, help=f"highest learning rate (default: {default.lr}; 0.001 for CIFAR)")
+    flag("--lr", type=float, help=f"highest learning rate ({_default('lr')})")
     flag("--minimum-lr", type=float, help=f"learning rate at the end of the cosine (default: {default.minimum_lr})")
     flag("--warmup-lr", type=float, help=f"learning rate of the first step (default: {default.warmup_lr:g})")
-    flag("--warmup", type=float, help=f"epochs of linear warm-up (default: {default.warmup})")
+    flag("--warmup", type=float, help=f"epochs of linear warm-up ({_default('warmup')})")
     flag("--weight-decay", type=float, help=f"AdamW's weight decay (default: {default.weight_decay})")
     flag("--clip", type=float, help=f"largest norm of the gradient, 0 for no clipping (default: {default.clip})")
-    flag("--smoothing", type=float, help=f"label smoothing (default: {default.smoothing})")
+    flag("--smoothing", type=float, help=f"label smoothing ({_default('smoothing')})")
     flag("--drop-path", type=float, help="drop path rate of the last block (default: the network's own)")
     flag(
         "--recipe",
         choices=RECIPES,
-        help=f"augmentation (default: {default.recipe}; light for CIFAR, crops for folder); imagenet is the released code's, and "
+        help=f"augmentation ({_default('recipe')}); the recipe imagenet is the released code's, and "
         "sets rates, warm-up, clipping and smoothing as it does, in proportion to the batch",
     )
     flag(
@@ -136,8 +136,8 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         "--validation",
         type=float,
         metavar="SHARE",
-        help="share of the training images held out, to choose the best epoch (default: 0, which chooses it on the test images; "
-        "0.1 for CIFAR)",
+        help=f"share of the training images held out, to choose the best epoch, which else the test images choose "
+        f"({_default('validation')})",
     )
     flag("--micro", type=int, help=f"images a thread takes at a time (default: {default.micro})")
     flag(
@@ -153,6 +153,17 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     )
     add_threads(command)
     add_loops(command, "auto")
+
+
+def _default(setting: str) -> str:
+    """A setting's default, and that of the data sets that have another, without a head."""
+    data: dict[Any, list[str]] = {}
+    for name, values in DEFAULTS.items():
+        data.setdefault(values.get(setting, getattr(Settings, setting)), []).append(name)
+    others = [
+        f"; {value} for {', '.join(names)}" for value, names in data.items() if value != getattr(Settings, setting)
+    ]
+    return f"default: {getattr(Settings, setting)}{''.join(others)}"
 
 
 def flag_of(setting: str) -> str:
