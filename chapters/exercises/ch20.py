@@ -75,8 +75,8 @@ def axis_matrix(start, stop, bins, n, s, *, shift=0.5, clip=True, mean=True):
 
 
 def axis_inputs(rng):
-    start = rng.uniform(-0.9, 2)
-    return start, start + rng.uniform(4, 6), int(rng.integers(2, 5)), 6, int(rng.integers(2, 4))
+    start = rng.uniform(-0.95, -0.8)  # places beyond both ends
+    return start, rng.uniform(5.8, 5.95), int(rng.integers(3, 5)), 6, int(rng.integers(2, 4))
 
 
 def roi(x, rows, cols):
@@ -87,10 +87,10 @@ def roi_inputs(rng):
     return rng.standard_normal((4, 5, 2)), rng.uniform(size=(3, 4)), rng.uniform(size=(2, 5))
 
 
-def suppress(candidates, scores, threshold, *, ask_all=False, order=-1):
+def suppress(candidates, scores, threshold, *, ask_all=False, order=-1, stays=np.less_equal):
     overlap, stay, asked = overlaps(candidates, candidates), [], []
     for i in np.argsort(order * scores, kind="stable"):
-        if all(overlap[i, j] <= threshold for j in (asked if ask_all else stay)):
+        if all(stays(overlap[i, j], threshold) for j in (asked if ask_all else stay)):
             stay.append(i)
         asked.append(i)
     return np.array(stay)
@@ -98,7 +98,8 @@ def suppress(candidates, scores, threshold, *, ask_all=False, order=-1):
 
 def suppress_inputs(rng):
     few = boxes(rng, 3)
-    return np.repeat(few, 7, 0) + rng.uniform(-4, 4, (21, 4)), rng.permutation(21) / 21, 0.5
+    half = np.array([[100.0, 0, 104, 4], [100, 0, 102, 4]])  # an IoU of exactly 0.5: both stay
+    return np.concatenate([np.repeat(few, 7, 0) + rng.uniform(-4, 4, (21, 4)), half]), rng.permutation(23) / 23, 0.5
 
 
 def average_precision(scores, right, count, *, best=True, order=-1, beyond=True):
@@ -255,6 +256,7 @@ EXERCISES = {
             mistakes={
                 "a suppressed box suppresses nobody": lambda *a: suppress(*a, ask_all=True),
                 "the highest score comes first": lambda *a: suppress(*a, order=1),
+                "a box goes *above* the threshold; at it, it stays": lambda *a: suppress(*a, stays=np.less),
                 "the indices are in the order of the scores": lambda *a: np.sort(suppress(*a)),
             },
         ),

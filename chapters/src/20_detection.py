@@ -88,7 +88,7 @@ show(picture, alt="Left: an image of 64 by 64 with coloured shapes among clutter
 # almost 200,000 anchors.
 #
 # A box is (row₀, col₀, row₁, col₁) in pixels, and it counts **edges**: pixel $i$ reaches from $i$ to $i+1$. (COCO's files write
-# x, y, width, height. Only what reads files knows.)
+# x, y, width, height. Only the code that reads files has to know that.)
 #
 # ## Exercise 20.1: anchors (fill in)
 
@@ -167,11 +167,11 @@ same("overlaps", overlaps(sample.boxes, near[3, 4]) if passed("20.2") else None,
 #
 # A loss needs a target for every anchor. The rule (RetinaNet's, as released):
 #
-# 1. An anchor whose largest IoU is **0.5 or more** is held to the object that it has it with. It is *positive*.
+# 1. An anchor whose largest IoU is **0.5 or more** is *positive*: it is held to the object that it overlaps most.
 # 2. An anchor whose largest IoU is **below 0.4** is background. It is *negative*.
 # 3. In between it is neither: it is left out of the loss. To say "object" would be a little wrong, and so would "background".
-# 4. Then, for each object in its order, all anchors that have *its* largest IoU go to it, **whatever they were before**. So no object
-#    is without an anchor, even if no anchor fits.
+# 4. Then, for each object in its order, all anchors that have *its* largest IoU go to it, **whatever they were before**. So an object
+#    that no anchor fits still gets its best ones, unless a later object takes them.
 #
 # ## Exercise 20.3: the rule (extend)
 
@@ -196,7 +196,7 @@ check("20.3", assign)
 hint("20.3")
 
 # %% [markdown] tags=["solution"]
-# Rule 4 comes last and overwrites. So an object can lose an anchor that fits it well to one that nothing fits better. That is rare, and
+# Rule 4 comes last and overwrites. So an object can lose an anchor that fits it well to a later object that has no better one. That is rare, and
 # it is what the released code does.
 
 # %%
@@ -410,7 +410,8 @@ print("the box (4, 4, 12, 16) at stride 4, in 2 × 2 bins:\n", roi_loops(plane, 
 #
 # ## Exercise 20.6: the matrix of one axis (fill in)
 #
-# `g(p, n)`, from the package, gives $g(p,0),\dots,g(p,n-1)$ along a new last axis, for $p$ of any shape.
+# `g(p, n)`, from the package, gives $g(p,0),\dots,g(p,n-1)$ along a new last axis, for $p$ of any shape. Here `n` counts pixels of the
+# map; the $n$ bins of the equation are `bins`.
 
 
 # %%
@@ -735,7 +736,7 @@ print(by_seed(runs["retina_mask"], {"box_ap": "box AP (by seed)", "mask_ap": "ma
 # | | **DAT-B** | 145M | 1003G | | **53.0** | | **45.8** |
 #
 # DAT is better in every row, by 0.5 to 1.4 points of box AP. Where it gains differs: RetinaNet with T has 3.1 points more on large objects after
-# 12 epochs and 1.0 more on small ones; Mask R-CNN with T has 1.2 more on large ones and 0.2 *less* on small ones. The backbone is a small part of what it costs. RetinaNet's head alone takes 137.8G of the 253G: at 21,330 pixels, ten
+# 12 epochs and 1.0 more on small ones; Mask R-CNN with T has 1.2 more on large ones and 0.2 *less* on small ones. The backbone is less than half of what it costs. RetinaNet's head alone takes 137.8G of the 253G: at 21,330 pixels, ten
 # convolutions each.
 #
 # **Do the columns fit?** The parameters of the detectors here are the printed ones, for every row of this table. The multiply-adds fit

@@ -56,7 +56,7 @@ axes[0].set(title="the image")
 for one in axes:
     one.set(xticks=[], yticks=[])
 show(picture, alt="Left: an image with shapes among clutter. Middle: the same shapes as flat colours, one for each class, on white. Right: the same in "
-     "16 by 16 large squares: the disc is a lump, the ring has gaps, and of a thin bar two squares are left.")  # fmt: skip
+     "16 by 16 large squares: the disc is a lump, the ring has gaps, and of a thin bar one square is left.")  # fmt: skip
 
 # %% [markdown]
 # ## Making a map larger
@@ -88,9 +88,9 @@ ramp = np.array([0.0, 10, 20])[None, :, None]  # (1, 3, 1)
 print("3 pixels become 6:", resize_loops(ramp, 1, 6)[0, :, 0])
 
 # %% [markdown]
-# Read it. The two new pixels of the middle one are at 7.5 and 12.5: a quarter of a pixel to either side of its centre. At the ends the ramp is flat: 0 and
+# Read it. The two new pixels of the middle one read 7.5 and 12.5, at a quarter of a pixel to either side of its centre. At the ends the ramp is flat: 0 and
 # 20 are repeated. (The other convention, from centre to centre as in chapter 07, would give 0, 4, 8, 12, 16, 20. It stretches: new pixels are
-# $\frac{n-1}{m-1}$ apart, not $\frac nm$, and a map that is resized twice is not where one expects it. Heads for segmentation use edges.)
+# $\frac{n-1}{m-1}$ apart, not $\frac nm$, so away from the middle a pixel shows another place of the image than the square it covers. Heads for segmentation use edges.)
 #
 # ## Exercise 21.1: the matrix of an axis (fill in)
 
@@ -110,7 +110,7 @@ check("21.1", larger)
 hint("21.1")
 
 # %% [markdown] tags=["solution"]
-# One hat for each old pixel, at $m$ places: the hats as a matrix, as in chapter 06. Two entries of a row are not zero at most, and they sum to one.
+# One hat for each old pixel, at $m$ places: the hats as a matrix, as in chapter 06. At most two entries of a row are not zero, and a row sums to one.
 
 # %%
 print(bilinear_matrix(np, 3, 6, float))
@@ -195,15 +195,15 @@ print(mean_matrix(np, 5, 3, float))
 same("cells", cells(13, 6) if passed("21.3") else None, mean_matrix(np, 13, 6, float))
 
 # %% [markdown]
-# ### Four things that are one
+# ### Six things that are one
 #
-# | what | $W[i,k]$ | beginning in |
+# | what | $W[i,k]$ | derived or used in |
 # |---|---|---|
 # | resizing, bilinear | $g(a_i,k)$, $a_i$ by the edges of both maps | this chapter |
 # | resizing, nearest | 1 at $k=\lfloor i\,n/m\rfloor$ | this chapter |
 # | adaptive pooling | 1/cell on the cell | this chapter |
 # | RoIAlign | the mean of $g(p,k)$ over the samples of bin $i$ | chapter 20 |
-# | pasting a mask into an image | $g(u_iM-\tfrac12,k)$, zero outside the box | chapter 20 |
+# | pasting a mask of $m$ cells into an image | $g(u_im-\tfrac12,k)$; $u_i$ runs from 0 to 1 across the box; zero outside | `paste`, used in chapter 20 |
 # | the position bias of one key | $g(R_i,k)$, and here $R$ has a gradient | chapter 10 |
 #
 # All of them are $Y=W_yXW_x^\top$, and all but the last hand back $W_y^\top\,\mathrm dY\,W_x$ and nothing else. φ of the paper is what remains when the places do
@@ -278,7 +278,7 @@ hint("21.4")
 # $$p_4=l_4,\qquad p_i=l_i+\operatorname{up}(p_{i+1}),$$
 #
 # with the *nearest* resizing. Behind each $p_i$ stands another 3 × 3 convolution. **Semantic FPN**, the lighter of the paper's two heads, brings each
-# to stride 4, by as many steps of (3 × 3 convolution, up by 2) as it takes, 1, 1, 2 and 3 convolutions, adds them up, and classifies. **UperNet** begins with the pyramid
+# to stride 4 by 1, 1, 2 and 3 convolutions of 3 × 3, with a resizing by 2 behind each except on the map of stride 4, adds them up, and classifies. **UperNet** begins with the pyramid
 # of pooling, goes down in the same way but bilinearly, resizes all four to stride 4, puts them side by side (2048 channels), and classifies after one more
 # convolution.
 #
@@ -387,7 +387,8 @@ check("21.7", coarse_vjp)
 hint("21.7")
 
 # %% [markdown] tags=["solution"]
-# Down: up, loss. Up: loss, down. $\mathrm dX=W_y^\top\,\frac{\mathrm dy}n(\operatorname{softmax}-1)\,W_x$.
+# Forward: resize, then the loss. Backward: the loss, then $W^\top$. $\mathrm dX=W_y^\top\,D\,W_x$, with
+# $D_p=\frac{\mathrm dy}n(\operatorname{softmax}(x_p)-1_{t_p})$, and 0 where $t_p=255$.
 
 # %% [markdown]
 # ## One number: mean IoU

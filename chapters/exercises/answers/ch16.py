@@ -221,6 +221,7 @@ ANSWERS = {
         "right": [exp],
         "wrong": [
             (np.exp, "it calls np.exp"),
+            (lambda x: np.array([math.exp(value) for value in x], np.float32), "too few for e^x"),
             (exp_carelessly, "the rounding of n ln 2"),
             (lambda x: exp(x, 5), "of it"),
             (lambda x: exp(x).astype(float), "float32 is asked for"),

@@ -59,11 +59,11 @@ def focal(dy, x, t, alpha=0.25, gamma=2.0):
     return leaf.grad
 
 
-def axis(start, stop, bins, n, s, shift=0.5, clip=True, scale=1.0):
+def axis(start, stop, bins, n, s, shift=0.5, clip=True, scale=1.0, low=0):
     w = np.zeros((bins, n))
     for i, k, r in np.ndindex(bins, s, n):
         p = start + (i + (k + shift) / s) * (stop - start) / bins
-        p = min(max(p, 0), n - 1) if clip else p
+        p = min(max(p, low), n - 1) if clip else p
         w[i, r] += max(0, 1 - abs(p - r)) / s * scale
     return w
 
@@ -72,12 +72,12 @@ def roi(dy, x, rows, cols):
     return np.stack([rows.T @ dy[..., c] @ cols for c in range(dy.shape[-1])], -1)
 
 
-def suppress(boxes, scores, threshold, sign=-1, by=None):
+def suppress(boxes, scores, threshold, sign=-1, above=np.greater):
     left, stay = list(np.argsort(sign * scores)), []
     while left:
         first = left.pop(0)
         stay.append(first)
-        left = [i for i in left if overlaps(boxes[i : i + 1], boxes[first : first + 1])[0, 0] <= threshold]
+        left = [i for i in left if not above(overlaps(boxes[i : i + 1], boxes[first : first + 1])[0, 0], threshold)]
     return np.array(stay)
 
 
@@ -159,6 +159,7 @@ ANSWERS = {
         "wrong": [
             (lambda *a: axis(*a, shift=0.0), "counted from 0"),
             (lambda *a: axis(*a, clip=False), "the edge is repeated"),
+            (lambda *a: axis(*a, low=-1), "W[0, 0]"),
             (lambda *a: axis(*a, scale=a[-1]), "the mean of its samples"),
             (lambda *a: axis(*a).T, "transposed?"),
         ],
@@ -176,6 +177,7 @@ ANSWERS = {
         "wrong": [
             (suppress_all, "suppresses nobody"),
             (lambda *a: suppress(*a, sign=1), "highest score comes first"),
+            (lambda *a: suppress(*a, above=np.greater_equal), "at it, it stays"),
             (lambda *a: np.sort(suppress(*a)), "in the order of the scores"),
         ],
     },
