@@ -16,7 +16,9 @@ def softmax_of_columns(scores):
 
 
 def scores(rng):
-    return (rng.standard_normal((4, 5)) + np.array([[0.0], [3.0], [-2.0], [800.0]]),)
+    drawn = rng.standard_normal((4, 5)) + np.array([[0.0], [3.0], [-2.0], [800.0]])
+    drawn[3, 0] = -800.0
+    return (drawn,)
 
 
 def centre(weights):

@@ -80,17 +80,12 @@ def scale_gradient(dz, q, k, v, scale):
 
 
 def blocks(rng):
-    sizes = rng.permutation([2, 3, 5])
-    k = [rng.standard_normal((n, D)) for n in sizes]
-    k[int(rng.integers(3))][0] = 1000.0
-    q = abs(rng.standard_normal(D))
-    return q, [(keys, rng.standard_normal((n, CV))) for keys, n in zip(k, sizes, strict=True)]
-
-
-def small_blocks(rng):
-    """Two tries in one: a block with a score near 1000, and one where nothing overflows."""
-    q, pairs = blocks(rng)
-    return q, pairs if rng.random() < 0.5 else [(np.clip(k, -2, 2), v) for k, v in pairs]
+    """Scores near 1000, of which several count; those of the second block are the largest."""
+    q, sizes = rng.standard_normal(D), rng.permutation([2, 3, 5])
+    keys = [
+        rng.standard_normal((n, D)) + level * q / (q @ q) for n, level in zip(sizes, (1000, 1003, 1000), strict=True)
+    ]
+    return q, [(k, rng.standard_normal((len(k), CV))) for k in keys]
 
 
 def in_blocks(q, pairs):
@@ -272,7 +267,7 @@ EXERCISES = {
     "3.7": Exercise(
         Value(
             in_blocks,
-            small_blocks,
+            blocks,
             names=("z",),
             mistakes={
                 "blocks are not of equal weight: carry the sums along and divide once, at the end": mean_of_blocks,

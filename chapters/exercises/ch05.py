@@ -143,7 +143,7 @@ EXERCISES = {
     "5.1": Exercise(
         Op(
             cut,
-            lambda rng: (rng.standard_normal((4, 6, 3)), 2),
+            lambda rng: (rng.standard_normal((6, 8, 3)), 2),
             names=("dx", None),
             mistakes={
                 "backward, the axes must change places too": lambda dt, x, w: dt.reshape(x.shape),

@@ -36,8 +36,10 @@ def limited_gradient(dpoints, offsets, reference, size, limit):
 
 
 def some_limits(rng):
-    """Some coordinates are cut, others are not."""
-    return *rng.standard_normal((2, 8, 2)), rng.uniform(-1, 1, (8, 2)), np.array([5, 9])
+    """Some coordinates are cut, others are not, and two are just on the border."""
+    dpoints, offsets, reference = *rng.standard_normal((2, 8, 2)), rng.uniform(-1, 1, (8, 2))
+    offsets[0] = reference[0] = 0.5, -0.5
+    return dpoints, offsets, reference, np.array([5, 9])
 
 
 def depthwise(x, w, b, r, pad):
@@ -304,7 +306,7 @@ EXERCISES = {
     "8.8": Exercise(
         Value(
             off_centre,
-            lambda rng: (int(rng.integers(9, 15)), int(rng.integers(3, 8)), int(rng.integers(1, 4)), 1),
+            lambda rng: tuple(int(rng.integers(*ends)) for ends in ((9, 15), (3, 8), (2, 4), (1, 4))),
             names=("distance",),
             mistakes={
                 "reference − middle, not middle − reference": lambda *a: -off_centre(*a),

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from minidat.analysis import omega_dmha
-from minidat.tutorial.contracts import Value
+from minidat.tutorial.contracts import All, Value
 from minidat.tutorial.report import Exercise
 
 EXACT = 1e-12  # counts are whole numbers
@@ -63,12 +63,16 @@ def forget(n, dim, heads):
     return kept, kept + n * n * dim, 4 * heads * n * n
 
 
-def a_budget(rng):
-    """A budget that is met exactly, one that the offset network breaks, and one that no stride meets, in turn."""
+def a_budget(rng, kind):
     h, w, dim, kernel = 9, 13, 12, 5
-    kind, r = int(rng.integers(1000)) % 3, int(rng.integers(2, 5))
-    attention, offsets = omega(h, w, dim, r, kernel)
-    return h, w, dim, kernel, (attention + offsets, attention + 1, 2 * h * w * dim**2)[kind]
+    attention, offsets = omega(h, w, dim, int(rng.integers(2, 5)), kernel)
+    budgets = {
+        "met exactly": attention + offsets,
+        "broken by the offset network": attention + 1,
+        "met by one point": sum(omega(h, w, dim, w, kernel)),
+        "met by none": 2 * h * w * dim**2,
+    }
+    return h, w, dim, kernel, budgets[kind]
 
 
 EXERCISES = {
@@ -211,18 +215,25 @@ EXERCISES = {
         ],
     ),
     "11.7": Exercise(
-        Value(
-            cheapest_fit,
-            a_budget,
-            names=("stride",),
-            tolerance=EXACT,
-            mistakes={
-                "the offset network is part of Ω": attention_alone,
-                "Ω may be as large as the budget": lambda h, w, c, k, budget: cheapest_fit(h, w, c, k, budget - 1),
-                "that is the largest stride, or none at all: 0 where no stride fits": lambda h, w, c, k, budget: max(
-                    h, w
-                ),
-            },
+        All(
+            [
+                Value(
+                    cheapest_fit,
+                    lambda rng, kind=kind: a_budget(rng, kind),
+                    names=("stride",),
+                    tolerance=EXACT,
+                    mistakes={
+                        "the offset network is part of Ω": attention_alone,
+                        "Ω may be as large as the budget": lambda h, w, c, k, budget: cheapest_fit(
+                            h, w, c, k, budget - 1
+                        ),
+                        "that is the largest stride, or none at all: 0 where no stride fits": lambda h, w, c, k, budget: (
+                            max(h, w)
+                        ),
+                    },
+                )
+                for kind in ("met exactly", "broken by the offset network", "met by none", "met by one point")
+            ]
         ),
         [
             "Try r = 1, 2, 3, … and return the first that fits. "
@@ -233,7 +244,7 @@ EXERCISES = {
     "11.8": Exercise(
         Value(
             points_for_a_window,
-            lambda rng: (int(rng.integers(10, 30)), 21, 48 * int(rng.integers(1, 5)), (5, 7)[int(rng.integers(2))], 5),
+            lambda rng: (int(rng.integers(3, 9)), 7, 6 * int(rng.integers(1, 5)), (5, 7)[int(rng.integers(2))], 5),
             names=("points",),
             tolerance=EXACT,
             mistakes={

@@ -177,7 +177,7 @@ EXERCISES = {
     "12.1": Exercise(
         Value(
             cut,
-            lambda rng: (rng.standard_normal((6, 9, 2)), 3),
+            lambda rng: (rng.standard_normal((6, 12, 2)), 3),
             names=("X",),
             mistakes={
                 "those are strips of pixels side by side: bring the two axes of 'which patch' together first": strips,

@@ -34,7 +34,9 @@ def adamw(theta, g, m, v, t, rate, decay, *, corrected=True, coupled=False, kept
 
 def adamw_inputs(rng):
     theta, g, m = (rng.standard_normal((3, 4)) for _ in range(3))
-    return theta, g, 0.3 * m, 0.1 * rng.random((3, 4)), int(rng.integers(2, 9)), 0.03, 0.4
+    v = 0.1 * rng.random((3, 4))
+    g[0, 0] = m[0, 0] = v[0, 0] = 0  # a number that never had a gradient
+    return theta, g, 0.3 * m, v, int(rng.integers(2, 9)), 0.03, 0.4
 
 
 def clip(gradients, limit, *, always=False, power=1.0):

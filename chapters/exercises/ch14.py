@@ -21,8 +21,9 @@ def share_in_box(points, boxes, rim=0.5):
 def points_and_boxes(rng):
     corner = rng.integers(0, 12, (5, 2))
     boxes = np.concatenate([corner, corner + rng.integers(9, 14, (5, 2))], -1).astype(float)
-    near_edges = boxes.reshape(5, 2, 2) - 0.5 + rng.uniform(-0.4, 0.4, (5, 2, 2))
-    return np.concatenate([rng.uniform(-2, 26, (5, 30, 2)), near_edges, near_edges[:, ::-1]], 1), boxes
+    edges = boxes.reshape(5, 2, 2) - 0.5
+    near_edges = edges + rng.uniform(-0.4, 0.4, (5, 2, 2))
+    return np.concatenate([rng.uniform(-2, 26, (5, 30, 2)), edges, near_edges, near_edges[:, ::-1]], 1), boxes
 
 
 def entropy(weights):

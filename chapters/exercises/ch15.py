@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from minidat.models import zoo
-from minidat.tutorial.contracts import Behaviour, Gradient, NotAttempted, Value, Wrong, call
+from minidat.tutorial.contracts import All, Behaviour, Gradient, NotAttempted, Value, Wrong, call
 from minidat.tutorial.report import Exercise
 
 
@@ -13,10 +13,9 @@ def reach(s, size, keys, convention):
     return s / (max(keys - 1, 1) if convention == "paper" else keys) * (size - 1) / 2
 
 
-def a_reach(rng):
+def a_reach(rng, keys, convention):
     size = int(rng.integers(9, 15))
-    keys = (size // 2, 1, size)[int(rng.integers(3))]
-    return float(rng.uniform(1, 9)), size, keys, ("paper", "v1")[int(rng.integers(2))]
+    return float(rng.uniform(1, 9)), size, keys or size, convention
 
 
 def points(offsets, p, s, u):
@@ -132,20 +131,28 @@ def try_deformable_from(answer):
 
 EXERCISES = {
     "15.1": Exercise(
-        Value(
-            reach,
-            a_reach,
-            names=("reach",),
-            mistakes={
-                "the whole travel, from one end to the other: each way it is half of that": lambda *i: 2 * reach(*i),
-                "[−1, 1] spans size − 1 pixels, from centre to centre": lambda s, size, keys, c: (
-                    reach(s, size, keys, c) * size / (size - 1)
-                ),
-                "that is the other convention": lambda s, size, keys, c: reach(
-                    s, size, keys, "paper" if c == "v1" else "v1"
-                ),
-                "that is in units of [−1, 1], not in pixels": lambda s, size, keys, c: reach(s, 3, keys, c),
-            },
+        All(
+            [
+                Value(
+                    reach,
+                    lambda rng, keys=keys, convention=convention: a_reach(rng, keys, convention),
+                    names=("reach",),
+                    mistakes={
+                        "the whole travel, from one end to the other: each way it is half of that": lambda *i: (
+                            2 * reach(*i)
+                        ),
+                        "[−1, 1] spans size − 1 pixels, from centre to centre": lambda s, size, keys, c: (
+                            reach(s, size, keys, c) * size / (size - 1)
+                        ),
+                        "that is the other convention": lambda s, size, keys, c: reach(
+                            s, size, keys, "paper" if c == "v1" else "v1"
+                        ),
+                        "that is in units of [−1, 1], not in pixels": lambda s, size, keys, c: reach(s, 3, keys, c),
+                    },
+                )
+                for keys in (6, 1, None)
+                for convention in ("paper", "v1")
+            ]
         ),
         [
             "tanh reaches 1 at most, so the reach is s · u. The text gives u for both conventions.",

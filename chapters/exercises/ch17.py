@@ -126,6 +126,8 @@ def try_exact_sum(answer):
             raise Wrong(
                 f"values of 2^-{bits + 2} are to be rounded to multiples of 2^-{bits}, which is 0, before they are added"
             )
+        if call(answer, (3 * small, bits)) != 1000 * 2.0**-bits:
+            raise Wrong(f"3/4 of 2^-{bits} is nearest to 2^-{bits}: round to the nearest multiple")
         worst = max(worst, abs(float(got[0]) - exact))
     return worst
 

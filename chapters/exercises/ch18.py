@@ -202,7 +202,7 @@ EXERCISES = {
     "18.2": Exercise(
         Value(
             busy,
-            lambda rng: (int(rng.integers(1, 60)), int(rng.integers(5, 200))),
+            lambda rng: (int(rng.integers(1, 60)), 32 * int(rng.integers(1, 6)) + int(rng.integers(2))),
             names=("share",),
             mistakes={
                 "a block of 8 warps is there whole, even where rows end in the middle of it": lambda rows, c: (

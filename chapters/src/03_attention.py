@@ -707,7 +707,7 @@ hint("3.6")
 # For one query, and very many keys, the scores need not all be there at once. Read keys and values block by block, and *forget*
 # each block before the next. Three things are carried along: the largest score so far, $t=\sum_je^{S_j-\text{largest}}$, and
 # $u=\sum_je^{S_j-\text{largest}}\,v_j$; the answer is $u/t$. What must happen to $t$ and $u$ when a block brings a new largest
-# score? Scores may be some thousands, where $e^S$ overflows. (This is how fast attention on GPUs works: the $N\times N_s$
+# score? Scores may be near 1000, where $e^S$ overflows. (This is how fast attention on GPUs works: the $N\times N_s$
 # weights never exist. `check` looks at your result only; whether you forget each block is between you and yourself.)
 
 

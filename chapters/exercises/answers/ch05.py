@@ -202,7 +202,7 @@ ANSWERS = {
             (cut_with(lambda dt, x, w: dt.reshape(x.shape), strips), "y["),
             (cut_with(lambda dt, x, w: -join_windows(dt, x, w)), "(sign?)"),
             (cut_with(lambda dt, x, w: join_windows(np.ones(dt.shape), x, w)), "cotangent of ones"),
-            (cut_with(join_windows, lambda x, w: split_windows(x, w).swapaxes(1, 2)), "y has shape (6, 3, 4)"),
+            (cut_with(join_windows, lambda x, w: split_windows(x, w).swapaxes(1, 2)), "y has shape (12, 3, 4)"),
             (split_windows, "does not return a pair (y, vjp)"),
         ],
     },

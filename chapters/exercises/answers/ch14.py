@@ -82,7 +82,7 @@ ANSWERS = {
         "wrong": [
             (lambda p, b: share(p, b, rim=0.0), "half a pixel before row0"),
             (lambda p, b: share(p, b, which=np.logical_or), "both coordinates"),
-            (lambda p, b: share(p, b) * 170, "not a share"),
+            (lambda p, b: share(p, b) * 180, "not a share"),
             (lambda p, b: share(p[..., ::-1], b), "share: yours"),
             (lambda p, b: share(p, b[::-1]), "share: yours"),
         ],
