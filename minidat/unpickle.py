@@ -118,11 +118,11 @@ class Machine:
         except PickleError:
             raise
         except KeyError as error:
-            raise PickleError(f"nothing is at place {error} of its memo, before byte {self.at}") from error
+            raise PickleError(f"nothing is at place {shown(str(error))} of its memo, before byte {self.at}") from error
         except (IndexError, struct.error) as error:
             raise PickleError(f"it ends early or takes from an empty stack, before byte {self.at}") from error
         except (ValueError, OverflowError) as error:  # UnicodeDecodeError is one
-            raise PickleError(f"a value before byte {self.at} makes no sense ({error})") from error
+            raise PickleError(f"a value before byte {self.at} makes no sense ({shown(str(error), 200)})") from error
         raise PickleError(f"it has more than {STEPS:,} instructions")
 
     # What the instructions need

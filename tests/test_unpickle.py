@@ -211,3 +211,10 @@ def test_the_number_of_instructions_is_bounded(monkeypatch):
     monkeypatch.setattr(unpickle, "STEPS", 10)
     assert load(b"K\x01" * 9 + b".") == 1
     assert refusal(b"K\x01" * 10 + b".") == "it has more than 10 instructions"
+
+
+@pytest.mark.parametrize(
+    "program", [b"F" + b"x" * 100_000 + b"\n.", b"g" + b"9" * 4000 + b"\n."], ids=["number", "place"]
+)
+def test_a_message_is_short_whatever_the_program_holds(program):
+    assert len(refusal(program)) < 400

@@ -33,8 +33,8 @@ class DeformableAttention(nn.Module):
     without learned offsets the references are read under every convention (released v1 raises; v2: `PooledAttention`), and
     the bias stays; "fixed" works in "v1" (there it raises); maps of one pixel are no division by zero; other map sizes work in
     "v1"; s = 0 with limit "tanh" means no offset (released v1 leaves it unlimited then, here limit "none").
-    Raises ValueError for heads or groups that do not divide, for an unknown option, for a map smaller than θ_offset's
-    kernel, and for another map than a "fixed" table's; TypeError for an input that is no floating array.
+    Raises ValueError for heads or groups that do not divide, for an unknown option, for a map that, padded, is smaller than
+    θ_offset's kernel, and for another map than a "fixed" table's; TypeError for an input that is no floating array.
     """
 
     inline = ("position",)

@@ -58,6 +58,10 @@ def _stages(stages: tuple[StageConfig, ...], named: dict[str, str]) -> tuple[Sta
     own = {name for name in named if name.count(".") == 2}
     for name in sorted((n for n in named if n.startswith("stages.")), key=own.__contains__):
         text, option = f"{name}={named[name]}", name.rpartition(".")[2]
+        if name.count(".") > 2:
+            raise ValueError(
+                f"{text}: {name} has too many dots; write stages.{option}, or stages.0.{option} for one stage"
+            )
         chosen = [_index(name, text, len(stages))] if name in own else range(len(stages))
         hint = OF_STAGE.get(option) or _unknown(name, named[name], OF_STAGE)
         for i, value in zip(chosen, _values(named[name], text, len(chosen), several=name not in own)):
@@ -105,6 +109,8 @@ def _unknown(name: str, value: str, known: dict[str, Any]) -> NoReturn:
     prefix, dot, option = name.rpartition(".")
     if name in OWN_FLAGS:
         raise ValueError(f"{name}={value}: {name} is not changed here; {OWN_FLAGS[name]}")
+    if known is OF_CONFIG:  # its options have no prefix
+        prefix = dot = ""
     near = [prefix + dot + word for word in difflib.get_close_matches(option, known, n=3, cutoff=0.6)]
     if not near and not dot and option in OF_STAGE:
         near = [f"stages.{option}"]

@@ -97,6 +97,10 @@ class Config:
             raise ValueError(f"convention {self.convention!r} is unknown; choose from {', '.join(CONVENTIONS)}")
         if self.absolute and tables != self.image:
             raise ValueError(f"Config: absolute needs tables of the image's size {self.image}, got {tables}")
+        if self.absolute and self.image % self.patch:
+            raise ValueError(
+                f"Config: absolute needs an image that patches tile; {self.image} is no multiple of {self.patch}"
+            )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"Config: drop_path is {self.drop_path}; it must be in [0, 1)")
         if self.stem not in STEMS:

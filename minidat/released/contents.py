@@ -36,9 +36,9 @@ def kind_of_weights(path: str | os.PathLike[str]) -> str:
     length = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and length <= min(LONGEST_HEADER, size - 8):
         return "safetensors"
-    refuse_other_files(path, start, "a file of PyTorch (.pth) or safetensors")
     if start[8:9] == b"{" and size - 8 < length <= LONGEST_HEADER:
         raise WeightsError(path, f"cut short: a safetensors file of {size} bytes, whose header alone has {length}")
+    refuse_other_files(path, start, "a file of PyTorch (.pth) or safetensors")
     found = f"it starts with {start[:8]!r}" if start else "it is empty"
     raise WeightsError(path, f"not a file of PyTorch (.pth) or safetensors: {found}")
 

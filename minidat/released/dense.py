@@ -85,7 +85,7 @@ def to_official(model: DenseModel) -> dict[str, np.ndarray]:
 def classes_of(state: Mapping[str, np.ndarray]) -> int:
     """The number of classes that a checkpoint is for. Raises ValueError where it has no head that is known."""
     for name, count in CLASSES.items():
-        if name in state:
+        if name in state and state[name].ndim:
             return count(len(state[name]))
     raise ValueError(
         f"it has none of {', '.join(CLASSES)}: not a checkpoint of a detector or segmenter that is known here"

@@ -1,4 +1,4 @@
-"""The released checkpoints' names and orders of axes, and ours. The only file that knows channels first.
+"""The released checkpoints' names and orders of axes, and ours. Only this file and `dense` know channels first.
 
 Source: the state dicts of the released DAT v1 (tag CVPR2022) and v2 (DAT++).
 """
@@ -95,6 +95,8 @@ def _stem(stem: Any) -> Iterator[Entry]:
 
 def _block(block: Any, stage: str, j: int) -> Iterator[Entry]:
     if isinstance(block, ConvBlock):
+        if block.scales:
+            raise ValueError(f"{stage}.attns.{j}: the released X block makes a layer scale and does not use it")
         yield from norm_entries(block.norm, f"{stage}.ln_cnvnxt.{j}.norm")
     else:
         yield from norm_entries(block.norm1, f"{stage}.layer_norms.{2 * j}.norm")

@@ -165,10 +165,11 @@ def fill(
         fits = axes.released(np.broadcast_to(0, t.shape)).shape
         if array.shape != fits:
             raise ValueError(f"state dict: {name} has shape {array.shape}, this model needs {fits}")
-        t.data[...] = like(axes.ours(array), t.data)
     for name, array in constants.items():
         if name in state and not np.array_equal(state[name], array):
             raise ValueError(f"state dict: buffer {name} differs from this model's: window or image size is another")
+    for name, (t, axes) in wanted.items():  # all fit: where one does not, the model keeps its weights
+        t.data[...] = like(axes.ours(np.asarray(state[name])), t.data)
 
 
 def some(names: list[str]) -> str:

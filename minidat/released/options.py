@@ -11,8 +11,8 @@ from typing import Any
 from minidat.attention import Offsets
 from minidat.models.config import Config, StageConfig
 
-KERNELS = (9, 7, 5, 3)
-"""Released v1: the offset network's kernel is fixed by the stage."""
+KERNELS, RANGES, REDUCTIONS = (9, 7, 5, 3), (1, 2, 3, 4), (8, 4, 2, 1)
+"""Released defaults by stage: the offset network's kernel, which v1 cannot change, the range factor, PVT's reduction."""
 
 
 def translate(config: Mapping[str, Any]) -> Config:
@@ -20,6 +20,9 @@ def translate(config: Mapping[str, Any]) -> Config:
     version = config.get("version", 1)
     if version not in (1, 2):
         raise ValueError(f"released version {version} is not supported; supported: 1, 2")
+    for name in ("drop_rate", "attn_drop_rate"):
+        if config.get(name, 0):
+            raise ValueError(f"{name}={config[name]} is not supported: there is no dropout here but drop path")
     convolutions = bool(config.get("use_conv_patches", False))
     stem = "patch" if not convolutions else "overlap" if version == 1 else "conv"
     image, patch = config["img_size"], config["patch_size"]
@@ -59,10 +62,10 @@ def _stage(config: Mapping[str, Any], version: int, i: int) -> StageConfig:
         """An option of blocks with this letter. Where a stage has none, −1 and 0 mark an option that is not used."""
         return value if set(letter) & set(letters) else max(value, 1)
 
-    s = option("offset_range_factor", 2)
+    s = option("offset_range_factor", RANGES[i])
     learned = not option("no_offs")
     stride = max(option("strides", 1), 1)
-    kernel = of("D", config["ksizes"][i] if version == 2 else KERNELS[i])
+    kernel = of("D", option("ksizes", KERNELS[i]) if version == 2 else KERNELS[i])
     residual = "residual conv" if version == 2 else "conv"
     return StageConfig(
         dim=config["dims"][i],
@@ -70,7 +73,7 @@ def _stage(config: Mapping[str, Any], version: int, i: int) -> StageConfig:
         mixers=letters,
         window=of("LSX", config["window_sizes"][i]),
         neighborhood=of("N", option("nat_ksizes", 3)),
-        reduction=max(option("sr_ratios", 1), 1),
+        reduction=max(option("sr_ratios", REDUCTIONS[i]), 1),
         groups=max(option("groups", 1), 1),
         offsets=Offsets(
             stride,

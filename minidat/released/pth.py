@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from minidat.files import open_regular
-from minidat.released.contents import refuse_other_files
+from minidat.released.contents import START, refuse_other_files
 from minidat.released.errors import WeightsError
 from minidat.released.pth_pickle import LARGEST_INT, STORAGES, CheckpointPickle, Storage, StoredTensor
 from minidat.released.small_floats import from_bfloat16
@@ -107,7 +107,7 @@ def read_pth(path: str | os.PathLike[str], key: str | None = None) -> dict[str, 
 
 
 def _open_zip(path: Path, file: BinaryIO) -> zipfile.ZipFile:
-    start = file.read(32)
+    start = file.read(START)
     refuse_other_files(path, start, "a zip archive, as .pth files are")
     if not start.startswith(b"PK"):
         raise WeightsError(path, f"not a zip archive, as .pth files are: it starts with {start[:8]!r}")

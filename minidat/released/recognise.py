@@ -20,12 +20,16 @@ Fingerprint = tuple[tuple[tuple[str, ...], ...], tuple[int | None, ...], int | N
 def recognise(state: Mapping[str, np.ndarray]) -> str:
     """The name of `zoo.MODELS` that a released state dict belongs to: widths, letters and window sizes must agree.
     Raises ValueError where none does."""
-    found = of_state(state)
+    letters, dims, window = of_state(state)
+    masked = any(
+        "S" in stage for stage in letters
+    )  # its mask, a buffer, tells a shifted window from another, and may be left out
     for name, make in zoo.MODELS.items():
         config = make()
-        if config.convention in ("v1", "v2") and found == of_config(config):
+        own, *rest = of_config(config)
+        own = own if masked else tuple(tuple("L" if letter == "S" else letter for letter in stage) for stage in own)
+        if config.convention in ("v1", "v2") and (letters, dims, window) == (own, *rest):
             return name
-    letters, dims, _ = found
     stages = "; ".join(f"{dim or '?'} {' '.join(stage[:SHOWN])}" for dim, stage in zip(dims[:SHOWN], letters))
     raise ValueError(f"these weights belong to no model here; their stages: {stages or 'none'}. Name one with --model")
 

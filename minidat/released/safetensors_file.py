@@ -67,7 +67,7 @@ def write_safetensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndar
     path = Path(path)
     if not path.parent.is_dir():
         raise WeightsError(path, f"the folder {path.parent} does not exist")
-    blob = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"format": "pt"})
+    blob = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata={"format": "pt"})
     with atomic_write(path) as file:
         file.write(blob)
 
@@ -80,5 +80,5 @@ def _array(path: Path, name: str, kind: str, shape: list[int], data: bytes) -> n
     except ValueError as error:  # an empty array may claim axes that NumPy cannot have
         raise WeightsError(path, f"array {quoted(name)} has shape {shape}: {error}") from error
     if kind in CONVERSIONS:
-        return CONVERSIONS[kind](raw)
+        return np.asarray(CONVERSIONS[kind](raw))
     return raw.astype(raw.dtype.newbyteorder("="))

@@ -64,6 +64,10 @@ def test_a_layer_names_the_number_that_means_nothing(layer, name, value):
         (lambda: config(drop_path=1.0), r"Config: drop_path is 1\.0"),
         (lambda: config(convention="v3"), "convention 'v3' is unknown; choose from paper, v1, v2"),
         (lambda: config(absolute=True, tables=8), "Config: absolute needs tables of the image's size 16, got 8"),
+        (
+            lambda: config(absolute=True, image=18, stem="overlap"),
+            "absolute needs an image that patches tile; 18 is no",
+        ),
     ],
 )
 def test_numbers_that_mean_nothing_are_refused_by_name(make, message):

@@ -14,7 +14,7 @@ from minidat.released.contents import kind_of_weights
 from minidat.released.errors import WeightsError
 from minidat.released.official import read_weights
 from minidat.released.pth_write import write_pth
-from minidat.released.safetensors_file import read_safetensors
+from minidat.released.safetensors_file import read_safetensors, write_safetensors
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([True, False])}
 
@@ -50,6 +50,7 @@ def test_the_name_does_not_matter(name, tmp_path):
         (bytes(257) + b"ustar" + bytes(300), "a tar archive: unpack it first"),
         (b"", "it is empty"),
         (b"hello", "it starts with b'hello'"),
+        (struct.pack("<Q", 0x80) + b"{", "cut short: a safetensors file of 9 bytes, whose header alone has 128"),
         (struct.pack("<Q", 5000) + b"{", "cut short: a safetensors file of 9 bytes, whose header alone has 5000"),
     ],
 )
@@ -98,6 +99,17 @@ def test_types_that_numpy_has_stay(tmp_path):
         assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
         np.testing.assert_array_equal(found[name], array)
         assert found[name].flags.writeable
+
+
+def test_numbers_stay_numbers(tmp_path):
+    write_safetensors(tmp_path / "w", {"steps": np.array(7)})
+    assert read_weights(tmp_path / "w")["steps"].shape == ()
+    write_raw(
+        tmp_path / "raw",
+        {"on": ("BOOL", [], b"\x01"), "half": ("BF16", [], b"\0\x3f"), "eighth": ("F8_E5M2", [], b"\x3c")},
+    )
+    for array in read_weights(tmp_path / "raw").values():
+        assert array.shape == () and array.flags.writeable
 
 
 def float_of(byte, exponents, mantissas):

@@ -176,6 +176,9 @@ def test_what_does_not_fit_is_named(tmp_path):
     write_pth(tmp_path / "classifier.pth", {"cls_head.bias": np.zeros(5)})
     with pytest.raises(ValueError, match=r"classifier.pth: it has none of bbox_head.retina_cls.bias"):
         released.from_file(tmp_path / "classifier.pth", TINY, "retinanet")
+    write_pth(tmp_path / "number.pth", {"bbox_head.retina_cls.bias": np.zeros(())})
+    with pytest.raises(ValueError, match=r"number.pth: it has none of bbox_head.retina_cls.bias"):
+        released.from_file(tmp_path / "number.pth", TINY, "retinanet")
     with pytest.raises(WeightsError, match=r"cannot be read|does not exist|missing"):
         released.from_file(tmp_path / "nothing.pth", TINY, "retinanet")
     for head, options in (("retina_mask", {}), ("semantic_fpn", {"norm": "group"})):

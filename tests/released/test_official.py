@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from minidat import Tensor
-from minidat.models import MODELS, Pyramid
+from minidat.models import MODELS, Pyramid, create
 from minidat.released import official, resize
 from minidat.released.pth_write import write_pth
 from minidat.released.recognise import of_config
@@ -73,6 +73,15 @@ def test_a_wrong_shape_is_named_as_released(name, shape, config, state):
     assert str(error.value) == f"state dict: {name} has shape {other.shape}, this model needs {shape}"
 
 
+def test_a_model_keeps_its_weights_where_one_does_not_fit(config, state):
+    model = official.build(config, state)
+    before = {name: t.data.copy() for name, t in model.parameters().items()}
+    other = {name: array + 1 for name, array in state.items()} | {"cls_head.bias": np.zeros(3)}
+    with pytest.raises(ValueError, match=r"cls_head\.bias has shape"):
+        official.load(model, other)
+    assert all((t.data == before[name]).all() for name, t in model.parameters().items())
+
+
 def test_buffers_are_checked_where_they_are_given(config, state):
     constants = {name for name in state if name.endswith(("relative_position_index", "attn_mask"))}
     assert len(constants) == 8
@@ -101,6 +110,8 @@ def test_what_frozen_offsets_leave_in_a_state_dict_is_passed_over():
         ({"groups": [-1, -1, -1, 4]}, "stage 2 has a D block, but groups -1 and strides 1"),
         ({"strides": [-1, -1, 1, -1]}, "stage 3 has a D block, but groups 4 and strides -1"),
         ({"stage_spec": [["L", "Q"], ["L", "S"], ["L", "D"], ["L", "D"]]}, "mixer 'Q' is unknown; choose from A"),
+        ({"drop_rate": 0.5}, "drop_rate=0.5 is not supported"),
+        ({"attn_drop_rate": 0.5}, "attn_drop_rate=0.5 is not supported"),
         ({"img_size": 63}, "image size 63 must be a multiple of 32"),
         ({"window_sizes": [5, 4, 4, 2]}, "a map of 16×16 cannot be cut into windows of 5×5"),
         (
@@ -140,6 +151,13 @@ def test_options_are_translated(released, changes, expected):
     assert {key: getattr(stage, key, getattr(stage.offsets, key, None)) for key in expected} == expected
 
 
+def test_options_that_are_left_out_have_the_released_defaults():
+    left_out = ("offset_range_factor", "sr_ratios", "ksizes")
+    stages = official.translate({key: value for key, value in V2.items() if key not in left_out}).stages
+    found = [(stage.offsets.range_factor, stage.reduction, stage.offsets.kernel) for stage in stages]
+    assert found == [(1, 8, 9), (2, 4, 7), (3, 2, 5), (4, 1, 3)]
+
+
 @pytest.mark.parametrize(
     "changes, tables, maps",
     [
@@ -174,6 +192,17 @@ def test_a_model_of_ours_alone_has_no_released_names():
             official.to_official(model)
 
 
+def test_a_layer_scale_of_a_released_convnext_block_would_not_be_used():
+    assert any(
+        ".attns.0.weight" in name
+        for name in official.to_official(create("convnext_cifar", changes=("stages.layer_scale=0",)))
+    )
+    with pytest.raises(
+        ValueError, match=r"stages.0.attns.0: the released X block makes a layer scale and does not use it"
+    ):
+        official.to_official(create("convnext_cifar", changes=("stages.layer_scale=0.5",)))
+
+
 # Files
 
 
@@ -195,6 +224,12 @@ def test_a_checkpoint_is_recognised_and_read(name, state, suffix, narrow, tmp_pa
     np.testing.assert_array_equal(
         model(images(64)).data, official.build(V1 if name == "dat_tiny" else V2, state)(images(64)).data
     )
+
+
+@pytest.mark.parametrize("name, state", [("dat_tiny", V1_STATE), ("dat_pp_tiny", V2_STATE)])
+def test_a_checkpoint_without_its_buffers_is_recognised(name, state, narrow):
+    buffers = ("attn_mask", "relative_position_index", "q_grid")
+    assert official.recognise({key: array for key, array in state.items() if not key.endswith(buffers)}) == name
 
 
 def test_saved_weights_are_read_back(narrow, tmp_path):

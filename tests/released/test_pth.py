@@ -724,3 +724,8 @@ def test_what_a_training_loop_saves_is_read(torch, path):
 def test_what_torch_saved_long_ago_is_refused(torch, path):
     torch.save({"model": {"x": torch.ones(2)}}, path, _use_new_zipfile_serialization=False)
     assert "PyTorch older than 1.6" in refusal(path)
+
+
+def test_a_tar_archive_is_told_from_its_own_mark(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"weights.pth" + bytes(246) + b"ustar" + bytes(300))
+    assert "a tar archive: unpack it first" in refusal(tmp_path / "w.pth")
