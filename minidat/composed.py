@@ -366,7 +366,8 @@ def roi_align(
             continue
         read = _read(x[image : image + 1], *axes) * (inside[0][:, None, None] * inside[1][:, None])
         found.append(read.reshape(1, size[0], counts[0], size[1], counts[1], -1).mean(axis=(2, 4)))
-    return concatenate(*found, axis=0)
+    none = broadcast_to(x[:1, :1, :1] * 0, shape=(1, *size, x.shape[3]))[:0]
+    return concatenate(none, *found, axis=0)
 
 
 def transposed_conv2d(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
@@ -440,5 +441,5 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor, *, ignored: int = 255, a
     """L = −(1/n) Σ_p ln softmax(x_p)[label_p] over the pixels that are not ignored"""
     xp, valid = array_module(logits.data), labels.data != ignored
     own = (labels.data[..., None] == xp.arange(logits.shape[-1])) & valid[..., None]
-    n = valid.size if average == "all" else int(valid.sum())
+    n = valid.size if average == "all" else max(int(valid.sum()), 1)
     return -(log_softmax(logits) * own.astype(logits.dtype)).sum() / n

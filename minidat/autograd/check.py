@@ -36,20 +36,23 @@ def check_gradient(
 
     `arrays`: float64 inputs (others are constants). `wrt`: the inputs to check; by default each floating one whose
     gradient is not None. Returns the largest error relative to max(1, |⟨dy, J v⟩|). Raises GradientError with the worst
-    element, found by going through the input one element at a time.
+    element, found by going through the input one element at a time, and ValueError where no input is float64.
     """
     y, vjp = raw(*arrays, **options)
     dy = like(rng.standard_normal(y.shape), y)
     dxs = vjp(dy)
     if len(dxs) != len(arrays):
         raise GradientError(f"vjp gives {len(dxs)} gradients for {len(arrays)} inputs")
+    chosen = range(len(arrays)) if wrt is None else wrt
+    if not any(getattr(arrays[i], "dtype", None) == np.float64 for i in chosen):
+        raise ValueError("check_gradient: none of these inputs is float64, so nothing would be checked")
     worst = 0.0
-    for i in range(len(arrays)) if wrt is None else wrt:
+    for i in chosen:
         x, dx = arrays[i], dxs[i]
         if x is None or getattr(x, "dtype", None) != np.float64 or (dx is None and wrt is None):
             continue
         label = names[i] if names else f"input {i}"
-        if dx is None or dx.shape != x.shape:
+        if getattr(dx, "shape", None) != x.shape:
             raise GradientError(f"d{label} has shape {getattr(dx, 'shape', None)}, {label} has {x.shape}")
         for _ in range(directions):
             v = like(rng.standard_normal(x.shape), x)

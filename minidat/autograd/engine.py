@@ -149,6 +149,8 @@ def pull(y: Tensor, dy: Array | None = None) -> Iterator[tuple[Tensor, Array]]:
             "backward: nothing to differentiate; no input requires a gradient, or this ran under no_grad()"
         )
     order = _topological(y)
+    if any(node.vjp is _used_up for node in order):
+        _used_up(y.data)  # before any leaf gets its gradient
     pending = {id(y): _cotangent(y, dy)}
     while order:
         node = order.pop()  # popped, so that its array is freed as soon as nobody needs it
@@ -175,8 +177,12 @@ def _cotangent(y: Tensor, dy: Array | None) -> Array:
                 "(it is in the null space of softmax and layer norm): pass dy"
             )
         return array_module(y.data).ones_like(y.data)
-    if getattr(dy, "shape", ()) != y.shape:
-        raise ValueError(f"backward: dy has shape {getattr(dy, 'shape', ())}, y has {y.shape}; they must be the same")
+    if isinstance(dy, Tensor):
+        raise TypeError("backward: dy is a Tensor; it must be an array, such as dy.data")
+    if isinstance(dy, int | float):
+        dy = array_module(y.data).asarray(dy, dtype=y.dtype)
+    if dy.shape != y.shape:
+        raise ValueError(f"backward: dy has shape {dy.shape}, y has {y.shape}; they must be the same")
     return dy
 
 

@@ -12,13 +12,15 @@ def attention(q, k, v, bias, mask, *, scale: float):
     """Y = softmax(scale·Q Kᵀ + bias + mask) V                                                    DAT eq. (2), (9)
 
     q (…, n, d), k (…, m, d), v (…, m, c) with the same leading axes; bias and mask broadcast to (…, n, m) or are None.
-    The mask is a constant: 0 where a query may look, large and negative where not.
+    The mask is a constant: 0 where a query may look, large and negative where not. Raises ValueError for other leading axes.
     """
+    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
+        raise ValueError(f"attention: leading axes {q.shape[:-2]}, {k.shape[:-2]}, {v.shape[:-2]} must be the same")
     s = scale * (q @ k.swapaxes(-1, -2))  # (..., n, m) scores
     if bias is not None:
         s = s + bias
     if mask is not None:
-        s = s + mask
+        s = s + mask.astype(s.dtype, copy=False)
     p, softmax_vjp = softmax.raw(s)  # (..., n, m) weights
     y = p @ v  # (..., n, c)
 

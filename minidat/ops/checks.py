@@ -14,6 +14,12 @@ def check_floating(name: str, *arrays: Any) -> None:
             raise TypeError(f"{name}: input {i} must be floating-point, got {array.dtype}")
 
 
+def check_same_shape(name: str, x: tuple[int, ...], other: tuple[int, ...]) -> None:
+    """Raises ValueError where the second input has not the shape that goes with the first. `name`: the op."""
+    if other != x:
+        raise ValueError(f"{name}: input 1 has shape {other}; with this input 0 it must be {x}")
+
+
 def check_whole(name: str, least: int = 1, **options: Any) -> None:
     """Raises ValueError for an option that is no whole number of at least `least`. `name`: the op or class that has it."""
     for option, value in options.items():

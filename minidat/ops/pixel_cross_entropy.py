@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minidat.autograd.backend import array_module
 from minidat.autograd.engine import op
-from minidat.ops.checks import check_floating
+from minidat.ops.checks import check_floating, check_same_shape
 
 
 @op("... k, ... -> ")
@@ -13,10 +13,11 @@ def pixel_cross_entropy(logits, labels, *, ignored: int = 255, average: str = "a
 
     logits (…, K); labels (…), whole numbers 0 … K−1 or `ignored`; they get no gradient. A scalar. `average`: n counts "all"
     pixels, ignored ones too, as mmsegmentation does; or the "valid" ones (1 where there is none). Raises ValueError for
-    another `average`, for labels that are no class, and where there is no pixel.
+    another `average`, for labels of another shape or that are no class, and where there is no pixel.
     """
     xp, k = array_module(logits), logits.shape[-1]
     check_floating("pixel_cross_entropy", logits)
+    check_same_shape("pixel_cross_entropy", logits.shape[:-1], labels.shape)
     if average not in ("all", "valid"):
         raise ValueError(f"pixel_cross_entropy: average {average!r} is unknown; choose from all, valid")
     if not logits.size:

@@ -21,7 +21,7 @@ def _spread(dy, x, axis: Axis, keepdims: bool):
 def reduced(name: str, x, axis: Axis) -> int:
     """How many elements each result is made of. Raises ValueError for none: there is no mean and no maximum of nothing. An
     empty batch that is kept as an axis has empty results."""
-    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     n = prod(x.shape[i] for i in axes)
     if not n:
         raise ValueError(f"{name}: an array of shape {x.shape} has no elements to reduce")

@@ -25,7 +25,7 @@ def roi_align(
     as before 2019, forgets that ½ and makes boxes at least one pixel large. A sample more than a pixel outside the map counts
     as zero; others read the nearest edge. A box of no area, or with its edges in reverse order, reads zeros where `samples`
     is 0. Gradient to the map: the same matrices transposed. None to the boxes.
-    Raises ValueError for a box of an image that is not there, TypeError for maps or boxes that are not floating-point.
+    Raises ValueError for a box of an image that is not there, TypeError for maps that are not floating-point.
     """
     check_roi_align(x, boxes, images, size, samples)
     rows, cols = box_matrices(x, boxes, size, scale, samples, half_pixel)  # (r, i, h), (r, j, w)
@@ -61,7 +61,7 @@ def check_roi_align(x: Any, boxes: Any, images: Any, size: tuple[int, int], samp
     """Raises ValueError and TypeError as `roi_align` says."""
     check_whole("roi_align", height=size[0], width=size[1])
     check_whole("roi_align", 0, samples=samples)
-    check_floating("roi_align", x, boxes)
+    check_floating("roi_align", x)
     if not x.shape[1] or not x.shape[2]:
         raise ValueError(
             f"roi_align: a map of {x.shape[1]}×{x.shape[2]} has no pixels; axes 'h' and 'w' must not be empty"

@@ -93,3 +93,15 @@ def test_adjoint_ignores_a_constant_term(inputs):
 def test_numeric_gradient_goes_element_by_element(inputs, there):
     dz = there(np.arange(6.0).reshape(2, 3))
     np.testing.assert_allclose(numeric_gradient(product, inputs, 1, dz), asnumpy(dz * inputs[0]), atol=1e-8)
+
+
+def test_nothing_to_check_is_no_pass():
+    with pytest.raises(ValueError, match="none of these inputs is float64"):
+        check([np.ones(3, np.float32), np.ones(3, np.float32)])
+    with pytest.raises(ValueError, match="none of these inputs is float64"):
+        check([np.ones(3, np.float32), np.ones(3)], wrt=[0])
+
+
+def test_a_gradient_that_is_no_array_is_told():
+    with pytest.raises(GradientError, match="dinput 0 has shape None, input 0 has"):
+        check_gradient(lambda x: (x * 1, lambda dy: (3.0,)), [np.ones(3)], rng=np.random.default_rng(0))

@@ -193,6 +193,23 @@ def test_a_shared_part_of_a_graph_is_used_up():
         other.backward()
 
 
+def test_no_gradient_is_kept_of_a_graph_that_is_used_up_in_part():
+    w = leaf(3)
+    h = leaf(3) * 2.0
+    h.sum().backward()
+    with pytest.raises(RuntimeError, match="used up"):
+        (h * w).sum().backward()
+    assert w.grad is None
+
+
+def test_a_number_is_a_cotangent_and_a_tensor_is_none():
+    x = leaf(3)
+    (x * x).sum().backward(2.0)
+    np.testing.assert_array_equal(x.grad, 4 * x.data)
+    with pytest.raises(TypeError, match=r"dy is a Tensor; it must be an array, such as dy\.data"):
+        (x * x).backward(leaf(3))
+
+
 def test_only_a_scalar_may_leave_dy_out():
     with pytest.raises(ValueError, match=r"shape \(2, 3\); only a scalar may leave dy out"):
         (leaf(2, 3) * 1.0).backward()

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from backends import restored
+from backends import call, restored
 from equal import assert_equal
 from ops.cases import normal, of, points_around
 
@@ -199,6 +199,25 @@ def test_an_mlp_in_blocks_of_rows(backend, monkeypatch):
     arrays = [a.astype(np.float32) for a in arrays]
     with no_grad():  # one block's memory serves all
         np.testing.assert_array_equal(ops.mlp(*arrays).data, ops.mlp.raw(*arrays)[0])
+
+
+@on_cpu
+@both
+@pytest.mark.parametrize(("op", "shapes"), [("mlp", ((300, 3), (3, 5), 5, (5, 2), 2)), ("gelu", ((300, 3),))])
+def test_what_kept_nothing_gives_no_gradient(op, shapes, backend):
+    """Either it needs its inputs alone, or it says what is missing; no wrong numbers."""
+    rng = np.random.default_rng(0)
+    arrays = [normal(rng, shape).astype(np.float32) for shape in shapes]
+    made = next(one for one in OPS[op].raw.implementations if one.backend is backend)
+    (right, *_) = OPS[op].plain(*arrays)[1](np.ones((300, shapes[-1] if op == "mlp" else 3), np.float32))
+    with no_grad():
+        y, vjp = call(made, arrays, {})
+    try:
+        found = vjp(np.ones_like(y))
+    except RuntimeError as error:
+        assert "it ran under no_grad()" in str(error)
+    else:
+        np.testing.assert_allclose(found[0], right, rtol=1e-4, atol=1e-5)
 
 
 @DTYPES

@@ -1,18 +1,33 @@
-"""Options and axes of ops that are 0 where something is divided by them: refused by name."""
+"""Options, axes and shapes with which an op makes no sense: refused by name."""
 
 import numpy as np
 import pytest
+from backends import restored
 
 from minidat import ops
+from minidat.fast import numba
 
 
 def a(*shape):
     return np.random.default_rng(0).standard_normal(shape)
 
 
-@pytest.mark.parametrize(
+refused = pytest.mark.parametrize(
     "call, message",
     [
+        *[
+            (lambda op=op: op(a(4, 1), a(4)), r"input 1 has shape \(4,\); with this input 0 it must be \(4, 1\)")
+            for op in (ops.binary_cross_entropy, ops.focal_loss, ops.smooth_l1)
+        ],
+        (
+            lambda: ops.pixel_cross_entropy(a(2, 3, 4, 5), np.zeros((3, 4), int)),
+            r"pixel_cross_entropy: input 1 has shape \(3, 4\); with this input 0 it must be \(2, 3, 4\)",
+        ),
+        (
+            lambda: ops.attention(a(2, 3, 4), a(5, 4), a(5, 4), None, None, scale=1.0),
+            r"attention: leading axes \(2,\), \(\), \(\) must be the same",
+        ),
+        (lambda: ops.depthwise_conv(a(1, 8, 8, 2), a(3, 3, 2), None, padding=-1), "padding"),
         (lambda: ops.conv2d(a(1, 4, 4, 2), a(3, 3, 2, 2), None, stride=0), "conv2d: stride 0 must be at least 1"),
         (lambda: ops.conv2d(a(1, 4, 4, 2), a(0, 3, 2, 2), None), r"conv2d: the kernel \(0, 3\) has no taps"),
         (lambda: ops.depthwise_conv(a(1, 4, 4, 2), a(3, 3, 2), None, stride=0), "depthwise_conv: stride 0 must be"),
@@ -61,12 +76,43 @@ def a(*shape):
         (lambda: ops.max(a(0, 2)), r"max: an array of shape \(0, 2\) has no elements to reduce"),
     ],
 )
-def test_zero_is_refused_by_name(call, message):
+
+
+@refused
+def test_what_makes_no_sense_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@refused
+@pytest.mark.speed_floor
+def test_with_compiled_loops_too(call, message):
+    pytest.importorskip("numba")
+    with restored():
+        numba.install()
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 @pytest.mark.parametrize("reduce", [ops.mean, ops.max])
 def test_an_empty_batch_is_reduced_along_other_axes(reduce):
     y, vjp = reduce.raw(a(0, 3, 2), axis=(1, 2))
     assert y.shape == (0,) and vjp(y)[0].shape == (0, 3, 2)
+
+
+def test_a_box_is_of_a_whole_image_and_may_have_whole_edges():
+    x, boxes = a(1, 8, 8, 2), np.array([[0, 0, 4, 4]])
+    with pytest.raises(TypeError, match="Cannot cast"):
+        ops.roi_align(x, boxes, np.array([0.7]), size=(2, 2))
+    for raw in (ops.roi_align.raw, ops.roi_align.plain):
+        y, _ = raw(x, boxes, np.array([0]), size=(2, 2))
+        np.testing.assert_array_equal(y, raw(x, boxes.astype(float), np.array([0]), size=(2, 2))[0])
+
+
+def test_an_axis_may_be_a_number_of_numpys():
+    np.testing.assert_array_equal(ops.mean.raw(a(2, 3), axis=np.int64(1))[0], a(2, 3).mean(1))
+
+
+def test_a_mask_has_the_dtype_of_the_scores():
+    q, k, v = a(3, 2, 4).astype(np.float32)
+    assert ops.attention.plain(q, k, v, None, np.zeros((2, 2)), scale=1.0)[0].dtype == np.float32

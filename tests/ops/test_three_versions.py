@@ -61,3 +61,14 @@ def test_position_bias_of_whole_pixels_is_the_table_itself():
     bias = ops.position_bias.raw(table, points, rows, cols)[0].reshape(2, h, w, h, w)
     for i, j, k, m in np.ndindex(h, w, h, w):
         np.testing.assert_array_equal(bias[:, i, j, k, m], table[:, i - k + h - 1, j - m + w - 1])
+
+
+def test_nothing_to_average_and_no_box_in_both():
+    logits, labels = np.random.default_rng(0).standard_normal((2, 3, 4)), np.full((2, 3), 255)
+    for version in (ops, composed):
+        loss = version.pixel_cross_entropy(Tensor(logits), Tensor(labels), average="valid")
+        assert loss.data == 0
+        none = version.roi_align(
+            Tensor(np.ones((1, 4, 4, 2))), Tensor(np.ones((0, 4))), Tensor(np.ones(0, int)), size=(2, 2)
+        )
+        assert none.shape == (0, 2, 2, 2)

@@ -107,6 +107,8 @@ def in_one_kernel(q, k, v, bias, mask, scale: float):
 @CUDA.implements(ops.attention, strided=(0, 1, 2, 3), constants=(4,))
 def attention(q, k, v, bias, mask, *, scale: float):
     """Y = softmax(scale·Q Kᵀ + bias + mask) V; see `ops.attention`."""
+    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
+        return NotImplemented  # the plain op raises the error
     small = in_one_kernel(q, k, v, bias, mask, scale)
     if small is not NotImplemented:
         return small

@@ -21,6 +21,8 @@ THREADS = 256
 @CUDA.implements(ops.conv2d)
 def conv2d(x, w, bias, *, stride: int = 1, padding: int = 0):
     """y = x ∗ W + bias; see `ops.conv2d`."""
+    if stride < 1 or padding < 0:
+        return NotImplemented  # the plain op raises the error
     (b, height, width, c), (k, k2, _, d) = x.shape, w.shape
     rows, cols = output_size(height, k, stride, padding), output_size(width, k2, stride, padding)
     if rows < 1 or cols < 1:

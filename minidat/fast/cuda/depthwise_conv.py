@@ -48,16 +48,17 @@ def grouped_depthwise(
     return y, vjp
 
 
-def fits(x: Array, w: Array, padding: int) -> bool:
-    """Whether the kernel W is no larger than the padded map, and no wider than the CUDA kernels support."""
+def fits(x: Array, w: Array, stride: int, padding: int) -> bool:
+    """Whether there is such a convolution, and the kernel W is no wider than the CUDA kernels support."""
     k, l, _ = w.shape  # noqa: E741
-    return l <= TAPS and k <= x.shape[1] + 2 * padding and l <= x.shape[2] + 2 * padding
+    whole = stride >= 1 and padding >= 0
+    return whole and l <= TAPS and k <= x.shape[1] + 2 * padding and l <= x.shape[2] + 2 * padding
 
 
 @CUDA.implements(ops.depthwise_conv)
 def depthwise_conv(x, w, bias, *, stride: int = 1, padding: int = 0):
     """y[…, c] = Σ_(k, l) x[…, c] shifted by (k, l) · W[k, l, c] (+ bias); see `ops.depthwise_conv`."""
-    if not fits(x, w, padding):
+    if not fits(x, w, stride, padding):
         return NotImplemented
     y, vjp = grouped_depthwise(x, w, bias, 1, stride, padding)
     return y[:, 0], vjp

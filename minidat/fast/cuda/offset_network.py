@@ -12,7 +12,7 @@ def offset_network(q, w_depthwise, b_depthwise, gamma, beta, w_pointwise, *, str
     """Δp = θ_offset(q); see `ops.offset_network`. The groups are cut out by the convolution itself."""
     e = gamma.shape[0]
     padding = w_depthwise.shape[0] // 2 if padding is None else padding
-    if q.shape[-1] % e or not fits(q, w_depthwise, padding):
+    if q.shape[-1] % e or not fits(q, w_depthwise, stride, padding):
         return NotImplemented
     b, groups = q.shape[0], q.shape[-1] // e
     u, conv_vjp = grouped_depthwise(q, w_depthwise, b_depthwise, groups, stride, padding)  # (b, g, h_g, w_g, e)

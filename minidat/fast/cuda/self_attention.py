@@ -38,7 +38,7 @@ def in_one_kernel(qkv, bias, mask, heads: int):
 def self_attention(qkv, bias, mask, *, heads: int):
     """Y = Concat_m softmax(q⁽ᵐ⁾ k⁽ᵐ⁾ᵀ/√d + bias + mask) v⁽ᵐ⁾; see `ops.self_attention`."""
     e = qkv.shape[-1]
-    if e % (3 * heads):
+    if heads < 1 or e % (3 * heads):
         return NotImplemented  # the plain op raises the error
     small = in_one_kernel(qkv, bias, mask, heads)
     if small is not NotImplemented:

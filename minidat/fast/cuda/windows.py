@@ -37,7 +37,7 @@ def _merge(t: Any, size: tuple[int, int], window: int, shift: int) -> Any:
 def window_partition(x, *, window: int, shift: int = 0):
     """Cut a map, rolled by −shift, into windows; see `ops.window_partition`."""
     xp, size = array_module(x), x.shape[1:3]
-    if any(n % window for n in size):
+    if window < 1 or any(n % window for n in size):
         return NotImplemented  # the plain op raises the error
     return _partition(x, window, shift), lambda dy: (_merge(xp.ascontiguousarray(dy), size, window, shift),)
 
@@ -45,6 +45,10 @@ def window_partition(x, *, window: int, shift: int = 0):
 @CUDA.implements(ops.window_merge)
 def window_merge(t, *, height: int, width: int, window: int, shift: int = 0):
     """Put windows back into a map and roll it by +shift; see `ops.window_merge`."""
+    if window < 1 or height % window or width % window:
+        return NotImplemented  # the plain op raises the error
+    if t.shape[1:3] != (height // window * (width // window), window**2):
+        return NotImplemented
     xp = array_module(t)
     y = _merge(t, (height, width), window, shift)
     return y, lambda dy: (_partition(xp.ascontiguousarray(dy), window, shift),)

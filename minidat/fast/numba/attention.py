@@ -33,6 +33,8 @@ def score_gradients(p: np.ndarray, dp: np.ndarray, bias: Any) -> tuple[np.ndarra
 @NUMBA.implements(ops.attention, strided=(0, 1, 2), constants=(4,))
 def attention(q, k, v, bias, mask, *, scale: float):
     """Y = softmax(scale·Q Kᵀ + bias + mask) V; see `ops.attention`."""
+    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
+        return NotImplemented  # the plain op raises the error
     p = weights(q, k, bias, mask, scale)  # (..., n, m)
     y = p @ v
 

@@ -56,6 +56,8 @@ def convolve_vjp(dy, x, w, stride, padding, dx, dw):
 @NUMBA.implements(ops.depthwise_conv)
 def depthwise_conv(x, w, bias, *, stride: int = 1, padding: int = 0):
     """y[…, c] = Σ_(k, l) x[…, c] shifted by (k, l) · W[k, l, c] (+ bias); see `ops.depthwise_conv`."""
+    if stride < 1 or padding < 0:
+        return NotImplemented  # the plain op raises the error
     rows, cols = (output_size(n, k, stride, padding) for n, k in zip(x.shape[1:3], w.shape, strict=False))
     if rows < 1 or cols < 1:
         return NotImplemented  # the plain op raises the error

@@ -31,8 +31,11 @@ def cache_folder() -> Path | None:
     """Where compiled loops are kept: in NUMBA_CACHE_DIR if that is set, else beside these files, else in the user's cache
     folder. None where none of them can be written."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minidat"
-    for place in [Path(chosen)] if chosen else [FOLDER / "__pycache__", user]:
+    places = [Path(chosen)] if chosen else [FOLDER / "__pycache__"]
+    if not chosen:
+        with suppress(RuntimeError):  # a user without a home
+            places.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minidat")
+    for place in places:
         with suppress(OSError):
             folder = place / (NAME + digest())
             folder.mkdir(parents=True, exist_ok=True)

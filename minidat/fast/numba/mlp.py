@@ -37,6 +37,8 @@ def mlp(x, w1, b1, w2, b2):
     y += b2
 
     def vjp(dy):
+        if not recording:
+            raise RuntimeError("mlp: it ran under no_grad() and kept nothing for a gradient")
         dy2 = dy.reshape(-1, d)
         dx, a = np.empty_like(x2), np.empty((blocks[0].stop, e), x.dtype)
         dw1, db1, dw2 = np.empty_like(w1), np.zeros_like(b1), np.empty_like(w2)

@@ -50,6 +50,8 @@ def scores(q: Array, k: Array, bias: Array | None, mask: Array | None, scale: fl
 @NUMPY.implements(ops.attention, constants=(4,))
 def attention(q, k, v, bias, mask, *, scale: float):
     """Y = softmax(scale·Q Kᵀ + bias + mask) V; see `ops.attention`."""
+    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
+        return NotImplemented  # the plain op raises the error
     p = weights(q, k, bias, mask, scale)  # (..., n, m)
     y = p @ v  # (..., n, c)
 

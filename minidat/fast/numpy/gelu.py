@@ -31,7 +31,13 @@ def gelu(x):
         return NotImplemented
     y, slope = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype) if is_recording() else None
     value_and_slope(x, y, slope)
-    return y, lambda dy: (dy * slope,)
+
+    def vjp(dy):
+        if slope is None:
+            raise RuntimeError("gelu: it ran under no_grad() and kept nothing for a gradient")
+        return (dy * slope,)
+
+    return y, vjp
 
 
 def value_and_slope(x: np.ndarray, y: np.ndarray, slope: np.ndarray | None) -> None:

@@ -47,6 +47,8 @@ def mlp(x, w1, b1, w2, b2):
     y += b2
 
     def vjp(dy):
+        if not recording:
+            raise RuntimeError("mlp: it ran under no_grad() and kept nothing for a gradient")
         dy2 = dy.reshape(-1, d)
         dx = np.empty_like(x2)
         dw1, db1, dw2 = (np.zeros_like(p) for p in (w1, b1, w2))

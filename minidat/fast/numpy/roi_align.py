@@ -15,7 +15,10 @@ def roi_align(
     x, boxes, images, *, size: tuple[int, int], scale: float = 1.0, samples: int = 0, half_pixel: bool = True
 ):
     """Y_r = W_y X W_xᵀ without the rows and columns of X whose weights are 0; see `ops.roi_align`."""
-    images = images.astype(np.int64)  # a constant comes in the map's dtype
+    whole = images.astype(np.int64)  # a constant comes in the map's dtype
+    if (whole != images).any():
+        return NotImplemented  # the plain op raises the error
+    images = whole
     check_roi_align(x, boxes, images, size, samples)
     rows, cols = box_matrices(x, boxes, size, scale, samples, half_pixel)  # (r, i, h), (r, j, w)
     parts = []
