@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from build import CHAPTERS, MARKER, REGION, BuildError, chapter_files, notebook, title
+from build import CHAPTERS, REGION, BuildError, chapter_files, notebook, title
 from nbformat import NotebookNode
 from sphinx.cmd.build import main as sphinx_build
 
@@ -73,7 +73,7 @@ def _built(source: Path, *, solution: bool) -> NotebookNode:
 
 
 def _folded(answer: NotebookNode | None, explained: NotebookNode) -> NotebookNode:
-    code = "" if answer is None else f"```python\n{MARKER.sub('', answer.source)}\n```\n\n"
+    code = "" if answer is None else f"```python\n{answer.source}\n```\n\n"
     said = (
         ""
         if answer is None
@@ -103,6 +103,8 @@ def index() -> str:
 
 
 def main(out: Path) -> int:
+    if out.exists() and any(out.iterdir()) and not (out / ".buildinfo").exists():
+        raise BuildError(f"{out} holds other files; name a new folder")
     with tempfile.TemporaryDirectory() as folder:
         pages = Path(folder)
         (pages / "index.md").write_text(index(), "utf-8")

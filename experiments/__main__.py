@@ -35,7 +35,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    try:
+        return _main(parser().parse_args(argv), argv)
+    except (DataError, ValueError) as error:
+        print(f"experiments: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _main(arguments: argparse.Namespace, argv: list[str] | None) -> int:
     if arguments.command == "list":
         listing()
         return 0
@@ -55,9 +62,6 @@ def main(argv: list[str] | None = None) -> int:
         for other in others:
             other.terminate()
         return STOPPED
-    except (DataError, ValueError) as error:
-        print(f"experiments: {error}", file=sys.stderr)
-        return FAILED
     finally:
         for other in others:
             other.wait()

@@ -168,7 +168,9 @@ def main(argv: list[str] | None = None) -> int:
         report()
         return 0
     if not FOLDER.exists():
-        make_folder(FOLDER)
+        unfinished = FOLDER.with_name(f"{FOLDER.name}.new")
+        make_folder(unfinished)
+        unfinished.rename(FOLDER)
     for kind, train in KINDS.items():
         if max(steps(folder_of(kind)), default=0) < STEPS:
             print(kind, flush=True)

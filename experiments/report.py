@@ -166,9 +166,13 @@ def _line(cells: list[str]) -> str:
 EXTRA: dict[str, dict[str, Callable[[Result], str]]] = {
     "range": {"moved, in pixels of the map, block by block": _of_blocks("moved", _moved)},
     "groups": {
-        "groups apart, in pixels of the map (from another image's points), block by block": _of_blocks("groups_apart", _apart),
+        "groups apart, in pixels of the map (from another image's points), block by block": _of_blocks(
+            "groups_apart", _apart
+        ),
         "moved, in pixels of the map": _of_blocks("moved", _moved),
     },
-    "looking": {"% of points in the box (another image's box, reference points), block by block": _of_blocks("in_box", _in_box)},
+    "looking": {
+        "% of points in the box (another image's box, reference points), block by block": _of_blocks("in_box", _in_box)
+    },
 }
 """Further columns, of tables that ask where points go."""

@@ -290,6 +290,16 @@ def test_output_that_leads_nowhere(redirect, code, said, trained, tmp_path):
     assert ended.stderr.startswith(said) and ended.stderr.count("\n") == bool(said)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="redirects as POSIX shells do")
+@pytest.mark.parametrize("redirect", ["| true", "> /dev/full"])
+def test_help_that_leads_nowhere(redirect):
+    line = f"{sys.executable} -m minidat --help {redirect}; exit ${{PIPESTATUS[0]}}"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("PYTHONUNBUFFERED", None)
+    ended = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode in (1, 141) and "Exception" not in ended.stderr
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_characters_that_the_output_lacks_are_replaced(encoding):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": encoding}

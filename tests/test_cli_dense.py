@@ -66,7 +66,8 @@ def test_a_detector_from_training_to_a_picture_of_ones_own(tmp_path, capsys):
     assert "3 test images" in text and "crescent" in text and widths(text) <= 80
 
     assert run("info", "run") == 0
-    assert "best box AP " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "best box AP " in said and re.search(r"\nlr +0\.0015\n", said)  # the head's own, so no star
     Image.fromarray(np.full((50, 90, 3), 128, np.uint8)).save("grey.png")
     assert run("predict", "grey.png", "gone.png", "--weights", "run", "--score", "0") == 1
     out, error = capsys.readouterr()
@@ -90,6 +91,8 @@ def test_a_detector_from_training_to_a_picture_of_ones_own(tmp_path, capsys):
             "--protocol",
             "whole",
         ): "--protocol is for classification, and run is for",
+        ("figure", "points", "--image", "grey.png", "--weights", "run"): "run has a head; `minidat predict` draws",
+        ("export", "run", "net.pth"): "export run: it has the head retina_mask; only classifiers",
         (
             "eval",
             "run",
@@ -136,6 +139,7 @@ def test_the_pictures_are_of_the_averaged_network(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--data", "coco"], "--data coco is for detection and segmentation: name a --head"),
         (["--head", "semantic_fpn", "--smoothing", "0.1"], "smoothing is 0.1; it is of classification"),
         (["--head", "upernet", "--data", "cifar10"], "data 'cifar10' is unknown; choose from shapes"),
         (["--head", "mask_rcnn"], "head mask_rcnn needs a backbone of 4 stages, this one has 2"),

@@ -92,3 +92,9 @@ def test_figure_refuses(arguments, said, tmp_path, monkeypatch, capsys):
     assert cli.main(["figure", "cost", *arguments]) == 1
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_side_has_five_digits_at_most(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["info", "dat_micro", "--image", "100001x320000"])
+    assert "must be a side, as 224" in capsys.readouterr().err

@@ -117,6 +117,7 @@ def test_info_tells_a_runs_settings(runs, capsys):
     assert {field.replace("_", "-") for field in Settings().to_json()} <= set(rows)
     assert any(re.fullmatch(r"best accuracy +[\d.]+ %, on images held out from training", line) for line in lines)
     assert any(re.fullmatch(r"test accuracy +[\d.]+ %, of the best epoch", line) for line in lines)
+    assert "*" not in rows["loops"]
     assert lines[-1] == "* differs from the default for shapes"
     best = said(capsys, "info", runs / "old" / BEST, code=0)
     assert f"{BEST}, step 2" in best and "on the test images" in best

@@ -10,7 +10,7 @@ from minidat import Tensor, cli, no_grad
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
 from minidat.released import official
-from minidat.training.folder import BEST
+from minidat.training.folder import BEST, LAST
 from minidat.training.loop import Reporter, Run
 from minidat.training.settings import Settings
 
@@ -75,7 +75,9 @@ def test_what_is_wrong_is_one_line(place, capsys):
         ("dat_micro", "net.onnx"): "the name must end in .pth or .safetensors",
         ("dat_micro", "gone/net.pth"): "the folder gone does not exist",
         ("dat_micro", "gone/net.safetensors"): "the folder gone does not exist",
-        ("dat_micro", f"dat_micro/{BEST}"): "that is a checkpoint of the run",
+        ("dat_micro", f"dat_micro/{BEST}"): "that is a checkpoint of a run",
+        (f"dat_micro/{LAST}", f"dat_micro/{BEST}"): "that is a checkpoint of a run",
+        ("vit_cifar", f"dat_micro/{BEST}"): "that is a checkpoint of a run",
         ("vit_cifar", "net.pth"): "vit_cifar: positions: the released models have no vector",
         ("nowhere", "net.pth"): "nowhere: cannot be read",
     }

@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
         code = arguments.run(arguments)
         return _flushed() or code
+    except SystemExit as ended:  # argparse, after --help or wrong usage
+        raise SystemExit(_flushed() or ended.code) from None
     except Interrupted:
         return STOPPED
     except KeyboardInterrupt:

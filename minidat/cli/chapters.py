@@ -89,4 +89,8 @@ def _open(folder: Path, name: str, *, browser: bool) -> int:
     subprocess.run([*jupyter, "trust", *notebooks], check=False, stdout=subprocess.DEVNULL)
     flags = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []  # as in a container
     flags += [] if browser else ["--no-browser"]
-    return subprocess.run([*jupyter, "lab", *flags, str(folder / name)], check=False).returncode
+    with subprocess.Popen([*jupyter, "lab", *flags, str(folder / name)]) as lab:
+        try:
+            return lab.wait()
+        except KeyboardInterrupt:  # it got Ctrl-C too, and asks whether to stop
+            return lab.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from minidat.cli.class_table import class_table
@@ -25,7 +26,8 @@ def print_report(report: ByClass, folder: Path | None) -> None:
         return
     for name, title, draw in ((CONFUSION, "confusion matrix", _confusion), (MISTAKES, "mistakes", _mistakes)):
         if draw is _mistakes and not report.mistakes:
-            (folder / name).unlink(missing_ok=True)  # of an earlier test
+            with contextlib.suppress(OSError):
+                (folder / name).unlink(missing_ok=True)  # of an earlier test
             continue
         try:
             draw(report, folder / name)

@@ -81,9 +81,13 @@ class Console(Reporter):
         """Print a line."""
         self._print(lambda terminal: terminal.line(text))
 
+    def leave(self) -> None:
+        """What comes next begins on a line of its own."""
+        self._print(Terminal.keep)
+
     def interrupted(self) -> None:
         """The run was stopped and saved: say how to go on."""
-        self._print(Terminal.keep)
+        self.leave()
         again = command_line("train", "--resume", self.run.folder)
         self.note(f"stopped at step {self.run.step:,} of {self.run.total:,}; continue with\n  {printable(again)}")
         self._draw_curves()

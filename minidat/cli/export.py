@@ -13,6 +13,7 @@ from minidat.cli.weights import load_run
 from minidat.models import zoo
 from minidat.released import official
 from minidat.released.recognise import recognise
+from minidat.training import checkpoint
 
 SUFFIXES = (".pth", ".safetensors")
 
@@ -36,10 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"export {out}: the name must end in {' or '.join(SUFFIXES)}")
-    if out.resolve() in (Path(arguments.run_folder).resolve(), *_checkpoints(arguments.run_folder)):
-        raise ValueError(f"export {out}: that is a checkpoint of the run; give the file another name")
+    if checkpoint.is_ours(out):
+        raise ValueError(f"export {out}: that is a checkpoint of a run; give the file another name")
     trained = load_run(arguments.run_folder)
     model, settings = trained.model, trained.state.settings
+    if settings.head is not None:
+        raise ValueError(
+            f"export {arguments.run_folder}: it has the head {settings.head}; only classifiers are written here"
+        )
     try:
         official.save(model, out)
     except ValueError as error:
@@ -58,10 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
     elif _needs_name(model, settings.model):
         print(f"It is not recognised by its names: read it with --model {settings.model}")
     return 0
-
-
-def _checkpoints(run_folder: Path) -> list[Path]:
-    return [path.resolve() for path in run_folder.glob("*.safetensors")] if run_folder.is_dir() else []
 
 
 def _needs_name(model: Any, name: str) -> bool:

@@ -26,7 +26,8 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, except where there is none to show."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        nothing = any(action.default is none for none in (None, False)) or action.default == []
+        return action.help if nothing else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):

@@ -132,7 +132,7 @@ def _dense_table(arguments: argparse.Namespace, convention: str) -> str:
 
 def image_size(text: str) -> int | tuple[int, int]:
     """ "224", or "800x1280" as (height, width). Raises ArgumentTypeError for what is neither."""
-    sides = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
+    sides = re.fullmatch(r"(\d{1,5})(?:[x×](\d{1,5}))?", text)
     if not sides:
         raise argparse.ArgumentTypeError(f"{text!r} must be a side, as 224, or height x width, as 800x1280")
     return int(sides[1]) if sides[2] is None else (int(sides[1]), int(sides[2]))

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from minidat.autograd import Tensor, no_grad
-from minidat.autograd.backend import to_device
+from minidat.autograd.backend import asnumpy, to_device
 from minidat.cli.flags import add_device, add_key, add_model, new_command
 from minidat.cli.photograph import Letterbox, read_photograph
 from minidat.cli.pictures import has_points
@@ -88,6 +88,8 @@ def _subject(arguments: argparse.Namespace) -> _Subject:
             if value is not None:
                 raise ValueError(f"--weights {path} is a run and knows its model; leave out {flag}")
         trained = load_run(path)
+        if trained.state.settings.head is not None:
+            raise ValueError(f"--weights {path} has a head; `minidat predict` draws what it found")
         model, (mean, std), known = trained.model, trained.colours, list(trained.state.classes)
     else:
         model, mean, std, known = official.from_file(path, arguments.model, key=arguments.key), MEAN, STD, None
@@ -137,5 +139,6 @@ def _points(arguments: argparse.Namespace, subject: _Subject) -> None:
     record: dict = {}
     with no_grad():
         logits = subject.model(Tensor(subject.x), record=record)
+    check_finite(asnumpy(logits.data), [arguments.image])
     predicted = int(logits.data[0].argmax())
     points_figure(subject.pixels[None], record, arguments.out, classes=subject.names, predictions=[predicted])

@@ -94,6 +94,7 @@ def describe(named: Path) -> str:
     if state.test_accuracy is not None:
         name = f"test {task.measures[task.score]}"
         rows.insert(2, (name, f"{task.shown(state.test_accuracy)}, of the best epoch"))
+    settings.pop("loops")  # those that were there
     changed = {name.replace("_", "-") for name, value in settings.items() if value != default[name]}
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {printable(text)}{' *' * (name in changed)}" for name, text in rows]
@@ -102,7 +103,7 @@ def describe(named: Path) -> str:
 
 def _chosen_by(settings: dict[str, Any]) -> dict[str, Any]:
     """Of a run's settings those that the defaults of the others depend on."""
-    return {name: settings[name] for name in ("model", "data", "recipe", "batch", "epochs")}
+    return {name: settings[name] for name in ("model", "data", "head", "recipe", "batch", "epochs")}
 
 
 def shown(value: Any) -> str:

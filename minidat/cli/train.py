@@ -12,7 +12,7 @@ from minidat.cli.flags import new_command, use_loops
 from minidat.cli.ranks import joined
 from minidat.cli.runs import checkpoint_in, run_folder, shown, state_of
 from minidat.cli.train_flags import add_flags, flag_of, place_of, settings_given
-from minidat.data import OF_FILES, load
+from minidat.data import DATASETS, OF_FILES, load
 from minidat.fast import loops
 from minidat.training.folder import BEST, LAST
 from minidat.training.included import located
@@ -58,6 +58,9 @@ def _run(arguments: argparse.Namespace, ranks: Ranks) -> int:
     except Interrupted:
         console.interrupted()
         raise
+    except BaseException:
+        console.leave()
+        raise
     try:
         console.end()
     except KeyboardInterrupt:
@@ -82,6 +85,9 @@ def _start(arguments: argparse.Namespace, ranks: Ranks) -> Run:
 def _settings(arguments: argparse.Namespace) -> tuple[Settings, Weights | None]:
     """Those of a new run, whose data is downloaded where it is asked for, and the weights that it starts from."""
     chosen = {name: getattr(arguments, name) for name in ("data", "head") if getattr(arguments, name) is not None}
+    data = chosen.get("data", Settings.data)
+    if "head" not in chosen and data not in DATASETS:
+        raise ValueError(f"--data {data} is for detection and segmentation: name a --head")
     given, weights = settings_given(arguments, defaults(chosen).get("head_options", {})), None
     if arguments.weights is not None:
         checkpoint_in(located(arguments.weights), BEST, LAST)  # of a folder of runs, it lists them

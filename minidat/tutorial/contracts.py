@@ -6,10 +6,13 @@ A contract judges a function: it returns the largest error or None, or raises No
 from __future__ import annotations
 
 import dis
+import inspect
 import linecache
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,9 +108,11 @@ class Op:
     mistakes: Mapping[str, Callable] = field(default_factory=dict)
 
     def judge(self, answer: Callable) -> float:
+        @wraps(answer)
         def value(*inputs: Any):
             return _pair(answer, answer(*inputs))[0]
 
+        @wraps(answer)
         def gradient(dy: np.ndarray, *inputs: Any):
             return _pair(answer, answer(*inputs))[1](dy)
 
@@ -227,11 +232,16 @@ def compare(
             continue
         for text, wrong in mistakes.items():
             if agrees(_array(yours), np.asarray(wrong[i], np.float64), tolerance):
-                raise Wrong(f"{finding.partition(' (')[0]} ({text})")
+                raise Wrong(f"{_bare(finding)} ({text})")
         if _reordered(got, expected, tolerance):
-            raise Wrong(f"{finding.partition(' (')[0]} (results in another order? {', '.join(names)} is asked for)")
+            raise Wrong(f"{_bare(finding)} (results in another order? {', '.join(names)} is asked for)")
         raise Wrong(finding)
     return worst
+
+
+def _bare(finding: str) -> str:
+    """Without the guess in brackets at its end."""
+    return re.sub(r" \([^()]*\)$", "", finding)
 
 
 def _reordered(got: Sequence[Any], expected: Sequence[Any], tolerance: float) -> bool:
@@ -269,7 +279,7 @@ def _generators() -> list[np.random.Generator]:
 def _exception(answer: Callable, error: Exception) -> str:
     """What was raised, and the line of the reader's own code that raised it."""
     told = f"raises {type(error).__name__}: {error}"
-    file = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    file = getattr(getattr(inspect.unwrap(answer), "__code__", None), "co_filename", None)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename == file:
             line = linecache.getline(frame.filename, frame.lineno or 0).strip()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -68,17 +67,18 @@ def update(folder: Path, chapters: Path = CHECKOUT / "chapters") -> Update:
             done.kept.append(name)
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        with atomic_write(target) as file:
+            file.write(source.read_bytes())
         record[name] = digest
     with atomic_write(folder / RECORD) as file:
         file.write(json.dumps(record, indent=1).encode())
     return done
 
 
-def progress(folder: Path) -> list[Progress]:
-    """Every chapter of the copy, in order, by what its saved cells show."""
+def progress(folder: Path, chapters: Path = CHECKOUT / "chapters") -> list[Progress]:
+    """Every chapter of the copy, in order, by what its saved cells show; files of other names are left out."""
     record = _record(folder)
-    return [_progress(path, record) for path in sorted(folder.glob(PATTERNS[0]))]
+    return [_progress(path, record) for path in sorted(folder.glob(PATTERNS[0])) if (chapters / path.name).exists()]
 
 
 def place(chapters: list[Progress]) -> Progress:
@@ -89,12 +89,11 @@ def place(chapters: list[Progress]) -> Progress:
 
 
 def _progress(path: Path, record: dict[str, str]) -> Progress:
-    text = path.read_text("utf-8")
     try:
-        cells = json.loads(text)["cells"]
+        cells = json.loads(path.read_text("utf-8"))["cells"]
         outputs = "\n".join(_printed(cell) for cell in cells)
         sources = "\n".join("".join(cell["source"]) for cell in cells)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WorkbookError(f"{path} is not a notebook that can be read ({type(error).__name__}: {error})") from error
     verdicts = dict(VERDICT.findall(outputs))
     numbers = set(re.findall(r'^check\("([\d.]+)"', sources, re.MULTILINE))

@@ -119,6 +119,16 @@ def test_an_op_is_held_to_its_value_and_its_gradient(exercise):
     assert "✗ dx[" in judge(lambda x: (np.tanh(x), ops.sigmoid.raw(x)[1]))
     assert judge(lambda x: ...) == "99.1 not attempted yet"
 
+    def wrong(x):
+        return np.tanh(x.TT), None
+
+    assert judge(wrong).endswith("in the line `return np.tanh(x.TT), None`")
+    two = exercise(
+        Op(lambda x, w: x @ w, lambda rng: (rng.standard_normal((2, 3)), rng.standard_normal((3, 4))), ("dx", "dw"))
+    )
+    said = two(lambda x, w: (x @ w, lambda dy: (x.T @ dy, dy @ w.T)))
+    assert "dx has shape (3, 4), but (2, 3) is asked for (results in another order?" in said
+
 
 def test_a_behaviour_may_have_no_number(exercise):
     def trial(f):

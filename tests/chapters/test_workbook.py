@@ -1,5 +1,7 @@
 """A reader's copy of the chapters: made, kept, counted, and opened where the reader left off."""
 
+import contextlib
+import errno
 import json
 import os
 
@@ -97,7 +99,7 @@ def test_progress_is_read_from_what_cells_printed(chapters, tmp_path):
         notebook("01 · Engine", ["1.1", "1.2"], {"1.1": "✓ agrees to 3e-10", "1.2": "✗ dx[0]: …"}),
         9e9,
     )
-    one, two = progress(mine)
+    one, two = progress(mine, chapters)
     assert (one.title, one.solved, one.tried, one.exercises) == ("01 · Engine", 1, 2, 2)
     assert (two.solved, two.tried, two.exercises, two.changed) == (0, 0, 1, 0)
     assert one.changed == 9e9
@@ -121,7 +123,7 @@ def test_it_goes_on_where_the_reader_left_off(saved, name, chapters, tmp_path):
     update(mine, chapters)
     for file, (text, at) in saved.items():
         write(mine, file, text, at)
-    assert place(progress(mine)).name == name
+    assert place(progress(mine, chapters)).name == name
 
 
 def test_what_cannot_be_is_said_in_a_line(chapters, tmp_path):
@@ -130,9 +132,28 @@ def test_what_cannot_be_is_said_in_a_line(chapters, tmp_path):
     with pytest.raises(WorkbookError, match="holds the chapters themselves"):
         update(chapters, chapters)
     update(tmp_path / "mine", chapters)
-    (tmp_path / "mine" / "02_ops.ipynb").write_text("half a file")
-    with pytest.raises(WorkbookError, match=r"02_ops\.ipynb is not a notebook that can be read"):
-        progress(tmp_path / "mine")
+    for content in (b"half a file", b"\xff\xfe", b'{"cells": [1]}'):
+        (tmp_path / "mine" / "02_ops.ipynb").write_bytes(content)
+        with pytest.raises(WorkbookError, match=r"02_ops\.ipynb is not a notebook that can be read"):
+            progress(tmp_path / "mine", chapters)
+
+
+def test_a_renamed_copy_is_no_chapter(chapters, tmp_path):
+    mine = tmp_path / "mine"
+    update(mine, chapters)
+    (mine / "01_engine.ipynb").rename(mine / "01_engine-mine.ipynb")
+    update(mine, chapters)
+    assert [chapter.name for chapter in progress(mine, chapters)] == ["01_engine.ipynb", "02_ops.ipynb"]
+
+
+def test_a_copy_that_fails_leaves_nothing(chapters, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError):
+        update(tmp_path / "mine", chapters)
+    assert not list((tmp_path / "mine").glob("*.ipynb"))
 
 
 @pytest.fixture
@@ -140,10 +161,19 @@ def started(monkeypatch):
     """The commands that would be run."""
     commands = []
 
-    class Done:
-        returncode = 0
+    class Done(contextlib.nullcontext):
+        returncode, interrupts = 0, [KeyboardInterrupt]
 
-    monkeypatch.setattr("subprocess.run", lambda command, **_: commands.append(command) or Done)
+        def __enter__(self):
+            return self
+
+        def wait(self):
+            if self.interrupts:
+                raise self.interrupts.pop()  # Ctrl-C, which JupyterLab gets too: it asks whether to stop
+            return 0
+
+    for name in ("run", "Popen"):
+        monkeypatch.setattr(f"subprocess.{name}", lambda command, **_: commands.append(command) or Done())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     return commands
 
