@@ -82,6 +82,7 @@ class ImageFolder:
         skip_damaged: bool = False,
     ):
         self.folder, self.transform, self.skip_damaged = Path(root).expanduser() / split, transform, skip_damaged
+        self.given: list[Path] = []  # the files of the batch that `batches` gave last
         self.damaged: list[str] = []  # what is wrong with each image that was left out
         identities = tuple(identity for identity, _ in _classes())
         folders = class_folders(Path(root).expanduser(), self.folder, identities)
@@ -132,6 +133,7 @@ class ImageFolder:
                 readable = [i for i, result in zip(piece, results, strict=True) if not isinstance(result, DataError)]
                 self.damaged += [str(result) for result in results if isinstance(result, DataError)]
                 if readable:
+                    self.given = [self.files[i] for i in readable]
                     yield (
                         np.stack([result for result in results if not isinstance(result, DataError)]),
                         self.labels[readable],

@@ -16,7 +16,7 @@ Array = Any  # numpy.ndarray or cupy.ndarray
 
 
 def decays(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether weight decay pulls this parameter towards zero. `name` is dotted: "stages.2.mlp.up.weight".
+    """Whether weight decay pulls this parameter towards zero. `name` is dotted: "stages.2.blocks.0.mlp.hidden.weight".
 
     The released code's rule: no decay for what has one axis (biases, layer norms' scales and shifts) or none, for
     names that end in `bias`, and for what encodes positions in a D, L or S block: here `table`, and the depthwise

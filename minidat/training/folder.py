@@ -20,11 +20,21 @@ RANKS = "ranks.txt"  # which process is which rank, where there are several
 
 
 def check_free(folder: Path) -> None:
-    """Raise TrainingError where the folder holds a checkpoint."""
+    """Raise TrainingError where the folder holds a checkpoint, or a file of another program that a run would write over."""
     if (folder / LAST).exists() or (folder / BEST).exists():
         raise TrainingError(
             f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out"
         )
+    if (folder / SETTINGS).exists() and not _is_of_a_run(folder / SETTINGS):
+        raise TrainingError(f"{folder} holds a {SETTINGS} that is no run's; choose another --out")
+
+
+def _is_of_a_run(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"model", "data", "epochs"} <= found.keys()
 
 
 @contextlib.contextmanager

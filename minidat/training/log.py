@@ -21,6 +21,8 @@ def truncate(path: Path, last: Mapping[str, int]) -> None:
     it says, and a last line that is cut short. All other lines stay, also those that are no records."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     kept = [line for line in lines if _stays(line, last)]
+    if kept and not kept[-1].endswith(b"\n"):
+        kept[-1] += b"\n"
     if kept != lines:
         with atomic_write(path) as file:
             file.writelines(kept)

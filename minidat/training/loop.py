@@ -77,7 +77,6 @@ class Run:
         _check_precision(settings, device)
         if ranks.count > 1 and settings.head is not None:
             raise TrainingError("--head is trained by one process: its losses and batch norm are of a whole batch")
-        Share.of(settings.batch, ranks.rank, ranks.count, settings.accumulate)  # raises where that is too small
         self.ranks = ranks
         self.settings, self.folder, self.device, self.graph = settings, folder, device, graph
         self._use_loops()
@@ -85,6 +84,7 @@ class Run:
         self.task = task_of(settings)
         self.decoders = Decoders(default_readers(device, ranks.cores) if readers is None else readers)
         splits = load_splits(settings, self.decoders)
+        Share.of(settings.batch, ranks.rank, ranks.count, settings.accumulate)  # raises where that is too small
         self.training, self.validation, self.testing = splits.training, splits.validation, splits.testing
         self.whole = splits.whole
         self.order = Order(settings.seed, len(self.training), settings.batch)
@@ -302,10 +302,12 @@ class Run:
 
     def _tidy(self, saved: RunState) -> None:
         """Drop what the log says of later steps, and write the settings where they changed."""
-        tests = self.tested if self.validation is None else saved.step - (saved.test_accuracy is None)
+        ended = saved.test_accuracy is None and saved.step == self.total  # all trained, not tested
+        tests = self.tested if self.validation is None else saved.step - ended
         log.truncate(self.folder / LOG, {"train": saved.step, "validation": self.tested, "test": tests})
         if self.settings != saved.settings:
             write_settings(self.folder, self.settings)
+            self.save(LAST)
 
     def _compare(self, saved: RunState) -> None:
         """Note what makes this run another than one that was never stopped."""
@@ -317,6 +319,10 @@ class Run:
 
     def cannot_write(self, error: OSError) -> TrainingError:
         """What to raise where a file of the run cannot be written."""
+        if not any((self.folder / name).exists() for name in (LAST, BEST)):
+            return TrainingError(
+                f"{error.filename or self.folder} cannot be written: {error.strerror or error}; the run has no checkpoint yet"
+            )
         lost = self.step - self.saved_step
         since = "the step since is lost" if lost == 1 else f"the {lost:,} steps since are lost"
         what = since if lost else "no step is lost"
@@ -351,7 +357,8 @@ def _check_precision(settings: Settings, device: str) -> None:
 
 def _schedule(settings: Settings, steps_per_epoch: int) -> Schedule:
     """The learning rate at each step, of settings that count epochs."""
-    total, warmup = settings.epochs * steps_per_epoch, round(settings.warmup * steps_per_epoch)
+    total = settings.epochs * steps_per_epoch
+    warmup = min(round(settings.warmup * steps_per_epoch), total - 1)
     return Schedule(settings.lr, total, warmup, settings.warmup_lr, settings.minimum_lr)
 
 

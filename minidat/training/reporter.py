@@ -12,14 +12,15 @@ class Reporter(Protocol):
     """
 
     def train(self, record: dict[str, Any]) -> None:
-        """Some steps were taken: "step", "epoch", "loss" and "accuracy" (means over them), "lr", "images_per_second" (over
-        them), "seconds" (of all sittings)."""
+        """Some steps were taken: "step", "epoch", "loss" and what else the task sums, such as "accuracy" (means over them), "lr",
+        "images_per_second" (over them), "seconds" (of all sittings)."""
 
     def testing(self, done: int, total: int) -> None:
         """`done` of `total` images were tested."""
 
     def test(self, record: dict[str, Any]) -> None:
-        """A data set was tested: "kind" says which, "validation" or "test"; "step", "epoch", "loss", "accuracy", "seconds"."""
+        """A data set was tested: "kind" says which, "validation" or "test"; "step", "epoch", "seconds", and what the task's test
+        tells, such as "loss" and "accuracy"."""
 
     def note(self, text: str) -> None:
         """Something that a person should know."""

@@ -38,6 +38,7 @@ class Sitting:
         self.clock = Clock(run.seconds)
         self.saved_at = run.seconds
         self.reading = ReadingReport(step.feed, run.whole, run.testing)
+        self.earlier = run.sums.count  # images in the sums that an earlier sitting took
         step.restart(run.sums)
 
     def work(self) -> None:
@@ -83,11 +84,11 @@ class Sitting:
         sums = run.sums = self.step.read()
         record = self._record("train", sums, round(run.step / run.steps_per_epoch, 4)) | {
             "lr": run.schedule(run.step - 1),
-            "images_per_second": round(self.clock.images_per_second(sums.count), 1),
+            "images_per_second": round(self.clock.images_per_second(sums.count - self.earlier), 1),
         }
         record |= self.reading.waiting(self.clock.lap)
         self._write(record)
-        run.sums = run.task.nothing
+        run.sums, self.earlier = run.task.nothing, 0
         self.step.restart()
         if run.step % run.steps_per_epoch == 0:
             self._save()

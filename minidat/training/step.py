@@ -17,7 +17,7 @@ import numpy as np
 from minidat import ops
 from minidat.autograd import Tensor, array_module, asnumpy, gradients
 from minidat.data import Dataset, augment
-from minidat.data.dataset import OnDevice
+from minidat.data.dataset import DataError, OnDevice
 from minidat.data.pictures import Pictures
 from minidat.data.share import Share
 from minidat.fast.cuda.flat_gradient import FlatGradient
@@ -67,7 +67,8 @@ class HostStep(AbstractContextManager):
         self.feed = Feed(dataset) if feed is None else feed
         self.optimiser, self.schedule, self.ranks = optimiser, schedule, ranks
         self.task = task_of(settings) if task is None else task
-        whole = bool(model.running())  # batch norm: its statistics are the whole batch's, and change in one thread
+        self.running = list(model.running().values())
+        whole = bool(self.running)  # batch norm: its statistics are the whole batch's, and change in one thread
         self.workers = Workers(1, settings.batch, blas=threads) if whole else self._workers(threads)
         self.gradient = BatchGradient(model, optimiser.arena, self.workers, self.task.loss)
         self.sums = self.task.nothing
@@ -89,8 +90,15 @@ class HostStep(AbstractContextManager):
         self.workers.__exit__(*error)
 
     def advance(self, step: int, indices: np.ndarray) -> None:
-        """Take the step that follows `step` steps, on the images at `indices`. Raises NotFinite."""
-        grad, result = self._accumulated(step, indices)
+        """Take the step that follows `step` steps, on the images at `indices`. Raises NotFinite, and DataError where one
+        cannot be read; nothing is changed then."""
+        before = [t.data.copy() for t in self.running]
+        try:
+            grad, result = self._accumulated(step, indices)
+        except DataError:  # a picture cannot be read: the step is not taken
+            for t, data in zip(self.running, before, strict=True):
+                t.data[...] = data
+            raise
         self.ranks.add(grad)
         result = self.ranks.sum_of(result)
         norm = clip_by_norm(grad, self.settings.max_norm)
@@ -203,10 +211,15 @@ class DeviceStep(AbstractContextManager):
 
     def advance(self, step: int, indices: np.ndarray) -> None:
         """Enqueue the step that follows `step` steps, on the images at `indices`."""
+        taken = self.optimiser.t
         scalars = self.optimiser.scalars(self.schedule(step), self.settings.max_norm)
         rate = np.zeros(1, np.float32) if self.average is None else self.average.rate_at(self.optimiser.t)
         for k, part in enumerate(np.split(indices, self.settings.accumulate)):
-            self._send(step, k, part, scalars, rate)
+            try:
+                self._send(step, k, part, scalars, rate)
+            except DataError:  # a picture cannot be read: the step is not taken
+                self.optimiser.t = taken
+                raise
             self.works[0]()
         self._add_up()
         for work in self.works[1:]:

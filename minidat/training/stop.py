@@ -32,6 +32,7 @@ class StopSignal(AbstractContextManager):
     def __exit__(self, *error: object) -> None:
         while self._old:
             signal.signal(*self._old.popitem())
+        self.asked = False
 
     def _ask(self, number: int, frame: Any) -> None:
         if self.asked and number == signal.SIGINT:

@@ -39,7 +39,7 @@ def evaluate(
     for images, labels in folder.batches(batch, threads):
         x: Any = to_device(normalise(images, folder.mean, folder.std), device)
         logits = asnumpy(predict(model, x, workers))  # (B, K)
-        check_finite(logits, folder.files[total.count : total.count + len(labels)])
+        check_finite(logits, folder.given)
         total += accuracy(logits, labels)
         if report is not None:
             report.add(images, labels, logits)

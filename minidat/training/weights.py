@@ -57,8 +57,9 @@ class Weights:
         (`released.resize`), and so are ViT's vectors. Raises ValueError, naming the file, where the weights are another
         network's.
         """
-        count = len(self.arrays.get((RELEASED_HEAD if self.released else HEAD)[1], ()))
-        kept = tuple(classes) == self.classes if self.classes is not None else len(classes) == count
+        bias = self.arrays.get((RELEASED_HEAD if self.released else HEAD)[1])
+        count = len(bias) if bias is not None and bias.ndim else 0
+        kept = tuple(classes) == self.classes if self.classes is not None else len(classes) == count > 0
         resized = self._put_released(model, kept) if self.released else self._put_ours(model, kept)
         head = "its head is kept" if kept else f"a fresh head for {len(classes):,} classes (it has {count:,})"
         tables = f"; {resized} position tables resized" if resized else ""
@@ -79,7 +80,10 @@ class Weights:
         """How many tables were resized."""
         parameters = model.parameters()
         found = dict(self.arrays) | ({} if kept else {name: parameters[name].data for name in HEAD})
-        fitted = found | _resized(model, found)
+        try:
+            fitted = found | _resized(model, found)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}{self._whose()}") from error
         shapes = ({name: each.shape for name, each in arrays.items()} for arrays in (parameters, fitted))
         try:
             checkpoint.check_names(*shapes, self.path)

@@ -12,6 +12,7 @@ import standin_cuda
 from PIL import Image
 
 from minidat.autograd.backend import asnumpy
+from minidat.data.dataset import DataError
 from minidat.fast.cuda import cublas
 from minidat.models import Config
 from minidat.models.zoo import MODELS, stages
@@ -337,3 +338,17 @@ def test_without_kernels_steps_report_to_the_host(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "AdamW", Plain)
     _, seen_there = trained(tmp_path / "there", short, device="gpu")
     assert_close(seen_there, seen_here)
+
+
+@pytest.mark.usefixtures("device", "kernels")
+def test_a_step_that_cannot_be_read_is_not_counted(tmp_path):
+    run = Run.start(SMALL, tmp_path, device="gpu")
+
+    def damaged(*_):
+        raise DataError("x.jpg is damaged")
+
+    with run._step(Watcher()) as step:
+        step._send = damaged
+        with pytest.raises(DataError):
+            step.advance(0, run.order(0))
+    assert run.optimiser.t == 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from minidat.cli.weights import load_run
+from minidat.data.dataset import DataError
 from minidat.data.sample_sets import NOTHING
 from minidat.data.samples import IGNORED, Sample
 from minidat.data.scenes import Scenes
@@ -389,3 +390,22 @@ def test_weights_of_a_classifier_go_into_the_backbone_and_stay_where_they_are_fr
     }
     assert moved and not any(name.startswith(("stem", "stages.0", "downs.0")) for name in moved)
     assert any("head retina_mask is fresh" in note for note in run.notes)
+
+
+def test_a_step_that_cannot_be_read_moves_no_running_statistics(tmp_path):
+    run = Run.start(settings("semantic_fpn", accumulate=2), tmp_path, threads=1)
+    with run._step(Quiet()) as step:
+        read, calls = step.feed.batch, []
+
+        def second_is_damaged(*arguments):
+            calls.append(arguments)
+            if len(calls) == 2:
+                raise DataError("x.jpg is damaged")
+            return read(*arguments)
+
+        step.feed.batch = second_is_damaged
+        before = {name: t.data.copy() for name, t in run.model.running().items()}
+        with pytest.raises(DataError):
+            step.advance(0, run.order(0))
+    assert len(calls) == 2 and before
+    assert all((t.data == before[name]).all() for name, t in run.model.running().items())

@@ -123,9 +123,27 @@ def test_of_two_that_start_in_one_folder_the_second_is_refused_and_spoils_nothin
     assert {file.name for file in first.folder.iterdir()} == set(before) - {LAST}
 
 
+def test_another_programs_settings_are_not_written_over(tmp_path):
+    (tmp_path / SETTINGS).write_text('{"editor": "mine"}')
+    with pytest.raises(TrainingError, match=r"holds a settings\.json that is no run's; choose another --out"):
+        start(tmp_path)
+    assert (tmp_path / SETTINGS).read_text() == '{"editor": "mine"}'
+
+
+def test_a_batch_larger_than_any_data_set_is_refused_before_it_is_made(tmp_path):
+    with pytest.raises(TrainingError, match="batch 1000000000000 is larger than the training set, 14 images"):
+        start(tmp_path / "run", replace(SHORT, batch=10**12))
+
+
+def test_a_warm_up_that_rounds_to_the_whole_run_leaves_a_step(tmp_path):
+    start(tmp_path / "run", replace(SHORT, epochs=1, warmup=0.9)).train(Quiet())
+
+
 def test_a_start_that_fails_leaves_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.checkpoint, "save", full)
-    with pytest.raises(TrainingError, match="cannot be written: No space left on device"):
+    with pytest.raises(
+        TrainingError, match=r"cannot be written: No space left on device; the run has no checkpoint yet$"
+    ):
         start(tmp_path / "run")
     assert not (tmp_path / "run").exists()
     (tmp_path / "mine").mkdir()
@@ -198,9 +216,39 @@ def test_a_run_trains_again_after_it_was_stopped(tmp_path):
     with pytest.raises(Interrupted):
         run.train(Quiet())
     Run.resume(tmp_path / "run", threads=1).train(Quiet())
+    same = start(tmp_path / "same")
+    same.stop.asked = True
+    with pytest.raises(Interrupted):
+        same.train(Quiet())
+    same.train(Quiet())
+    assert same.complete
 
 
 # Resuming
+
+
+def test_more_epochs_are_kept_although_the_run_is_killed_before_its_next_save(tmp_path):
+    start(tmp_path / "run").train(Quiet())
+    Run.resume(tmp_path / "run", epochs=5, threads=1).lock.release()  # killed here
+    again = Run.resume(tmp_path / "run", threads=1)
+    assert again.settings.epochs == 5 and not again.complete
+    tests = [line for line in (tmp_path / "run" / LOG).read_text().splitlines() if '"kind": "test"' in line]
+    assert len(tests) == 2
+
+
+def test_the_speed_is_of_this_sittings_images(tmp_path, monkeypatch):
+    class Counting(sitting.Clock):
+        def images_per_second(self, count):
+            return float(count)
+
+    monkeypatch.setattr(sitting, "Clock", Counting)
+    run = start(tmp_path / "run")
+    run.stop.asked = True
+    with pytest.raises(Interrupted):
+        run.train(Quiet())
+    Run.resume(tmp_path / "run", threads=1).train(Quiet())
+    records = map(json.loads, (tmp_path / "run" / LOG).read_text().splitlines())
+    assert [r["images_per_second"] for r in records if r["kind"] == "train"] == [8.0, 12.0]  # of 3 steps of 4, less one
 
 
 def test_a_run_is_named_by_its_folder_or_its_last_checkpoint(tmp_path):
@@ -468,6 +516,11 @@ def test_the_log_loses_later_records_and_a_line_cut_short_and_nothing_else(tmp_p
     path.write_bytes(b"".join([dropped[0], *kept, *dropped[1:]]))
     log.truncate(path, {"train": 2, "test": 3})
     assert path.read_bytes() == b"".join(kept)
+    path.write_bytes(kept[-1][:-1])
+    log.truncate(path, {"train": 2})
+    log.append(path, {"kind": "train", "step": 3})
+    assert path.read_bytes() == kept[-1] + b'{"kind": "train", "step": 3}\n'
+    path.write_bytes(b"".join(kept))
     before = path.stat().st_ino
     log.truncate(path, {"train": 2, "test": 3})
     assert path.stat().st_ino == before  # nothing to drop, nothing written

@@ -1,5 +1,7 @@
 """The accuracy of a network on a folder of images."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,3 +49,12 @@ def test_a_folder_with_other_classes_than_the_model_s(tmp_path):
     folder = ImageFolder(fill(tmp_path, {"n01": 1, "n02": 1}), transform=SMALL)
     with Workers(1, 1) as workers, pytest.raises(DataError, match="val has 2 class folders, the model 10 classes"):
         next(evaluate(create("dat_micro"), folder, workers, "cpu", batch=1, threads=1))
+
+
+def test_an_image_behind_a_damaged_one_is_named_by_its_own_file(tmp_path):
+    folder = ImageFolder(fill(tmp_path, {f"n{i:02d}": 1 for i in range(10)}), transform=SMALL, skip_damaged=True)
+    folder.files[0].write_bytes(b"damaged")
+    model = create("dat_micro")
+    model.head.bias.data[:] = np.nan
+    with Workers(1, 1) as workers, pytest.raises(ValueError, match=re.escape(str(folder.files[1]))):
+        next(evaluate(model, folder, workers, "cpu", batch=2, threads=1))

@@ -1,6 +1,7 @@
 """A run that starts from weights: which are taken over, which are drawn anew, and that it goes on without their file."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,3 +267,26 @@ def test_a_resumed_run_keeps_its_weights(source, capsys):
     capsys.readouterr()
     assert cli.main(["train", "--resume", "run", "--weights", "other", "--threads", "1"]) == 1
     assert "the run has weights source and keeps it; leave out --weights other" in capsys.readouterr().err
+
+
+def test_weights_without_a_head_start_a_network_with_a_fresh_one(tmp_path):
+    model = create("dat_micro", seed=5)
+    drawn = arrays(model)
+    headless = {
+        name: array for name, array in arrays(create("dat_micro", seed=4)).items() if not name.startswith("head.")
+    }
+    for more in ({}, {"head.bias": np.zeros((), np.float32)}):
+        weights = Weights("w", tmp_path / "w", headless | more, "dat_micro", None, released=False)
+        assert (
+            weights.put_into(model, (*CLASSES, "a", "b", "c"))
+            == "starts from w: a fresh head for 10 classes (it has 0)"
+        )
+    assert_equal_but(model, headless | {name: drawn[name] for name in ("head.weight", "head.bias")})
+
+
+def test_a_table_that_cannot_be_resized_is_told_with_its_file(tmp_path):
+    model = create("dat_micro")
+    name = next(name for name, t in model.parameters().items() if name.endswith("table") and t.data.ndim == 2)
+    other = arrays(model) | {name: np.zeros((10, 3), np.float32)}
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "w"))):
+        Weights("w", tmp_path / "w", other, "dat_micro", None, released=False).put_into(model, CLASSES)

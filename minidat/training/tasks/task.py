@@ -13,7 +13,8 @@ from minidat.training.parallel import Workers
 
 
 class Sums(Protocol):
-    """Numbers summed over `count` images, a dataclass of numbers alone: a checkpoint keeps its fields in their order."""
+    """Numbers summed over `count` images, a dataclass of numbers and of dictionaries of numbers: a checkpoint keeps its fields in
+    their order."""
 
     @property
     def loss(self) -> float: ...
