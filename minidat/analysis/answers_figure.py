@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from minidat.dense import IGNORED, Detections
 EDGE, GAP, HEAD, LINE = 0.25, 0.1, 0.75, 0.24  # inches: around all, between panels, the title, a line of the legend
 SIDE, LARGE = 2.15, 4.2  # inches: of a panel beside others, of one image
 RIM = 0.03  # white space around images whose points may lie outside, in parts of their sides
-COLUMNS = 6  # classes in a line of a legend
+COLUMNS, LONGEST = 6, 20  # classes in a line of a legend; characters of a name
+LEAST = 6.5  # inches that a title or a legend may need
+TITLE = "What is there, and what was found"
 SHOWN = 0.5  # the least score of a detection that is drawn
 BACKGROUND = "background"
 
@@ -33,7 +36,6 @@ def answers_figure(
     out: Path,
     *,
     names: Sequence[str],
-    title: str = "What is there, and what was found",
 ) -> None:
     """Images of a test set as a PNG: what is there in the first row, what was found in the second.
 
@@ -44,12 +46,13 @@ def answers_figure(
         raise ValueError(f"answers_figure: {len(images)} images, {len(truths)} truths and {len(answers)} answers")
     answers = [above(one, SHOWN) if isinstance(one, Detections) else one for one in answers]
     kinds = sorted(set().union(*(_kinds(one, names) for one in (*truths, *answers))))
-    lines = 0 if isinstance(answers[0], Detections) else -(-len(kinds) // COLUMNS)
-    width = 2 * EDGE + len(images) * (SIDE + GAP) - GAP
+    width = max(len(images) * (SIDE + GAP) - GAP, LEAST) + 2 * EDGE
+    columns = _columns(kinds, names, width - 2 * EDGE)
+    lines = 0 if isinstance(answers[0], Detections) else -(-len(kinds) // columns)
     head = HEAD + lines * LINE
     height = head + 2 * SIDE + LINE + EDGE
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    figure.text(EDGE / width, 1 - 0.2 / height, title, fontsize=15, fontweight="bold", color=INK, va="top")
+    figure.text(EDGE / width, 1 - 0.2 / height, TITLE, fontsize=15, fontweight="bold", color=INK, va="top")
     for row, (said, ones) in enumerate((("there", truths), ("found", answers))):
         top = head + row * (SIDE + LINE)
         figure.text(EDGE / width, 1 - (top - 0.05) / height, said, fontsize=10, color=GREY, va="bottom")
@@ -58,7 +61,7 @@ def answers_figure(
             axes = figure.add_axes((place[0] / width, place[1] / height, place[2] / width, place[3] / height))
             draw_answer(axes, image, one, names, size=6.5, scores=bool(row))
     if lines:
-        _legend(figure, kinds, names, EDGE / width, 1 - 0.5 / height)
+        _legend(figure, kinds, names, EDGE / width, 1 - 0.5 / height, columns)
     save(figure, out)
 
 
@@ -79,13 +82,14 @@ def answer_figure(
     records = {key: on_host(record) for key, record in sorted((records or {}).items())}
     seen = image if seen is None else seen
     kinds = [] if isinstance(answer, Detections) else sorted(_kinds(answer, names))
-    lines = -(-len(kinds) // COLUMNS)
+    columns = _columns(kinds, names, LEAST)
+    lines = -(-len(kinds) // columns)
     tall = LARGE * min(max(image.shape[0] / image.shape[1], 0.4), 1.8)
     head, foot = HEAD + lines * LINE, 1.1 if records else EDGE
     width, height = 2 * EDGE + LARGE + len(records) * (LARGE + GAP), head + tall + foot
-    width = max(width, 2 * EDGE + (6.5 if lines else 0))
+    width = max(width, 2 * EDGE + (LEAST if lines else 0))
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    text = _summary(answer, names)
+    text = textwrap.shorten(_summary(answer, names), 60, placeholder=" …")
     figure.text(
         EDGE / width, 1 - 0.2 / height, text, fontsize=13, fontweight="bold", color=INK, va="top", parse_math=False
     )
@@ -102,7 +106,7 @@ def answer_figure(
         figure.text(left / width, below, name, fontsize=11, fontweight="bold", color=INK, va="top")
         figure.text(left / width, below - 0.22 / height, describe(records[key]), fontsize=8.5, color=GREY, va="top")
     if lines:
-        _legend(figure, kinds, names, EDGE / width, 1 - 0.5 / height)
+        _legend(figure, kinds, names, EDGE / width, 1 - 0.5 / height, columns)
     save(figure, out)
 
 
@@ -138,11 +142,25 @@ def _summary(answer: Answer, names: Sequence[str]) -> str:
         return "no object" if not len(answer) else "1 object" if len(answer) == 1 else f"{len(answer)} objects"
     kinds, counts = np.unique(answer[answer != IGNORED], return_counts=True)
     largest = sorted(zip(counts.tolist(), kinds.tolist(), strict=True), reverse=True)[:3]
-    return ", ".join(f"{names[kind]} {count / answer.size:.0%}" for count, kind in largest)
+    return ", ".join(f"{_short(names[kind])} {count / answer.size:.0%}" for count, kind in largest)
 
 
-def _legend(figure: Figure, kinds: Sequence[int], names: Sequence[str], left: float, top: float) -> None:
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+
+
+def _columns(kinds: Sequence[int], names: Sequence[str], inches: float) -> int:
+    """Classes in a line of a legend that is so wide."""
+    longest = max((len(_short(names[kind])) for kind in kinds), default=1)
+    return max(1, min(COLUMNS, int(inches / (0.5 + 0.09 * longest))))
+
+
+def _legend(figure: Figure, kinds: Sequence[int], names: Sequence[str], left: float, top: float, columns: int) -> None:
     style: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 1.0}
     spaces = {"handletextpad": 0.4, "columnspacing": 1.2, "borderpad": 0, "borderaxespad": 0}
-    handles = legend_handles(kinds, names)
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(left, top), ncols=COLUMNS, **style, **spaces)
+    handles = legend_handles(kinds, [_short(name) for name in names])
+    legend = figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(left, top), ncols=columns, **style, **spaces
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -40,7 +40,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], out: Path) -
     axes.tick_params(length=0, colors=GREY, labelcolor=INK)
     axes.set_ylabel("the image's class", color=INK)
     axes.set_xlabel("taken for", color=INK)
-    ticks = np.arange(count) if count <= NAMED else np.arange(0, count, 10 ** (len(str(count)) - 2))
+    ticks = np.arange(count) if count <= NAMED else np.arange(0, count, 10 ** len(str(count // 25)))
     shown = names if count <= NAMED else [str(i) for i in range(count)]
     axes.set_xticks(
         ticks, [shown[i] for i in ticks], rotation=90 if count <= NAMED else 0, parse_math=False, fontsize=8

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from minidat import nn, ops
-from minidat.attention import DeformableAttention
+from minidat.attention import DeformableAttention, PooledAttention
 from minidat.autograd import Tensor, no_grad
 from minidat.autograd.backend import asnumpy
 from minidat.models import Pyramid
@@ -36,11 +36,13 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Read:
-    """What a deformable block did with one image: P (M, H·W, N), points (G, N, 2) in pixels of its map, the map's size."""
+    """What a deformable block did with one image: P (M, H·W, N), points (G, N, 2) in pixels of its map, the map's size. cell: its
+    keys are means of so many rows and columns of pixels (`PooledAttention`); 0: they were read at the points."""
 
     weights: np.ndarray
     points: np.ndarray
     size: tuple[int, int]
+    cell: int = 0
 
 
 def look(model: Pyramid, x: Any) -> tuple[np.ndarray, dict[Place, Read]]:
@@ -90,7 +92,8 @@ def read(attention: DeformableAttention, x: Tensor) -> Read:
     scores = q @ k.transpose(0, 1, 3, 2) * (c // attention.heads) ** -0.5  # (1, M, H·W, N)
     bias = attention.position.bias(points, grids)
     weights = ops.softmax(scores if bias is None else scores + bias)
-    return Read(asnumpy(weights.data)[0], asnumpy(points.data)[0], (h, w))
+    cell = attention.offsets.stride if isinstance(attention, PooledAttention) else 0
+    return Read(asnumpy(weights.data)[0], asnumpy(points.data)[0], (h, w), cell)
 
 
 def hand_down(a: np.ndarray, one: Read) -> tuple[np.ndarray, np.ndarray]:
@@ -99,6 +102,12 @@ def hand_down(a: np.ndarray, one: Read) -> tuple[np.ndarray, np.ndarray]:
     groups, keys = one.points.shape[:2]
     by_head = a.ravel() @ one.weights / len(one.weights)  # (M, N)
     scores = by_head.reshape(groups, -1, keys).sum(1)  # heads of a group are adjacent
+    if one.cell:
+        rows, cols = (n // one.cell for n in one.size)
+        below = np.zeros(one.size)
+        each = scores.sum(0).reshape(rows, cols) / one.cell**2
+        below[: rows * one.cell, : cols * one.cell] = each.repeat(one.cell, 0).repeat(one.cell, 1)
+        return scores, below
     _, vjp = ops.bilinear_sample.raw(np.zeros((1, *one.size, groups)), one.points[None].astype(float))
     return scores, vjp(scores.T[None])[0][0].sum(-1)
 

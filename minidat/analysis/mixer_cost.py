@@ -122,7 +122,7 @@ def _self_attention(mixer: Any, positions: int, keys: int) -> MixerCost:
 def _reduction(mixer: SpatialReductionAttention, size: Size, price: Price) -> MixerCost:
     r, positions = mixer.reduction, prod(size)
     keys = prod(n // r for n in size)
-    reduce = keys * weights(mixer.reduce) if r > 1 else 0
+    reduce = keys * convolved(price, mixer.reduce) if r > 1 else 0
     return MixerCost(
         projections=positions * weights(mixer.query, mixer.out) + keys * weights(mixer.key_value) + reduce,
         products=2 * positions * keys * mixer.out.weight.shape[0],
@@ -133,9 +133,11 @@ def _reduction(mixer: SpatialReductionAttention, size: Size, price: Price) -> Mi
 def _deformable_conv(mixer: DeformableConv2d, size: Size, price: Price) -> MixerCost:
     """With stride 1, as a mixer: as many outputs as the map has pixels."""
     positions, (k, k2, c_in, _) = prod(size), mixer.weight.shape
-    predict = weights(mixer.offset) + (weights(mixer.modulation) if mixer.modulation else 0)
+    predict = convolved(price, mixer.offset) + (convolved(price, mixer.modulation) if mixer.modulation else 0)
     return MixerCost(
-        projections=positions * weights(mixer), products=0, points=positions * (predict + price.sample * k * k2 * c_in)
+        projections=positions * convolved(price, mixer),
+        products=0,
+        points=positions * (predict + price.sample * k * k2 * c_in),
     )
 
 

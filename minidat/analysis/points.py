@@ -54,15 +54,15 @@ def check_records(images: np.ndarray, records: Mapping[tuple[int, int], Record])
     """Raises ValueError for images that are not uint8 (N, H, W, 3), for no records and for those of other images."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
         got = f"{images.dtype} {images.shape}"
-        raise ValueError(f"points_figure: images must be uint8 (N, H, W, 3), got {got}")
+        raise ValueError(f"points: images must be uint8 (N, H, W, 3), got {got}")
     if not records:
         why = "the model has no deformable block, or was called without record="
-        raise ValueError(f"points_figure: records is empty: {why}")
+        raise ValueError(f"points: records is empty: {why}")
     for (stage, block), record in records.items():
         n = len(record["points"])
         if n != len(images):
             where = f"records[{stage}, {block}]"
-            raise ValueError(f"points_figure: {where} is of {n} images, but {len(images)} are given")
+            raise ValueError(f"points: {where} is of {n} images, but {len(images)} are given")
 
 
 def describe(record: Record) -> str:

@@ -59,10 +59,10 @@ def mask_targets(objects: Objects, which: np.ndarray, boxes: np.ndarray, side: i
 
     boxes (R, 4) in pixels. The mask is read as RoIAlign reads a map of the image's size.
     """
-    if objects.masks is None:
-        raise ValueError("this head learns masks, and the objects have none")
     if not len(boxes):
         return np.zeros((0, side, side), np.float32)
+    if objects.masks is None:
+        raise ValueError("this head learns masks, and the objects have none")
     kept, which = np.unique(which, return_inverse=True)
     maps = objects.masks[kept].astype(np.float32)[..., None]
     read, _ = ops.roi_align.raw(maps, boxes.astype(np.float32), which, size=(side, side))

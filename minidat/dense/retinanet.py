@@ -105,13 +105,19 @@ class RetinaNet(Detector):
         jitter: float = 0.15,
     ):
         check_whole("RetinaNet", octave=octave, per_level=per_level)
+        for option, value in (("gamma", gamma), ("jitter", jitter)):
+            if not value >= 0:
+                raise ValueError(f"RetinaNet: {option} is {value}; it must be at least 0")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"RetinaNet: alpha is {alpha}; it must be from 0 to 1")
         self.classes, self.score, self.per_level, self.has_masks, self.jitter = classes, score, per_level, masks, jitter
         self.focal = {"alpha": alpha, "gamma": gamma}
         self.backbone = Backbone(config, rng, levels)
         dims, strides = self.backbone.dims, self.backbone.strides[:outputs]
         self.neck = FPN(dims, channels, rng=rng, outputs=outputs, extra=extra, extra_kind="conv")
         self.strides = strides
-        coarser = [strides[-1] * 2 ** (i + 1) for i in range(extra)]
+        coarsest = self.backbone.strides[-1]  # which the FPN makes the extra levels from
+        coarser = [coarsest * 2 ** (i + 1) for i in range(extra)]
         scales = tuple(anchor_scale * 2 ** (i / octave) for i in range(octave))
         self.anchors = Anchors((*strides, *coarser), scales, tuple(ratios))
         self.assigner = Assigner(positive, negative, 0.0)

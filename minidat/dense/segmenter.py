@@ -16,6 +16,18 @@ from minidat.dense.targets import IGNORED, Size, sizes_of
 Rng = np.random.Generator | None
 
 
+def check_options(name: str, classes: int, average: str, dropout: float) -> None:
+    """Raises ValueError for what no head for segmentation can be made with. name: of the head."""
+    if classes > IGNORED:
+        raise ValueError(
+            f"{name}: {classes} classes; there must be at most {IGNORED}, since label {IGNORED} is ignored"
+        )
+    if average not in ("all", "valid"):
+        raise ValueError(f"{name}: average {average!r} is unknown; choose from all, valid")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{name}: dropout is {dropout}; it must be in [0, 1)")
+
+
 class Segmenter(DenseModel):
     """A label for each pixel. Logits are resized bilinearly to the labels' size; the loss is their cross-entropy.
 

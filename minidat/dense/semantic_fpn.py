@@ -10,7 +10,7 @@ from minidat import nn, ops
 from minidat.autograd import Tensor
 from minidat.dense.fpn import FPN
 from minidat.dense.layers import ConvUnit
-from minidat.dense.segmenter import Rng, Segmenter, classifier
+from minidat.dense.segmenter import Rng, Segmenter, check_options, classifier
 from minidat.models.backbone import Backbone
 from minidat.models.config import Config
 
@@ -67,6 +67,7 @@ class SemanticFPN(Segmenter):
         average: str = "all",
         dropout: float = 0.1,
     ):
+        check_options("SemanticFPN", classes, average, dropout)
         self.classes, self.average, self.dropout = classes, average, dropout
         self.backbone = Backbone(config, rng, levels)
         self.neck = FPN(self.backbone.dims, channels, rng=rng)

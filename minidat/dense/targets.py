@@ -48,6 +48,9 @@ class Objects:
                     f"Objects: masks {self.masks.shape} are not one of at least {self.size} for each of {n} objects"
                 )
 
+        if self.crowd is not None and (self.crowd.shape != (n,) or self.crowd.dtype != bool):
+            raise ValueError(f"Objects: crowd is {self.crowd.dtype} {self.crowd.shape}; it must be bool ({n},)")
+
     def trained(self) -> Objects:
         """Without crowds."""
         if self.crowd is None or not self.crowd.any():

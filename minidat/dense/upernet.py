@@ -11,7 +11,7 @@ from minidat import nn, ops
 from minidat.autograd import Tensor
 from minidat.dense.detector import Losses
 from minidat.dense.layers import ConvUnit
-from minidat.dense.segmenter import Rng, Segmenter, classifier, dropped
+from minidat.dense.segmenter import Rng, Segmenter, check_options, classifier, dropped
 from minidat.models.backbone import Backbone
 from minidat.models.config import Config
 
@@ -29,9 +29,9 @@ class UperHead(nn.Module):
     Every convolution has a norm and a ReLU. up: bilinear. Source: mmsegmentation 0.29, `uper_head.py`, `psp_head.py`.
     """
 
-    def __init__(self, dims: Sequence[int], channels: int, norm: str, rng: np.random.Generator, bins=(1, 2, 3, 6)):
-        self.bins = tuple(bins)
+    bins = (1, 2, 3, 6)
 
+    def __init__(self, dims: Sequence[int], channels: int, norm: str, rng: np.random.Generator):
         def unit(c_in: int, kernel: int) -> ConvUnit:
             return ConvUnit(c_in, channels, kernel, norm=norm, rng=rng)
 
@@ -95,6 +95,9 @@ class UperNet(Segmenter):
         average: str = "all",
         dropout: float = 0.1,
     ):
+        check_options("UperNet", classes, average, dropout)
+        if not auxiliary >= 0:
+            raise ValueError(f"UperNet: auxiliary is {auxiliary}; it must be at least 0")
         self.classes, self.average, self.dropout, self.weight = classes, average, dropout, auxiliary
         self.backbone = Backbone(config, rng)
         dims = self.backbone.dims

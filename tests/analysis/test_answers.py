@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -127,3 +128,21 @@ def test_curves_of_other_measures(tmp_path, monkeypatch):
     assert measures.get_title("left") == "Box AP and mask AP" and measures.get_ylim() == (0, 1.02)
     assert [line.get_xydata().tolist() for line in loss.lines] == [[[0.5, 2.0], [1, 1.0]]]
     assert not [text for text in kept[0].texts if "records" in text.get_text()]
+
+
+LONG = ("background", *(f"class {i}, individual, someone, somebody, mortal, soul, {i}" for i in range(19)))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_long_names_stay_on_the_page(count, sheets, tmp_path):
+    labels = np.arange(20).repeat(30).reshape(20, 30)
+    images = [np.zeros((20, 30, 3), np.uint8)] * count
+    figures.answers_figure(images, [labels] * count, [labels] * count, tmp_path / "a.png", names=LONG)
+    figures.answer_figure(images[0], labels, tmp_path / "b.png", names=(*LONG[:-1], r"a $\frac$ b"))
+    for sheet in sheets:
+        canvas, page = FigureCanvasAgg(sheet), sheet.bbox
+        canvas.draw()
+        renderer = canvas.get_renderer()
+        for each in (*sheet.texts, *sheet.legends):
+            extent = each.get_window_extent(renderer)
+            assert page.x0 <= extent.x0 and extent.x1 <= page.x1, each

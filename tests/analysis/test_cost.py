@@ -408,3 +408,12 @@ def test_an_image_that_does_not_fit_is_refused(name, image, message):
 def test_a_map_that_does_not_fit_is_refused(mixer, size, message):
     with pytest.raises(ValueError, match=message):
         mixer_cost(mixer, size)
+
+
+def test_dense_counts_the_biases_of_every_convolution():
+    size, rng = (8, 8), np.random.default_rng(0)
+    reduction = SpatialReductionAttention(12, 3, reduction=2, rng=rng)
+    dcn = DeformableConv2d(12, 12, 3, rng=rng)
+    for mixer, biases in ((reduction, 16 * 12), (dcn, 64 * (18 + 9 + 12))):
+        macs, dense = (mixer_cost(mixer, size, convention) for convention in ("macs", "dense"))
+        assert dense.multiply_adds - dense.norms - macs.multiply_adds == biases

@@ -8,9 +8,10 @@ from PIL import Image
 
 from minidat import Tensor, cli, no_grad
 from minidat.analysis import keys_figure as module
-from minidat.analysis.keys import Read, hand_down, importance, important_keys, look, spread
+from minidat.analysis.keys import Read, hand_down, importance, important_keys, look, read, spread
 from minidat.analysis.keys_figure import keys_figure
 from minidat.analysis.points import map_to_image
+from minidat.attention import Offsets, PooledAttention
 from minidat.models import Config, Pyramid, create
 from minidat.models.zoo import MODELS, stages
 from minidat.released import official
@@ -220,3 +221,14 @@ def test_what_is_wrong_is_one_line(place, capsys):
         assert run(*command) == 1
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1, error
+
+
+def test_means_hand_down_to_their_own_pixels():
+    """`PooledAttention` reads no points: each key is the mean of 4×4 pixels, which share its score."""
+    rng = np.random.default_rng(0)
+    options = Offsets(4, kernel=4, padding=0, learned=False)
+    attention = PooledAttention(12, 3, options, size=(8, 8), position="none", rng=rng)
+    one = read(attention, Tensor(rng.standard_normal((1, 8, 8, 12))))
+    scores, below = hand_down(np.full((8, 8), 1 / 64), one)
+    np.testing.assert_allclose(below, np.kron(scores.sum(0).reshape(2, 2) / 16, np.ones((4, 4))), rtol=1e-12)
+    assert below.sum() == pytest.approx(1)

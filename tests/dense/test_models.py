@@ -337,3 +337,46 @@ def test_options_are_plain_values_that_make_the_same_model():
     )
     for a, b in zip(one.parameters().values(), other.parameters().values(), strict=True):
         np.testing.assert_array_equal(a.data, b.data)
+
+
+@pytest.mark.parametrize(
+    "options", [{"extra": 2}, {"extra": 2, "outputs": 2}, {"extra": 1, "levels": (0, 2), "outputs": 1}]
+)
+def test_anchors_have_the_strides_of_their_maps(options):
+    made = model("retinanet", **options)
+    maps = made.neck(made.backbone.maps(np.zeros((1, 128, 128, 3), np.float32)))
+    assert list(made.anchors.strides) == [128 // level.shape[1] for level in maps]
+
+
+def test_an_image_without_objects_needs_no_masks():
+    none = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), (64, 64))
+    losses = model("retina_mask").losses(np.zeros((1, 64, 64, 3), np.float32), [none], rng())
+    assert losses["mask"].data == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "said"),
+    [
+        ("semantic_fpn", {"average": "foo"}, "SemanticFPN: average 'foo' is unknown; choose from all, valid"),
+        ("upernet", {"dropout": 1.5}, "UperNet: dropout is 1.5; it must be in"),
+        ("upernet", {"auxiliary": -0.4}, "UperNet: auxiliary is -0.4; it must be at least 0"),
+        ("retinanet", {"gamma": -1}, "RetinaNet: gamma is -1; it must be at least 0"),
+        ("retina_mask", {"jitter": -1}, "RetinaNet: jitter is -1; it must be at least 0"),
+        ("retinanet", {"alpha": 2}, "RetinaNet: alpha is 2; it must be from 0 to 1"),
+    ],
+)
+def test_options_that_make_no_sense_are_named_at_once(head, options, said):
+    with pytest.raises(ValueError, match=said):
+        model(head, **options)
+
+
+def test_a_segmenter_has_no_class_that_is_ignored():
+    with pytest.raises(ValueError, match="SemanticFPN: 256 classes; there must be at most 255"):
+        dense.create(TINY, "semantic_fpn", classes=256, **OPTIONS["semantic_fpn"])
+
+
+@pytest.mark.parametrize("crowd", [np.array([True]), np.array([0, 1])])
+def test_crowds_are_said_of_each_object(crowd):
+    boxes = np.array([[0, 0, 4, 4], [4, 4, 8, 8]], np.float32)
+    with pytest.raises(ValueError, match=r"Objects: crowd is .* it must be bool \(2,\)"):
+        Objects(boxes, np.array([0, 1]), (8, 8), crowd=crowd)
