@@ -1,4 +1,4 @@
-"""Files that are complete or not there at all, errors that name their file, and no waiting for pipes."""
+"""Files that are complete or not there at all, errors that name their file, locks, and no waiting for pipes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import stat
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # from file systems that have none
 
 
 @contextlib.contextmanager
@@ -70,3 +72,37 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def _without_waiting(path: str, flags: int) -> int:
     """Opening a pipe that nobody writes to would otherwise wait."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with ~ as the home folder; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
+def lock(descriptor: int) -> None:
+    """Lock without waiting. Raises BlockingIOError where another process holds the lock; does nothing where the file system
+    has no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        _lock_windows(descriptor)
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
+def _lock_windows(descriptor: int) -> None:
+    import msvcrt
+
+    os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # a byte beyond the content: a locked byte cannot be read by others
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # ty: ignore[missing-attribute]
+    except OSError as error:
+        raise BlockingIOError(error.errno, error.strerror) from error
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)

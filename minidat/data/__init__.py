@@ -16,6 +16,7 @@ from minidat.data.pictures import Pictures
 from minidat.data.reading import Reader
 from minidat.data.sample_sets import SAMPLES, load_samples
 from minidat.data.shapes import Shapes
+from minidat.files import expanded
 
 __all__ = [
     "DATASETS",
@@ -82,7 +83,7 @@ def _whole(name: str, split: str, data_dir: str | Path | None, seed: int, size: 
     """All images of "train", with those for validation, or of "test"."""
     if name == "shapes":
         return Shapes(split, seed=seed, size=size)
-    place = Path(DATA_DIR if data_dir is None else data_dir).expanduser().absolute()
+    place = expanded(DATA_DIR if data_dir is None else data_dir).absolute()
     if "\0" in str(place):
         raise DataError(f"{name}: data_dir {str(place)!r} has a zero byte, which no folder's name can have")
     return read_cifar(name, split, place, size=size, download=download)
@@ -102,10 +103,14 @@ def load_pictures(
     """The data set `name` of `OF_FILES`: "folder", see `folder.read_folder`, or "imagenet", see `imagenet.read_imagenet`.
 
     split: "train" or "test". reader: what files become. data_dir: the folder; for ImageNet, None is ./data. Others: see
-    `Pictures`.
+    `Pictures`. Raises ValueError for another name or split.
     """
+    if name not in OF_FILES:
+        raise ValueError(f"data set {name!r} is unknown, expected one of {', '.join(OF_FILES)}")
+    if split not in ("train", "test"):
+        raise ValueError(f"{name}: split is {split!r}, expected train or test")
     options: dict[str, Any] = {"classes": classes, "size": size, "reader": reader, "decoders": decoders}
     options["skip_damaged"] = skip_damaged
     if name == "imagenet":
-        return read_imagenet(split, Path(DATA_DIR if data_dir is None else data_dir).expanduser(), **options)
-    return read_folder(split, None if data_dir is None else Path(data_dir).expanduser(), **options)
+        return read_imagenet(split, expanded(DATA_DIR if data_dir is None else data_dir), **options)
+    return read_folder(split, None if data_dir is None else expanded(data_dir), **options)

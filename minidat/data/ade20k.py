@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from minidat.data.class_folders import listing
+from minidat.data.class_folders import absence, listing
 from minidat.data.dataset import DataError, checked_indices
 from minidat.data.images import MEAN, STD, SUFFIXES, open_image, read_image
 from minidat.data.samples import IGNORED, Sample, Truth
+from minidat.files import expanded
 
 CLASSES = 150
 FOLDERS = {"train": "training", "val": "validation"}
@@ -38,15 +39,16 @@ class Ade20k:
     def __init__(self, root: str | Path, split: str = "val", *, size: int | None = None):
         if split not in FOLDERS:
             raise ValueError(f"ade20k: split is {split!r}, expected one of {', '.join(FOLDERS)}")
-        root = Path(root).expanduser()
+        root = expanded(root)
         self.root = root / INSIDE if (root / INSIDE).is_dir() else root
         folders = [self.root / kind / FOLDERS[split] for kind in ("images", "annotations")]
         for folder in folders:
             if not folder.is_dir():
-                holds = f"holds {listing(self.root)}" if self.root.is_dir() else "does not exist"
+                holds = f"holds {listing(self.root)}" if self.root.is_dir() else absence(self.root)
                 raise DataError(f"ade20k: {self.root} {holds}; expected {folder}; point --data-dir at its root")
         images, annotations = folders
-        self.files = sorted(path for path in images.iterdir() if path.name.lower().endswith(SUFFIXES))
+        shown = (path for path in images.iterdir() if not path.name.startswith("."))
+        self.files = sorted(path for path in shown if path.name.lower().endswith(SUFFIXES))
         if not self.files:
             raise DataError(f"ade20k: {images} has no images ({', '.join(SUFFIXES)})")
         self.annotations = [annotations / f"{path.stem}.png" for path in self.files]
@@ -74,8 +76,12 @@ class Ade20k:
         """The class of each pixel, uint8 (H, W), 0 … K − 1 or `IGNORED`. Raises DataError as `samples` does."""
         path = self.annotations[index]
         with open_image(path) as image:
-            if image.mode not in ("L", "P"):
-                raise DataError(f"{path}: has pixels of mode {image.mode}, expected a PNG of 8 bits a pixel")
+            if image.format != "PNG":
+                raise DataError(f"{path}: is a {image.format}, expected a PNG of 8 bits a pixel")
+            tile = getattr(image, "tile", ())
+            mode = str(tile[0][3]) if tile else image.mode  # Pillow stretches the values of L;2 and L;4
+            if image.mode not in ("L", "P") or mode.startswith("L;"):
+                raise DataError(f"{path}: has pixels of mode {mode}, expected a PNG of 8 bits a pixel")
             values = np.asarray(image)  # (H, W)
         if values.max() > len(self.semantic_classes):
             raise DataError(

@@ -24,7 +24,7 @@ KNOWN = {
 }
 """What pickled arrays and bytes call."""
 
-DTYPE = re.compile(r"[<>|=]?[biuf][1248]")
+DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 MOST_AXES = 8
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from minidat.data.dataset import DataError
 from minidat.data.images import SUFFIXES
 from minidat.unpickle import shown
 
-WORDNET = re.compile(r"n\d{8}")
 SHOWN = 3  # names in a message before it only counts
 IMAGENET = 1000  # classes
 
@@ -24,7 +22,7 @@ def class_folders(root: Path, folder: Path, identities: tuple[str, ...]) -> list
     numbers with a gap, and for 1000 folders that are not ImageNet's.
     """
     if not folder.is_dir():
-        found = f"{root} holds {listing(root)}" if root.is_dir() else f"{root} does not exist"
+        found = f"{root} holds {listing(root)}" if root.is_dir() else f"{root} {absence(root)}"
         raise DataError(
             f"imagenet: {found}; expected {folder}/nXXXXXXXX/*.JPEG; point --data-dir at the folder that holds {folder.name}/"
         )
@@ -64,6 +62,11 @@ def image_names(folder: Path) -> list[str]:
     if not found:
         raise DataError(f"imagenet: class folder {folder} has no images ({', '.join(SUFFIXES)})")
     return found
+
+
+def absence(folder: Path) -> str:
+    """What is wrong with a path that is no folder."""
+    return "is no folder" if folder.exists() else "does not exist"
 
 
 def listing(folder: Path) -> str:

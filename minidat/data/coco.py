@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from minidat.data.class_folders import listing
+from minidat.data.class_folders import absence, listing
 from minidat.data.coco_file import Annotation, ImageEntry, mask_of, read_instances
 from minidat.data.dataset import DataError, checked_indices
 from minidat.data.images import MEAN, STD, read_image
 from minidat.data.rle import Rle
 from minidat.data.samples import Sample, Truth
+from minidat.files import expanded
 
 SMALLEST = 32  # pixels: training leaves out images with a shorter side
 
@@ -36,7 +37,7 @@ class Coco:
     mean, std = MEAN, STD
 
     def __init__(self, root: str | Path, split: str = "val", *, training: bool = False, size: int | None = None):
-        self.file, self.folder = _files(Path(root).expanduser(), split)
+        self.file, self.folder = _files(expanded(root), split)
         instances = read_instances(self.file)
         self.category_ids = tuple(identity for identity, _ in instances.categories)
         self.classes = tuple(name for _, name in instances.categories)
@@ -151,7 +152,7 @@ def _files(root: Path, split: str) -> tuple[Path, Path]:
         (file,) = others
     if not file.is_file():
         place = annotations if annotations.is_dir() else root
-        holds = f"{place} holds {listing(place)}" if place.is_dir() else f"{place} does not exist"
+        holds = f"{place} holds {listing(place)}" if place.is_dir() else f"{place} {absence(place)}"
         raise DataError(f"coco: {holds}; expected {file}; point --data-dir at the folder that holds annotations/")
     folder = root / file.stem.removeprefix("instances_")
     if not folder.is_dir():

@@ -6,7 +6,7 @@ Source: cocoapi's data format, and mmdetection 2.26, `datasets/coco.py`, for wha
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -76,7 +76,12 @@ def mask_of(annotation: Annotation, size: tuple[int, int]) -> Rle:
         if isinstance(segmentation, list):
             return Rle.of(rasterise(segmentation, size))
         counts = segmentation["counts"]
-        return Rle.parse(counts, size) if isinstance(counts, str) else Rle(size, np.array(counts, np.int64))
+        if isinstance(counts, str):
+            return Rle.parse(counts, size)
+        most = size[0] * size[1]
+        if not all(type(run) is int and 0 <= run <= most for run in counts):
+            raise ValueError(f"its counts are not all run lengths, whole numbers of 0 to {most}")
+        return Rle(size, np.array(counts, np.int64))
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"annotation {annotation.identity}: {error}") from error
 
@@ -198,4 +203,4 @@ def _annotation(item: dict[str, Any], identity: int, label: int, size: tuple[int
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

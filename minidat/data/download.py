@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minidat.data.dataset import DataError
+from minidat.files import expanded, lock
 
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 18  # bytes
@@ -54,20 +55,37 @@ def fetch(
     if name not in ARCHIVES:
         raise ValueError(f"data set {name!r} has no archive, expected one of {', '.join(ARCHIVES)}")
     archive = ARCHIVES[name]
-    folder = Path(data_dir).expanduser().absolute()
+    folder = expanded(data_dir).absolute()
     target, part = folder / archive.file, folder / (archive.file + ".part")
     if target.is_file():
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    _receive(name, archive, part, opener, report or _progress(archive.file))
+    own = folder / f".{archive.file}.lock"
+    with open(own, "wb") as alone:
+        try:
+            lock(alone.fileno())
+        except BlockingIOError as error:
+            raise DataError(
+                f"{name}: another process fetches {archive.file} into {folder}; wait for its end"
+            ) from error
+        try:
+            if not target.is_file():  # else another fetched it meanwhile
+                _receive(name, archive, part, opener, report or _progress(archive.file))
+                _check(name, archive, part)
+                os.replace(part, target)
+        finally:
+            own.unlink(missing_ok=True)
+    return target
+
+
+def _check(name: str, archive: Archive, part: Path) -> None:
+    """Delete a file that is not the archive, and raise DataError."""
     found = _md5(part)
     if found != archive.md5:
         part.unlink()
         raise DataError(
             f"{name}: {archive.url} gave a file with MD5 {found}, expected {archive.md5}; it is deleted, try again"
         )
-    os.replace(part, target)
-    return target
 
 
 def _receive(name: str, archive: Archive, part: Path, opener: Callable, report: Callable) -> None:

@@ -16,6 +16,7 @@ from minidat.data.dataset import DataError
 from minidat.data.folder import pictures
 from minidat.data.images import MEAN, STD, Transform, read_image
 from minidat.data.pictures import Pictures
+from minidat.files import expanded
 from minidat.models import Config
 
 AHEAD = 2  # batches that are decoded before they are asked for
@@ -49,8 +50,8 @@ def read_imagenet(
 ) -> Pictures:
     """The images of place/train/CLASS/* or, for "test", of place/val/CLASS/*, classes in the order of `class_folders`.
 
-    Folders that are named by WordNet ids, or 0 … 999, have the classes' names; others their own. classes, size, options, and
-    what is raised: as `folder.read_folder`.
+    Folders that are named by WordNet ids, or 0 … 999, have the classes' names; others their own. classes: those of a network;
+    by default those of the split's own folders. size, options, and what is raised: as `folder.read_folder`.
     """
     root = place / ("train" if split == "train" else "val")
     identities = tuple(identity for identity, _ in _classes())
@@ -81,11 +82,11 @@ class ImageFolder:
         size: int | None = None,
         skip_damaged: bool = False,
     ):
-        self.folder, self.transform, self.skip_damaged = Path(root).expanduser() / split, transform, skip_damaged
+        self.folder, self.transform, self.skip_damaged = expanded(root) / split, transform, skip_damaged
         self.given: list[Path] = []  # the files of the batch that `batches` gave last
         self.damaged: list[str] = []  # what is wrong with each image that was left out
         identities = tuple(identity for identity, _ in _classes())
-        folders = class_folders(Path(root).expanduser(), self.folder, identities)
+        folders = class_folders(expanded(root), self.folder, identities)
         self.classes = tuple(folder.name for folder in folders)
         members = [image_names(folder) for folder in folders]
         total = sum(map(len, members))

@@ -50,7 +50,10 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        return _eight_bits(image).convert("RGB")
+        grey, clear = _eight_bits(image), image.info.get("transparency")
+        if isinstance(clear, int):  # the grey value, of 0 … 65535, that is transparent
+            grey.paste(255, mask=Image.fromarray(np.asarray(image) == clear))
+        return grey.convert("RGB")
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits a channel")
     if image.has_transparency_data:

@@ -94,7 +94,7 @@ def draw_operations(rng: np.random.Generator) -> list[tuple[str, float]]:
     """The (name, value) of those operations that are applied to one image, none to two of them, in their order."""
     drawn = []
     for i in rng.integers(len(NAMES), size=CHOSEN):
-        applied, negative = rng.random(2) < 0.5
+        applied, negative = rng.random(2) < (PROBABILITY, 0.5)
         level = min(max(rng.normal(LEVEL, SPREAD), 0.0), HIGHEST)
         if applied:
             operation = OPERATIONS[NAMES[i]]

@@ -106,4 +106,4 @@ def cropped(sample: Sample, corner: tuple[int, int], size: tuple[int, int]) -> S
 def released_size(size: tuple[int, int], long: int = 1333, short: int = 800) -> tuple[int, int]:
     """The size to which detection resizes (H, W): the largest in proportion with sides of at most `long` and `short`."""
     factor = min(long / max(size), short / min(size))
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))

@@ -15,7 +15,7 @@ from minidat.data.polygons import trace
 from minidat.data.rle import Rle
 from minidat.data.samples import Sample
 from minidat.data.scenes import Scenes
-from minidat.files import atomic_write
+from minidat.files import atomic_write, expanded
 
 PIECE = 100  # images that are drawn at a time
 
@@ -28,7 +28,7 @@ def write_coco(scenes: Scenes, root: str | Path, split: str) -> None:
     """
     if split not in FOLDERS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(FOLDERS)}")
-    folder = _made(Path(root).expanduser() / f"{split}2017")
+    folder = _made(expanded(root) / f"{split}2017")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for sample in _drawn(scenes):
@@ -62,7 +62,7 @@ def write_ade20k(scenes: Scenes, root: str | Path, split: str) -> None:
     """
     if split not in FOLDERS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(FOLDERS)}")
-    root = Path(root).expanduser()
+    root = expanded(root)
     images, annotations = (_made(root / kind / FOLDERS[split]) for kind in ("images", "annotations"))
     counts = np.zeros(len(scenes.semantic_classes), np.int64)
     for sample in _drawn(scenes):

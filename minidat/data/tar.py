@@ -77,8 +77,7 @@ def _parse(header: bytes) -> tuple[str, int, bytes]:
 
 
 def _octal(field: bytes) -> int:
-    digits = field.strip(b" \0")
-    try:
-        return int(digits or b"0", 8)
-    except ValueError:
-        raise TarError(f"a header has {field!r} for a number") from None
+    digits = field.strip(b" \0") or b"0"
+    if not set(digits) <= set(b"01234567"):  # `int` would take a sign and underscores too
+        raise TarError(f"a header has {field!r} for a number")
+    return int(digits, 8)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from minidat.files import lock
 from minidat.training.errors import TrainingError
 
 LOCK = ".lock"
-NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # from file systems that have none
 
 
 class Lock(AbstractContextManager):
@@ -44,7 +43,7 @@ class Lock(AbstractContextManager):
         except OSError as error:
             raise TrainingError(f"{self.folder}: a run cannot write to this folder ({error.strerror})") from error
         try:
-            _lock(descriptor)
+            lock(descriptor)
         except BlockingIOError as error:
             holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
             os.close(descriptor)
@@ -61,32 +60,3 @@ class Lock(AbstractContextManager):
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def _lock(descriptor: int) -> None:
-    """Lock without waiting. Raises BlockingIOError where another process holds the lock; does nothing where the file system
-    has no locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        _lock_windows(descriptor)
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-
-
-def _lock_windows(descriptor: int) -> None:
-    import msvcrt
-
-    os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # a byte beyond the content: a locked byte cannot be read by others
-    try:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # ty: ignore[missing-attribute]
-    except OSError as error:
-        raise BlockingIOError(error.errno, error.strerror) from error
-    finally:
-        os.lseek(descriptor, 0, os.SEEK_SET)

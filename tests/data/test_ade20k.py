@@ -1,5 +1,8 @@
 """ADE20K's folders: written and read again, and what is refused."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,6 +66,19 @@ def another_class(root):
     Image.fromarray(np.full((40, 56), 12, np.uint8)).save(png(root))
 
 
+def four_bits(root):
+    rows = zlib.compress(b"".join(b"\0" + b"\x11" * 28 for _ in range(40)))
+    header = struct.pack(">IIBBBBB", 56, 40, 4, 0, 0, 0, 0)
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, data in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")):
+        parts.append(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+    png(root).write_bytes(b"".join(parts))
+
+
+def jpeg(root):
+    Image.fromarray(np.full((40, 56), 1, np.uint8)).save(png(root), "jpeg")
+
+
 def cut_short(root):
     png(root).write_bytes(png(root).read_bytes()[:200])
 
@@ -89,6 +105,8 @@ def no_images(root):
     [
         (other_size, r"ADE_val_00000001\.png: has 40×56 pixels \(rows × columns\), its annotation 56×40"),
         (colours, "has pixels of mode RGB, expected a PNG of 8 bits a pixel"),
+        (four_bits, "has pixels of mode L;4, expected a PNG of 8 bits a pixel"),
+        (jpeg, "is a JPEG, expected a PNG of 8 bits a pixel"),
         (another_class, r"ADE_val_00000001\.png: has the class 12, expected 0 \(of no class\) or 1 to 11"),
         (cut_short, r"ADE_val_00000001\.png: cannot be read"),
         (no_annotation, r"ADE_val_00000002\.png: has no annotation, expected .*annotations"),
@@ -114,3 +132,8 @@ def test_folders_that_are_not_there(root):
         Ade20k(root, size=4)
     with pytest.raises(ValueError, match="a detection head needs coco or shapes"):
         Ade20k(root).truth(0)
+
+
+def test_hidden_files_are_passed_over(root):
+    (root / "images" / "validation" / "._ADE_val_00000001.jpg").write_bytes(b"of macOS")
+    assert all(not file.name.startswith(".") for file in Ade20k(root).files)

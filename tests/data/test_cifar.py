@@ -26,7 +26,7 @@ from made_cifar import (
     write_archive,
 )
 
-from minidat.data import DATASETS, OF_FILES, DataError, cifar, cifar_files, load
+from minidat.data import DATASETS, OF_FILES, DataError, cifar, cifar_files, load, load_pictures
 from minidat.data.dataset import in_order
 from minidat.data.shapes import Shapes
 
@@ -371,6 +371,7 @@ def array_pickle(shape=(7, 3072), code="u1", data=bytes(7 * 3072), labels=None):
         ({"code": "O8"}, "has data another type (7, 3072)"),
         ({"code": "V1000000000"}, "has data another type (7, 3072)"),
         ({"code": "i8"}, "has data int64 (7, 3072)"),
+        ({"code": "f1"}, "has data another type (7, 3072)"),
         ({"code": 3}, "cannot be unpickled (it has a int where text is expected)"),
         ({"labels": [10**5000] * 7}, "has labels list of 7, expected list of 7 integers"),
         ({"labels": [True] * 7}, "has labels list of 7, expected list of 7 integers"),
@@ -400,9 +401,10 @@ def test_pickles_that_would_crash_or_hang(tmp_path, content):
     assert "test_batch" in refusal("cifar10", tmp_path, "test")
 
 
-def header(name, size, kind=b"0", spoiled=False):
+def header(name, size, kind=b"0", spoiled=False, digits=b""):
     """A block of ustar."""
     field = b"%011o\0" % size if size < 8**11 else b"\x80" + size.to_bytes(11, "big")
+    field = digits.ljust(12, b"\0") if digits else field
     block = bytearray(name.ljust(100, b"\0") + b"0000644\0" * 3 + field + b"0" * 11 + b"\0" + b" " * 8 + kind)
     block += bytes(100) + b"ustar\00000"
     block += bytes(512 - len(block))
@@ -443,6 +445,7 @@ def test_a_wanted_file_that_claims_to_be_huge_is_not_read(tmp_path):
             header(b"\x1b[31m" + b"x" * 60 + b"/b", 0) + bytes(1024),
             r"holds \\x1b\[31mx*, expected cifar-10-batches-bin or",
         ),
+        *[(header(b"a", 0, digits=digits), "a header has .* for a number") for digits in (b"-1", b"+7", b"1_0")],
         (b"", "ends early"),
     ],
 )
@@ -470,3 +473,16 @@ def test_pipes_and_names_that_no_folder_has(tmp_path):
     assert "has a zero byte, which no folder's name can have" in refusal("cifar10", f"{tmp_path}/a\0b")
     os.mkfifo(tmp_path / "cifar-10-binary.tar.gz")
     assert "holds cifar-10-binary.tar.gz, pipe, expected" in refusal("cifar10", tmp_path)
+
+
+def test_a_home_that_is_not_there_is_a_folder_that_does_not_exist():
+    assert "does not exist" in refusal("cifar10", "~nobody-of-this-name/data")
+
+
+def test_pictures_have_two_splits_and_two_names(tmp_path):
+    for name, split, said in (
+        ("folder", "val", "folder: split is 'val'"),
+        ("cifar10", "train", "'cifar10' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load_pictures(name, split, reader=None, data_dir=tmp_path)

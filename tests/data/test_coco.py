@@ -199,7 +199,13 @@ def test_rules_that_a_file_breaks(tmp_path, parts, message):
         ([["a"] * 6], "annotation 1: could not convert string"),
         ({"size": [30, 44], "counts": [7]}, "annotation 1: run lengths sum to 7, expected 30·44 = 1320"),
         ({"size": [30, 44], "counts": "ab"}, "annotation 1: an RLE string"),
-        ({"size": [30, 44], "counts": ["a"]}, "annotation 1: invalid literal"),
+        (
+            {"size": [30, 44], "counts": ["a"]},
+            "annotation 1: its counts are not all run lengths, whole numbers of 0 to 1320",
+        ),
+        ({"size": [30, 44], "counts": [2**62] * 4 + [1320]}, "annotation 1: its counts are not all run lengths"),
+        ({"size": [30, 44], "counts": [[0, 1320]]}, "annotation 1: its counts are not all run lengths"),
+        ({"size": [30, 44], "counts": [0.9, 1320]}, "annotation 1: its counts are not all run lengths"),
         ({"size": [30, 44], "counts": [10**30]}, "annotation 1: "),
     ],
 )
@@ -256,3 +262,9 @@ def test_folders_that_are_not_there(tmp_path):
         Coco(root)
     (root / "val2017").rename(root / "val2014")
     assert len(Coco(root)) == 1
+
+
+@pytest.mark.parametrize("damage", [{"bbox": [0, 0, 10**400, 2]}, {"area": 10**400}, {"area": float("nan")}])
+def test_numbers_beyond_any_image_are_refused(tmp_path, damage):
+    with pytest.raises(DataError, match=r"instances_val2017\.json: "):
+        Coco(made(tmp_path, [annotation() | damage]))

@@ -172,3 +172,18 @@ def test_a_length_that_is_no_number_is_no_length(tmp_path, archive, monkeypatch)
     monkeypatch.setattr(Handler, "announced", "many")
     with Server(archive) as server:
         assert download.fetch("cifar10", tmp_path / "new", opener=opener_to(server)).read_bytes() == archive
+
+
+def test_two_processes_do_not_write_one_file(tmp_path, archive):
+    """While one fetches, another is told to wait; it takes what is there afterwards."""
+    told = []
+
+    def report(*_):
+        if not told:
+            with pytest.raises(DataError, match=r"another process fetches .* wait for its end") as caught:
+                download.fetch("cifar10", tmp_path / "new", opener=opener_to(server))
+            told.append(caught.value)
+
+    with Server(archive) as server:
+        path = download.fetch("cifar10", tmp_path / "new", opener=opener_to(server), report=report)
+    assert told and path.read_bytes() == archive and server.asked == [None]

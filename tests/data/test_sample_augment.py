@@ -147,7 +147,8 @@ def test_a_crop_is_drawn_again_ten_times_at_most(samples):
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((480, 640), (800, 1067)), ((640, 480), (1067, 800)), ((375, 1242), (402, 1333))]
+    ("size", "expected"),
+    [((480, 640), (800, 1067)), ((640, 480), (1067, 800)), ((375, 1242), (402, 1333)), ((1, 3000), (1, 1333))],
 )
 def test_released_size(size, expected):
     assert released_size(size) == expected
