@@ -78,10 +78,13 @@ def test_what_is_wrong_is_one_line(place, capsys):
         ("dat_micro", f"dat_micro/{BEST}"): "that is a checkpoint of a run",
         (f"dat_micro/{LAST}", f"dat_micro/{BEST}"): "that is a checkpoint of a run",
         ("vit_cifar", f"dat_micro/{BEST}"): "that is a checkpoint of a run",
+        ("dat_micro", f"dat_micro/{LAST}"): "that is a checkpoint of a run",  # damaged below
         ("vit_cifar", "net.pth"): "vit_cifar: positions: the released models have no vector",
         ("nowhere", "net.pth"): "nowhere: cannot be read",
     }
     for command, said in wrong.items():
+        if command[1] == f"dat_micro/{LAST}":
+            (place / "dat_micro" / LAST).write_bytes(b"damaged")
         before = (place / "dat_micro" / BEST).read_bytes()
         assert run("export", *command) == 1
         error = capsys.readouterr().err

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 
 from minidat.analysis.answers import above, draw_boxes, legend_handles, with_labels, with_masks
 from minidat.analysis.points import Record, describe, draw_points, on_host, show_image
-from minidat.analysis.style import DPI, GREY, INK, save
+from minidat.analysis.style import DPI, GREY, INK, save, short
 from minidat.dense import IGNORED, Detections
 
 EDGE, GAP, HEAD, LINE = 0.25, 0.1, 0.75, 0.24  # inches: around all, between panels, the title, a line of the legend
 SIDE, LARGE = 2.15, 4.2  # inches: of a panel beside others, of one image
 RIM = 0.03  # white space around images whose points may lie outside, in parts of their sides
-COLUMNS, LONGEST = 6, 20  # classes in a line of a legend; characters of a name
+COLUMNS, LONGEST = 6, 20  # classes in a line of a legend; characters of a name in it
 LEAST = 6.5  # inches that a title or a legend may need
 TITLE = "What is there, and what was found"
 SHOWN = 0.5  # the least score of a detection that is drawn
@@ -142,23 +142,19 @@ def _summary(answer: Answer, names: Sequence[str]) -> str:
         return "no object" if not len(answer) else "1 object" if len(answer) == 1 else f"{len(answer)} objects"
     kinds, counts = np.unique(answer[answer != IGNORED], return_counts=True)
     largest = sorted(zip(counts.tolist(), kinds.tolist(), strict=True), reverse=True)[:3]
-    return ", ".join(f"{_short(names[kind])} {count / answer.size:.0%}" for count, kind in largest)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+    return ", ".join(f"{short(names[kind], LONGEST)} {count / answer.size:.0%}" for count, kind in largest)
 
 
 def _columns(kinds: Sequence[int], names: Sequence[str], inches: float) -> int:
     """Classes in a line of a legend that is so wide."""
-    longest = max((len(_short(names[kind])) for kind in kinds), default=1)
+    longest = max((len(short(names[kind], LONGEST)) for kind in kinds), default=1)
     return max(1, min(COLUMNS, int(inches / (0.5 + 0.09 * longest))))
 
 
 def _legend(figure: Figure, kinds: Sequence[int], names: Sequence[str], left: float, top: float, columns: int) -> None:
     style: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 1.0}
     spaces = {"handletextpad": 0.4, "columnspacing": 1.2, "borderpad": 0, "borderaxespad": 0}
-    handles = legend_handles(kinds, [_short(name) for name in names])
+    handles = legend_handles(kinds, [short(name, LONGEST) for name in names])
     legend = figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(left, top), ncols=columns, **style, **spaces
     )

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from minidat.analysis.style import DPI, GREY, INK, save
+from minidat.analysis.style import DPI, GREY, INK, save, short
 
 NUMBERED = 20  # classes with a number in each cell
 NAMED = 60  # classes with names along the sides
@@ -28,7 +28,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], out: Path) -
     if confusion.shape != (count, count):
         raise ValueError(f"confusion_figure: confusion has shape {confusion.shape}, expected {(count, count)}")
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    names = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in classes]
+    names = [short(name, LONGEST) for name in classes]
     cell = 0.42 if count <= NUMBERED else 0.2 if count <= NAMED else 7.0 / count  # inches
     room = 0.35 + (0.085 * max(map(len, names)) if count <= NAMED else 0.25)
     side = max(cell * count, 2.4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from minidat.analysis.style import DPI, GREY, INK, save
+from minidat.analysis.style import DPI, GREY, INK, save, short
 
 COLUMNS = 6
 SIDE, GAP, TEXT = 1.35, 0.12, 0.42  # inches: an image, between images, two lines under each
@@ -47,12 +47,8 @@ def mistakes_figure(
         axes = figure.add_axes((left / width, 1 - (top + SIDE) / height, SIDE / width, SIDE / height))
         axes.imshow(image, interpolation="nearest" if len(image) < 100 else "antialiased")
         axes.set_axis_off()
-        texts = (f"{_short(said[i])} {confidence[i]:.0%}", INK), (f"is {_short(wanted[i])}", GREY)
+        texts = (f"{short(said[i], LONGEST)} {confidence[i]:.0%}", INK), (f"is {short(wanted[i], LONGEST)}", GREY)
         for line, (text, colour) in enumerate(texts):
             y = 1 - (top + SIDE + 0.03 + 0.17 * line) / height
             figure.text(left / width, y, text, color=colour, fontsize=8, va="top", parse_math=False)
     save(figure, out)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"

@@ -37,6 +37,11 @@ def write_at(figure: Figure, x: float, y: float, text: str, **style: Any) -> Non
     figure.text(x / width, 1 - y / height, text, **style)
 
 
+def short(name: str, most: int) -> str:
+    """A name of at most so many characters."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
 def save(figure: Figure, out: str | Path) -> None:
     """Write the figure as a PNG: complete, or not at all. Raises OSError where the file cannot be written, naming it."""
     FigureCanvasAgg(figure)

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"export {out}: the name must end in {' or '.join(SUFFIXES)}")
-    if checkpoint.is_ours(out):
+    if checkpoint.is_ours(out) or out.resolve() in _checkpoints(arguments.run_folder):  # damaged ones too
         raise ValueError(f"export {out}: that is a checkpoint of a run; give the file another name")
     trained = load_run(arguments.run_folder)
     model, settings = trained.model, trained.state.settings
@@ -63,6 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     elif _needs_name(model, settings.model):
         print(f"It is not recognised by its names: read it with --model {settings.model}")
     return 0
+
+
+def _checkpoints(run_folder: Path) -> list[Path]:
+    return [path.resolve() for path in run_folder.glob("*.safetensors")] if run_folder.is_dir() else []
 
 
 def _needs_name(model: Any, name: str) -> bool:

@@ -26,7 +26,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, except where there is none to show."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        nothing = any(action.default is none for none in (None, False)) or action.default == []
+        nothing = action.default is False or action.default in (None, [])  # 0 is a default
         return action.help if nothing else super()._get_help_string(action)
 
 

@@ -94,7 +94,7 @@ def describe(named: Path) -> str:
     if state.test_accuracy is not None:
         name = f"test {task.measures[task.score]}"
         rows.insert(2, (name, f"{task.shown(state.test_accuracy)}, of the best epoch"))
-    settings.pop("loops")  # those that were there
+    settings.pop("loops")  # numba's where it was installed: nobody chose them
     changed = {name.replace("_", "-") for name, value in settings.items() if value != default[name]}
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {printable(text)}{' *' * (name in changed)}" for name, text in rows]

@@ -157,13 +157,11 @@ def add_flags(command: argparse.ArgumentParser) -> None:
 
 def _default(setting: str) -> str:
     """A setting's default, and that of the data sets that have another, without a head."""
-    data: dict[Any, list[str]] = {}
+    usual, others = getattr(Settings, setting), {}
     for name, values in DEFAULTS.items():
-        data.setdefault(values.get(setting, getattr(Settings, setting)), []).append(name)
-    others = [
-        f"; {value} for {', '.join(names)}" for value, names in data.items() if value != getattr(Settings, setting)
-    ]
-    return f"default: {getattr(Settings, setting)}{''.join(others)}"
+        if (value := values.get(setting, usual)) != usual:
+            others.setdefault(value, []).append(name)
+    return "; ".join([f"default: {usual}", *(f"{value} for {', '.join(names)}" for value, names in others.items())])
 
 
 def flag_of(setting: str) -> str:

@@ -47,7 +47,6 @@ class Objects:
                 raise ValueError(
                     f"Objects: masks {self.masks.shape} are not one of at least {self.size} for each of {n} objects"
                 )
-
         if self.crowd is not None and (self.crowd.shape != (n,) or self.crowd.dtype != bool):
             raise ValueError(f"Objects: crowd is {self.crowd.dtype} {self.crowd.shape}; it must be bool ({n},)")
 

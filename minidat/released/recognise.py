@@ -21,9 +21,8 @@ def recognise(state: Mapping[str, np.ndarray]) -> str:
     """The name of `zoo.MODELS` that a released state dict belongs to: widths, letters and window sizes must agree.
     Raises ValueError where none does."""
     letters, dims, window = of_state(state)
-    masked = any(
-        "S" in stage for stage in letters
-    )  # its mask, a buffer, tells a shifted window from another, and may be left out
+    # a shifted window is told from another by its mask, a buffer, which may be left out
+    masked = any("S" in stage for stage in letters)
     for name, make in zoo.MODELS.items():
         config = make()
         own, *rest = of_config(config)
